@@ -1,0 +1,55 @@
+"""Everything that unmask raises on purpose.
+
+    UnmaskError
+    ├── ConfigError          a bad option or value; also a ValueError
+    ├── ModelError           a checkpoint that cannot be read; names the file and the tensor
+    └── RequestError         a prompt that cannot be served; also a ValueError
+        ├── EmptyPrompt
+        ├── PromptTooLong
+        └── MaskInPrompt
+
+`except unmask.UnmaskError` catches all of them and nothing else.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnmaskError(Exception):
+    """Base of the tree: `except UnmaskError as error: print(error)` prints one clear line."""
+
+
+class ConfigError(UnmaskError, ValueError):
+    """A bad option or value: `except ConfigError` around `unmask.method(...)`."""
+
+
+class ModelError(UnmaskError):
+    """A checkpoint that cannot be read: `except ModelError` around `unmask.load(...)`."""
+
+
+class RequestError(UnmaskError, ValueError):
+    """A prompt that cannot be served: `except RequestError` around `unmask.generate(...)`."""
+
+
+class EmptyPrompt(RequestError):
+    """A prompt of no tokens."""
+
+
+class PromptTooLong(RequestError):
+    """Prompt and answer together do not fit into the model's context."""
+
+
+class MaskInPrompt(RequestError):
+    """A prompt that holds the model's mask id, which would be decoded like an open position."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that nobody knows, with the known ones and the closest.
+
+    >>> str(unknown("method", "r2dllm", ["r2-dllm", "vanilla"]))
+    "unknown method 'r2dllm': did you mean 'r2-dllm'? known: r2-dllm, vanilla"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return ConfigError(f"unknown {kind} '{name}': {hint}known: {', '.join(names)}")

@@ -1,0 +1,134 @@
+"""The transformer that LLaDA and Dream share: pre-norm, RMSNorm, rotary, grouped heads, SwiGLU, no causal mask.
+
+A model's own file names its modules as its checkpoints do; this file only says how they are joined.
+Shapes: B rows, Q query tokens, C model width, R tokens to predict, V vocabulary.
+"""
+
+from abc import abstractmethod
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
+from unmask.models.attention import attend, rotary, rotate
+from unmask.models.denoiser import ModelSpec
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (arXiv 1910.07467), computed in fp32 or better."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        precise = precise * torch.rsqrt(precise.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * precise.to(x.dtype)
+
+
+class Shape(NamedTuple):
+    """The numbers that both models' config files hold under different names."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    vocab: int
+    theta: float
+    eps: float
+    qkv_bias: bool
+    bias: bool
+    tied: bool
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
+
+
+class Parts(NamedTuple):
+    """The modules of one layer, by the role they play."""
+
+    attention_norm: nn.Module
+    q: nn.Module
+    k: nn.Module
+    v: nn.Module
+    o: nn.Module
+    mlp_norm: nn.Module
+    gate: nn.Module
+    up: nn.Module
+    down: nn.Module
+
+
+class HasParts(Protocol):
+    def parts(self) -> Parts: ...
+
+
+def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+class Network(nn.Module):
+    """A bidirectional transformer that predicts the tokens a plan asks for.
+
+    Subclasses own the modules and hand them out through `embed`, `blocks`, `final_norm` and `project`.
+    """
+
+    shape: Shape
+    spec: ModelSpec
+
+    @abstractmethod
+    def embed(self, tokens_BQ: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def blocks(self) -> "list[HasParts]": ...
+
+    @abstractmethod
+    def final_norm(self) -> nn.Module: ...
+
+    @abstractmethod
+    def project(self, hidden: Tensor) -> Tensor: ...
+
+    def predicting(self, read_BR: Tensor) -> Tensor:
+        """Index into Q of the row whose output predicts each token of `read`: the token's own row."""
+        return read_BR
+
+    def hidden(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
+        """The last layer's normalised states [B, Q, C]; without a plan, of whole sequences from position 0."""
+        positions = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device)[None] if plan is None else plan.positions_BQ
+        x = self.embed(tokens_BQ)
+        cos, sin = rotary(positions, self.shape.head_size, self.shape.theta, x.dtype)
+        for number, block in enumerate(self.blocks()):
+            x = self._layer(x, block.parts(), number, cos, sin, plan, pool)
+        return self.final_norm()(x)
+
+    def forward(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
+        """Logits [B, R, V]: row i predicts token `plan.read_BR[:, i]`, whatever the model's own alignment.
+
+        Without a plan: the raw logits [B, Q, V] of every row of the whole sequences, in the checkpoint's own alignment.
+        """
+        hidden = self.hidden(tokens_BQ, plan, pool)
+        if plan is None:
+            return self.project(hidden)
+        rows = self.predicting(plan.read_BR)
+        return self.project(hidden.gather(1, rows[:, :, None].expand(-1, -1, hidden.shape[-1])))
+
+    def _layer(
+        self, x: Tensor, parts: Parts, number: int, cos: Tensor, sin: Tensor, plan: ForwardPlan | None, pool: KVPool | None
+    ) -> Tensor:
+        size = self.shape.head_size
+        normed = parts.attention_norm(x)
+        q = rotate(parts.q(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
+        k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
+        v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+        if pool is not None and plan is not None and plan.slots_BQ is not None:
+            k, v = pool.write(number, k, v, plan.slots_BQ, plan.rows_B)
+        heard = attend(q, k, v, None if plan is None else plan.visible)
+        x = x + parts.o(heard.transpose(1, 2).flatten(2))
+        normed = parts.mlp_norm(x)
+        return x + parts.down(silu(parts.gate(normed)) * parts.up(normed))

@@ -1,0 +1,93 @@
+"""Word problems with a running sum, solved a sentence a step.
+
+A pure generator: it knows random numbers and English sentences, no model and no tokenizer. Totals stay within 0..99;
+six steps of ten add or take a digit (2 to 9), the others a number from 10 to 49.
+
+    Mia has 23 apples. Mia buys 8 apples. Mia gives away 5 apples. How many apples does Mia have?
+    Mia starts with 23 apples. Mia buys 8 apples, so 23 + 8 = 31. Mia gives away 5 apples, so 31 - 5 = 26. The answer is 26.
+
+Training and held-out problems are disjoint by construction: a hash of the question decides which side it is on.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "test"]
+
+NAMES = ("Ana", "Ben", "Eva", "Leo", "Lily", "Max", "Mia", "Noah", "Sam", "Tom", "Will", "Zoe")
+ITEMS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "pens", "shells", "stamps", "toys")
+GAINS = ("buys", "finds", "gets")
+LOSSES = ("gives away", "loses", "sells")
+MAX_STEPS = 6
+HELD_OUT = 0.05
+
+_ANSWER = re.compile(r"The answer is (-?\d+)\.")
+
+
+def words() -> set[str]:
+    """Every word of the task, for a tokenizer in which each is one token."""
+    sentences = "has starts with so The answer is How many does have + - ="
+    return {*NAMES, *ITEMS, *" ".join((*GAINS, *LOSSES, sentences)).split()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One question, its worked answer, the number that the answer must end in, and how many steps it takes."""
+
+    question: str
+    worked: str
+    key: int
+    steps: int
+
+    @property
+    def split(self) -> Split:
+        """Which side of the wall the question is on; the same on every machine and in every version of Python."""
+        digest = hashlib.sha256(self.question.encode()).digest()
+        return "test" if int.from_bytes(digest[:8], "big") < HELD_OUT * 2**64 else "train"
+
+
+def sample(rng: random.Random, steps: int) -> Problem:
+    """Draw one problem of `steps` steps, of either split.
+
+    >>> sample(random.Random(0), 1).question
+    'Tom has 53 shells. Tom finds 5 shells. How many shells does Tom have?'
+    """
+    name, items = rng.choice(NAMES), rng.choice(ITEMS)
+    total = rng.randint(0, 99)
+    told = [f"{name} has {total} {items}."]
+    worked = [f"{name} starts with {total} {items}."]
+    for _ in range(steps):
+        amount = rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(10, 49)
+        can_gain, can_lose = total + amount <= 99, total - amount >= 0
+        gain = can_gain and (not can_lose or rng.random() < 0.5)
+        verb, sign = (rng.choice(GAINS), "+") if gain else (rng.choice(LOSSES), "-")
+        after = total + amount if gain else total - amount
+        told.append(f"{name} {verb} {amount} {items}.")
+        worked.append(f"{name} {verb} {amount} {items}, so {total} {sign} {amount} = {after}.")
+        total = after
+    told.append(f"How many {items} does {name} have?")
+    worked.append(f"The answer is {total}.")
+    return Problem(question=" ".join(told), worked=" ".join(worked), key=total, steps=steps)
+
+
+def problems(split: Split, seed: int, steps: tuple[int, ...] = tuple(range(1, MAX_STEPS + 1))) -> Iterator[Problem]:
+    """An endless stream of problems of one split, their number of steps drawn evenly from `steps`."""
+    rng = random.Random(f"{split}-{seed}")
+    while True:
+        problem = sample(rng, rng.choice(steps))
+        if problem.split == split:
+            yield problem
+
+
+def verify(text: str, key: int) -> bool:
+    """Whether the last stated answer in `text` is `key`.
+
+    >>> verify("Mia starts with 3 apples. The answer is 3.", 3), verify("The answer is 12.", 2), verify("12", 12)
+    (True, False, False)
+    """
+    stated = _ANSWER.findall(text)
+    return bool(stated) and int(stated[-1]) == key

@@ -1,0 +1,68 @@
+"""The embedded model's tokenizer: whole words of its task, one token a digit, letters and bytes for everything else.
+
+A Unigram model over a fixed list, so nothing is learnt and the file is the same on every machine. Numbers are glued to
+the word before them (`with 23` is `▁with 2 3`) and the decoder puts the space back, which saves a token a number.
+"""
+
+import string
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ("<|pad|>", "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>")
+PAD, EOS, MASK, USER, ASSISTANT = range(len(SPECIAL))
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer in which each of `words` is one token and any other text is letters and bytes.
+
+    >>> tokenizer = build(["has", "apples"], model_max_length=512)
+    >>> tokenizer.tokenize("Mia has 23 apples.")
+    ['▁', 'M', 'i', 'a', '▁has', '2', '3', '▁apples', '.']
+    >>> tokenizer.decode(tokenizer.encode("Mia has 23 apples."))
+    'Mia has 23 apples.'
+    """
+    pieces: list[tuple[str, float]] = [(token, 0.0) for token in SPECIAL]
+    pieces += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+    pieces += [(character, -10.0) for character in "▁" + string.digits + string.ascii_letters + string.punctuation]
+    pieces += [("▁" + word, -1.0) for word in sorted(set(words))]
+    # Unigram needs an unknown token by number; with all bytes present it is never used.
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=PAD, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(Regex(" (?=[0-9])"), "")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.ByteFallback(),
+            decoders.Replace("▁", " "),
+            decoders.Fuse(),
+            decoders.Replace(Regex("(?<=[A-Za-z+*/=-])(?=[0-9])"), " "),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=SPECIAL[PAD],
+        eos_token=SPECIAL[EOS],
+        mask_token=SPECIAL[MASK],
+        model_max_length=model_max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and the chat template into `folder`."""
+    tokenizer.save_pretrained(folder)
