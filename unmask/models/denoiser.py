@@ -1,14 +1,29 @@
 """What the rest of the house knows about a model."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
+
+if TYPE_CHECKING:
+    from unmask.models.layers import Network
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Facts about a checkpoint that decoding needs.
 
-    `lookbehind` is how many rows before a window a forward must query so that the window's first token is predicted by
-    its proper row: 0 for LLaDA (row i predicts token i), 1 for Dream (row i - 1 predicts token i).
+    Attributes:
+        mask_id: the token that stands for "not written yet".
+        eos_ids: the tokens that end an answer; the first is the filler behind it.
+        vocab_size: rows of the output, padding rows included.
+        max_length: most tokens of prompt and answer together.
+        lookbehind: rows before a window that a forward must query so that the window's first token is predicted by its
+            proper row: 0 for LLaDA (row i predicts token i), 1 for Dream (row i - 1 predicts token i).
     """
 
     mask_id: int
@@ -16,3 +31,42 @@ class ModelSpec:
     vocab_size: int
     max_length: int
     lookbehind: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Denoiser:
+    """A network ready to decode, with its facts and its tokenizer (a transformers one, or None where there is none)."""
+
+    network: "Network"
+    tokenizer: Any
+    name: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.network.spec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    def forward(self, tokens_BQ: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """Logits [B, R, V] of the tokens that the plan reads: row i always predicts token i."""
+        logits: Tensor = self.network(tokens_BQ, plan, pool)
+        return logits
+
+    def pool(self, rows: int, slots: int) -> KVPool:
+        """Empty key/value memory of the model's shape."""
+        shape = self.network.shape
+        return KVPool(
+            layers=shape.layers,
+            rows=rows,
+            kv_heads=shape.kv_heads,
+            slots=slots,
+            head_size=shape.head_size,
+            dtype=self.dtype,
+            device=self.device,
+        )

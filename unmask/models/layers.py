@@ -5,7 +5,7 @@ Shapes: B rows, Q query tokens, C model width, R tokens to predict, V vocabulary
 """
 
 from abc import abstractmethod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +76,12 @@ def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
 class Network(nn.Module):
     """A bidirectional transformer that predicts the tokens a plan asks for.
 
-    Subclasses own the modules and hand them out through `embed`, `blocks`, `final_norm` and `project`.
+    Subclasses own the modules and hand them out through `embed`, `blocks`, `final_norm` and `head`.
     """
 
     shape: Shape
     spec: ModelSpec
+    logit_scale: float = 1.0
 
     @abstractmethod
     def embed(self, tokens_BQ: Tensor) -> Tensor: ...
@@ -92,7 +93,14 @@ class Network(nn.Module):
     def final_norm(self) -> nn.Module: ...
 
     @abstractmethod
-    def project(self, hidden: Tensor) -> Tensor: ...
+    def head(self) -> nn.Module:
+        """The output matrix's module; the embedding where the two are tied."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: [..., C] to [..., V]."""
+        head: Any = self.head()
+        logits = nn.functional.linear(hidden, head.weight, getattr(head, "bias", None))
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
     def predicting(self, read_BR: Tensor) -> Tensor:
         """Index into Q of the row whose output predicts each token of `read`: the token's own row."""
@@ -127,8 +135,20 @@ class Network(nn.Module):
         k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
         v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
         if pool is not None and plan is not None and plan.slots_BQ is not None:
-            k, v = pool.write(number, k, v, plan.slots_BQ, plan.rows_B)
+            pool.write(number, k, v, plan.slots_BQ, plan.rows_B)
+            if not plan.fresh:
+                k, v = pool.read(number, plan.keys, plan.rows_B)
         heard = attend(q, k, v, None if plan is None else plan.visible)
         x = x + parts.o(heard.transpose(1, 2).flatten(2))
         normed = parts.mlp_norm(x)
         return x + parts.down(silu(parts.gate(normed)) * parts.up(normed))
+
+
+def init_weights(network: nn.Module, *, std: float, generator: torch.Generator) -> None:
+    """Fill every matrix with N(0, std^2), every norm with ones and every bias with zeros: for training and for toys."""
+    for name, parameter in network.named_parameters():
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -7,7 +7,6 @@ Row i of the output predicts token i.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unmask.errors import ModelError
@@ -106,7 +105,7 @@ class LLaDA(Network):
             modules["ff_out"] = linear(shape.width, shape.vocab, shape.bias)
         self.model = nn.ModuleDict({"transformer": nn.ModuleDict(modules)})
         self._input_scale = shape.width**0.5 if config.get("input_emb_norm") else 1.0
-        self._logit_scale = shape.width**-0.5 if config.get("scale_logits") else 1.0
+        self.logit_scale = shape.width**-0.5 if config.get("scale_logits") else 1.0
 
     def _module(self, name: str) -> Any:
         transformer: Any = self.model["transformer"]
@@ -123,16 +122,6 @@ class LLaDA(Network):
         norm: nn.Module = self._module("ln_f")
         return norm
 
-    def project(self, hidden: Tensor) -> Tensor:
-        head = self._module("wte" if self.shape.tied else "ff_out")
-        return nn.functional.linear(hidden, head.weight, getattr(head, "bias", None)) * self._logit_scale
-
-
-def init_weights(network: nn.Module, *, std: float, generator: torch.Generator) -> None:
-    """Fill every matrix with N(0, std^2) and every norm with ones; for training from nothing and for toys."""
-    for name, parameter in network.named_parameters():
-        with torch.no_grad():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, std, generator=generator)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    def head(self) -> nn.Module:
+        head: nn.Module = self._module("wte" if self.shape.tied else "ff_out")
+        return head

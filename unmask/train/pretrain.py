@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
-from unmask.models.llada import LLaDA, init_weights
+from unmask.models.layers import init_weights
+from unmask.models.llada import LLaDA
 from unmask.tasks import arithmetic
 from unmask.train import noise
 from unmask.train.data import Batch, batch

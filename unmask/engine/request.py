@@ -1,0 +1,82 @@
+"""What goes into an engine and what comes out: frozen values, no tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt and how long, how random and until where to answer it.
+
+    Attributes:
+        prompt: token ids.
+        max_new_tokens: length of the answer, EOS filler included.
+        temperature: 0 takes the most probable token.
+        top_p, top_k: narrow the sampled distribution; None: the whole of it.
+        seed: rows with the same prompt and seed get the same sample, whatever their batch.
+        stop: strings that end the answer; needs a tokenizer.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One answer.
+
+    Attributes:
+        text: decoded up to the first EOS or stop string; empty where the model has no tokenizer.
+        token_ids: exactly max_new_tokens ids, EOS filler included.
+        tokens: how many of them come before the first EOS or stop string; what every rate is computed from.
+        forwards: model calls in which this row took part, refreshes included.
+        query_tokens: tokens handed to the model over all those calls, drafts included.
+        finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens.
+        seconds: from the start of the batch until the row was done.
+    """
+
+    text: str
+    token_ids: list[int]
+    tokens: int
+    forwards: int
+    query_tokens: int
+    finish_reason: FinishReason
+    seconds: float
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return self.tokens / self.forwards if self.forwards else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One forward and what came of it; every list has one entry a row of the forward.
+
+    Attributes:
+        forward: 0-based number of the model call within the batch.
+        rows: indices into the prompts.
+        query_tokens: the ids handed to the model, without padding; drafts one after the other.
+        committed: positions in the row (prompt included, 0-based) that were written, in rising order.
+        tokens: the ids written there.
+        rule: the rule that took each of them.
+        refresh: whether the forward recomputed everything that it saw.
+    """
+
+    forward: int
+    rows: list[int]
+    query_tokens: list[list[int]]
+    committed: list[list[int]]
+    tokens: list[list[int]]
+    rule: list[list[str]]
+    refresh: bool = field(default=False)
+
+
+Observer = Callable[[StepRecord], None]

@@ -1,0 +1,36 @@
+"""Streaming-dLLM (arXiv 2601.17917): a pruned suffix, a threshold that falls as the block fills, an early exit.
+
+    unmask.method("streaming-dllm", suffix_window=96, alpha=0.15)
+    unmask.method("streaming-dllm", cache="dual")       # nobody has published dual cache on a pruned suffix; it just works
+
+What ours mends, besides what fast-dllm mends: the threshold follows the masked share of the block alone (published: of
+block and visible suffix, so that the same alpha means less with a wider window and far more in the last block), also at
+the block's first step; and a row ends as soon as everything before its first EOS is there, not after the whole block.
+"""
+
+from unmask.methods.method import CommitThreshold, DynamicThreshold, Method, StopAtEos, Suffix
+
+
+def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
+    """threshold * (1 - alpha * (1 - masked share of the block)); alpha 0.15 acts like the published 0.3 with window 32."""
+    return Method(
+        name="streaming-dllm",
+        cache="prefix",
+        commit=CommitThreshold(threshold=threshold),
+        suffix=Suffix(window=32, tail=1),
+        dynamic_threshold=DynamicThreshold(alpha=alpha),
+        stop_at_eos=StopAtEos(),
+    )
+
+
+def official(*, threshold: float = 0.9, alpha: float = 0.3) -> Method:
+    """The published decoder with its function defaults (window 32, alpha 0.3; its tables tune both per task)."""
+    return Method(
+        name="streaming-dllm-official",
+        parity="official",
+        cache="prefix",
+        commit=CommitThreshold(threshold=threshold),
+        suffix=Suffix(window=32, tail=1),
+        dynamic_threshold=DynamicThreshold(alpha=alpha),
+        stop_at_eos=StopAtEos(check="after each finished block"),
+    )

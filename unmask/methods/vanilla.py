@@ -1,0 +1,53 @@
+"""One token a forward, as LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487) decode when speed does not matter.
+
+    unmask.method("vanilla")                                                   # LLaDA: blocks of 32, one token a step
+    unmask.method("vanilla", steps=64)                                         # 128 tokens in 64 steps: two a step
+    unmask.method("vanilla", schedule="timestep", score="negative_entropy", block_length=None)      # Dream's own
+
+Ours ends a row as soon as everything before its first EOS is there; the official twin decodes all the masks. On Dream,
+`schedule="timestep"` with ours commits at least one token a step, which the published schedule does not always.
+"""
+
+from typing import Literal
+
+from unmask.decode.proposal import Score
+from unmask.errors import ConfigError
+from unmask.methods.method import Commit, CommitQuota, CommitSchedule, Method, StopAtEos
+
+SCHEDULES = ("even", "timestep")
+
+
+def vanilla(
+    *,
+    steps: int | None = None,
+    schedule: Literal["even", "timestep"] = "even",
+    score: Score = "confidence",
+) -> Method:
+    """Rank by `score` (confidence | margin | negative_entropy) and commit as many as the schedule says.
+
+    Args:
+        steps: forwards for the whole answer; None: one a token.
+        schedule: "even" (LLaDA) or "timestep" (Dream).
+        score: what ranks the positions; margin and negative_entropy belong to the timestep schedule.
+    """
+    return Method(name="vanilla", commit=_commit(steps, schedule, score), stop_at_eos=StopAtEos())
+
+
+def official(
+    *,
+    steps: int | None = None,
+    schedule: Literal["even", "timestep"] = "even",
+    score: Score = "confidence",
+) -> Method:
+    """The published decoders, every mask decoded."""
+    return Method(name="vanilla-official", parity="official", commit=_commit(steps, schedule, score))
+
+
+def _commit(steps: int | None, schedule: str, score: Score) -> Commit:
+    if schedule not in SCHEDULES:
+        raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if schedule == "timestep":
+        return CommitSchedule(steps=steps, score=score)
+    if score != "confidence":
+        raise ConfigError(f'score {score!r} needs schedule="timestep"')
+    return CommitQuota(steps=steps)

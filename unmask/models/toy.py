@@ -1,0 +1,52 @@
+"""Toy denoisers: real networks of a few thousand random weights, for tests that take milliseconds."""
+
+import torch
+
+from unmask.models.denoiser import Denoiser
+from unmask.models.dream import Dream
+from unmask.models.layers import Network, init_weights
+from unmask.models.llada import LLaDA
+
+VOCABULARY, EOS, MASK = 24, 22, 23
+
+
+def toy(family: str = "llada", *, seed: int = 0, sharpness: float = 1.0, dtype: torch.dtype = torch.float32) -> Denoiser:
+    """A two-layer LLaDA or Dream with 24 tokens (EOS 22, mask 23), context 512 and no tokenizer.
+
+    `sharpness` scales the logits: large ones make the toy sure of itself, so that every rule finds something to do.
+
+    >>> toy().spec.mask_id
+    23
+    """
+    network: Network
+    if family == "llada":
+        network = LLaDA(
+            {
+                "d_model": 32,
+                "n_layers": 2,
+                "n_heads": 4,
+                "mlp_hidden_size": 48,
+                "vocab_size": VOCABULARY,
+                "eos_token_id": EOS,
+                "mask_token_id": MASK,
+                "max_sequence_length": 512,
+            }
+        )
+    else:
+        network = Dream(
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 48,
+                "vocab_size": VOCABULARY,
+                "eos_token_id": EOS,
+                "mask_token_id": MASK,
+                "max_position_embeddings": 512,
+            }
+        )
+    init_weights(network, std=0.35, generator=torch.Generator().manual_seed(seed))
+    network.logit_scale = sharpness
+    network.requires_grad_(False)
+    return Denoiser(network=network.to(dtype).eval(), tokenizer=None, name=f"toy-{family}")
