@@ -136,8 +136,9 @@ class _Loop:
         # The published Dream loops query the block alone and so mispredict its first token, which the anchor has fixed.
         self.lookbehind = 0 if method.official else spec.lookbehind
         self.branches = method.draft.steps if method.draft else 1
-        # The published LLaDA decoders rank by probabilities in float64, which tells apart what float32 rounds to 1.
-        self.precision = torch.float64 if method.official and not shifted else torch.float32
+        # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
+        # float64 tells apart what float32 rounds to the same number.
+        self.precision = torch.float64 if method.official else torch.float32
         self.subset = method.draft is not None and method.draft.match == "subset"
         self.policy = policy(method.cache, (method.suffix.window, method.suffix.tail) if method.suffix else None)
         stop = method.stop_at_eos
