@@ -1,0 +1,77 @@
+"""unmask: fast decoding for masked diffusion language models.
+
+    import unmask
+    model = unmask.load("unmask-tiny")
+    print(unmask.generate(model, ["Mia has 23 apples. Mia buys 8 apples. How many apples does Mia have?"])[0].text)
+
+Names are resolved on first use, so that `unmask --help` does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from unmask import _transformers
+from unmask.errors import (
+    ConfigError,
+    EmptyPrompt,
+    MaskInPrompt,
+    ModelError,
+    PromptTooLong,
+    RequestError,
+    UnmaskError,
+)
+
+if TYPE_CHECKING:
+    from unmask.engine.generate import generate
+    from unmask.engine.request import Completion, StepRecord
+    from unmask.methods import load as method
+    from unmask.methods.method import Method
+    from unmask.models.denoiser import Denoiser, ModelSpec
+    from unmask.models.loading import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Completion",
+    "ConfigError",
+    "Denoiser",
+    "EmptyPrompt",
+    "MaskInPrompt",
+    "Method",
+    "ModelError",
+    "ModelSpec",
+    "PromptTooLong",
+    "RequestError",
+    "StepRecord",
+    "UnmaskError",
+    "generate",
+    "load",
+    "method",
+]
+
+_LAZY = {
+    "Completion": "unmask.engine.request:Completion",
+    "Denoiser": "unmask.models.denoiser:Denoiser",
+    "Method": "unmask.methods.method:Method",
+    "ModelSpec": "unmask.models.denoiser:ModelSpec",
+    "StepRecord": "unmask.engine.request:StepRecord",
+    "generate": "unmask.engine.generate:generate",
+    "load": "unmask.models.loading:load",
+    "method": "unmask.methods:load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+    module, attribute = _LAZY[name].split(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+_transformers.install()

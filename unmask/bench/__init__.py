@@ -1,0 +1,1 @@
+"""Measuring speed, A against B in one run."""

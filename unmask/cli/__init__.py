@@ -1,0 +1,65 @@
+"""The command line: one file a command, each importing what it needs only when it runs.
+
+This file joins them and is the one place where an error becomes a line on stderr and an exit code: 2 for the user's
+mistakes, 1 for the rest, 130 for Ctrl-C.
+"""
+
+import sys
+import traceback
+
+import click
+import typer
+
+from unmask.cli import bench, compare, evaluate, generate, train
+from unmask.errors import UnmaskError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Fast decoding for masked diffusion language models.",
+    rich_markup_mode=None,
+)
+app.command("generate")(generate.generate)
+app.command("compare")(compare.compare)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(bench.app, name="bench")
+app.add_typer(train.app, name="train")
+
+
+@app.callback()
+def options(
+    show_traceback: bool = typer.Option(False, "--traceback", help="Show the whole traceback of an error; may stand anywhere."),
+) -> None:
+    """Fast decoding for masked diffusion language models."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; ends the process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    whole = "--traceback" in given
+    given = [argument for argument in given if argument != "--traceback"]
+    try:
+        code = app(given, standalone_mode=False)
+    except Exception as error:
+        if whole:
+            traceback.print_exc()
+        code = report(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: Exception) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return int(error.exit_code)
+    if isinstance(error, click.ClickException):
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return 2
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnmaskError):
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    print(f"error: {type(error).__name__}: {line} (--traceback shows where)", file=sys.stderr)
+    return 1

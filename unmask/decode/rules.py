@@ -281,7 +281,7 @@ class TokenCluster:
 
 @dataclass(frozen=True, kw_only=True)
 class Temporal:
-    """R2-dLLM's temporal finalisation: a prediction that stays the same for `steps` steps is committed (arXiv 2604.18995, eq. 4).
+    """R2-dLLM's temporal finalisation: a prediction that stays for `steps` steps is committed (arXiv 2604.18995, eq. 4).
 
     It must also be sure: `metric` of the streak, its last confidence, the average or the largest, >= threshold.
     Positions are watched while the earlier rules leave them open; a block starts with no streak.

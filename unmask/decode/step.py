@@ -58,7 +58,7 @@ def advance(
     live_B = at_B == 0
     step_B = proposal.step_B[::branches]
     evidence = proposal
-    for number in range(branches):
+    for _ in range(branches):
         if branches > 1:
             index_B = torch.arange(rows, device=at_B.device) * branches + at_B
             evidence = Proposal(*(part[index_B] for part in proposal))._replace(step_B=step_B)

@@ -1,0 +1,1 @@
+"""Loops that join methods, contexts and models."""

@@ -36,9 +36,7 @@ _ENDINGS: dict[str, Ending] = {
 }
 
 
-def decode(
-    model: Denoiser, requests: Sequence[Request], method: Method, observer: Observer | None = None
-) -> list[Completion]:
+def decode(model: Denoiser, requests: Sequence[Request], method: Method, observer: Observer | None = None) -> list[Completion]:
     """Answer all requests as one batch; completions in their order.
 
     All requests ask for the same `max_new_tokens`. Raises RequestError or ConfigError before the first forward.
@@ -157,7 +155,11 @@ class _Loop:
         precise = torch.promote_types(model.dtype, self.precision)
         self.state = _State(
             canvas=Canvas(
-                [list(request.prompt) for request in requests], answer, mask_id=spec.mask_id, eos_id=self.eos_ids[0], device=device
+                [list(request.prompt) for request in requests],
+                answer,
+                mask_id=spec.mask_id,
+                eos_id=self.eos_ids[0],
+                device=device,
             ),
             memories=tuple(
                 Streak.empty(len(self.rows), self.length, device, precise) if isinstance(rule, Temporal) else None
@@ -236,7 +238,7 @@ class _Loop:
         if self.branches > 1:
             self._remember(outcome.last, rows_B)
         if self.observer is not None:
-            self._observe(rows, plans, query_BQ.unflatten(1, (branches, -1)), outcome)
+            self._observe(rows, plans, query_BQ.reshape(len(rows), branches, -1), outcome)
         self.calls += 1
 
         # The one thing that the host waits for.

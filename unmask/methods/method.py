@@ -265,7 +265,7 @@ class Method:
             if value is None and field.default is not None:
                 plain[field.name] = None
             elif is_dataclass(value):
-                rule = {"rule": value.rule} if field.name == "commit" else {}
+                rule = {"rule": self.commit.rule} if field.name == "commit" else {}
                 optional = {"steps", "eos_id"}
                 plain[field.name] = rule | {
                     part.name: getattr(value, part.name)

@@ -12,7 +12,7 @@ from unmask.methods.method import CommitThreshold, DynamicThreshold, Method, Sto
 
 
 def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
-    """threshold * (1 - alpha * (1 - masked share of the block)); alpha 0.15 acts like the published 0.3 with window 32."""
+    """Threshold * (1 - alpha * (1 - masked share of the block)); alpha 0.15 acts like the published 0.3 with window 32."""
     return Method(
         name="streaming-dllm",
         cache="prefix",

@@ -113,7 +113,8 @@ class Network(nn.Module):
         cos, sin = rotary(positions, self.shape.head_size, self.shape.theta, x.dtype)
         for number, block in enumerate(self.blocks()):
             x = self._layer(x, block.parts(), number, cos, sin, plan, pool)
-        return self.final_norm()(x)
+        normed: Tensor = self.final_norm()(x)
+        return normed
 
     def forward(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
         """Logits [B, R, V]: row i predicts token `plan.read_BR[:, i]`, whatever the model's own alignment.
@@ -141,7 +142,8 @@ class Network(nn.Module):
         heard = attend(q, k, v, None if plan is None else plan.visible)
         x = x + parts.o(heard.transpose(1, 2).flatten(2))
         normed = parts.mlp_norm(x)
-        return x + parts.down(silu(parts.gate(normed)) * parts.up(normed))
+        widened: Tensor = parts.down(silu(parts.gate(normed)) * parts.up(normed))
+        return x + widened
 
 
 def init_weights(network: nn.Module, *, std: float, generator: torch.Generator) -> None:

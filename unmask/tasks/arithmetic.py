@@ -1,10 +1,12 @@
 """Word problems with a running sum, solved a sentence a step.
 
-A pure generator: it knows random numbers and English sentences, no model and no tokenizer. Totals stay within 0..99;
-six steps of ten add or take a digit (2 to 9), the others a number from 10 to 49.
+A pure generator: it knows random numbers and English sentences, no model and no tokenizer. Every step adds or takes a
+digit (2 to 9) and totals stay within 10..99, which a model of a million parameters can learn on a laptop; the days tell
+it which sentence to read next.
 
-    Mia has 23 apples. Mia buys 8 apples. Mia gives away 5 apples. How many apples does Mia have?
-    Mia starts with 23 apples. Mia buys 8 apples, so 23 + 8 = 31. Mia gives away 5 apples, so 31 - 5 = 26. The answer is 26.
+    Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. How many apples does Mia have?
+    Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. On Tuesday Mia gives away 5, so 31 - 5 = 26. The
+    answer is 26.
 
 Training and held-out problems are disjoint by construction: a hash of the question decides which side it is on.
 """
@@ -22,7 +24,8 @@ NAMES = ("Ana", "Ben", "Eva", "Leo", "Lily", "Max", "Mia", "Noah", "Sam", "Tom",
 ITEMS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "pens", "shells", "stamps", "toys")
 GAINS = ("buys", "finds", "gets")
 LOSSES = ("gives away", "loses", "sells")
-MAX_STEPS = 6
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+MAX_STEPS = len(DAYS)
 HELD_OUT = 0.05
 
 _ANSWER = re.compile(r"The answer is (-?\d+)\.")
@@ -30,8 +33,8 @@ _ANSWER = re.compile(r"The answer is (-?\d+)\.")
 
 def words() -> set[str]:
     """Every word of the task, for a tokenizer in which each is one token."""
-    sentences = "has starts with so The answer is How many does have + - ="
-    return {*NAMES, *ITEMS, *" ".join((*GAINS, *LOSSES, sentences)).split()}
+    sentences = "has starts with On so The answer is How many does have + - ="
+    return {*NAMES, *ITEMS, *DAYS, *" ".join((*GAINS, *LOSSES, sentences)).split()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +60,17 @@ def sample(rng: random.Random, steps: int) -> Problem:
     'Tom has 53 shells. Tom finds 5 shells. How many shells does Tom have?'
     """
     name, items = rng.choice(NAMES), rng.choice(ITEMS)
-    total = rng.randint(0, 99)
+    total = rng.randint(10, 99)
     told = [f"{name} has {total} {items}."]
     worked = [f"{name} starts with {total} {items}."]
-    for _ in range(steps):
-        amount = rng.randint(2, 9) if rng.random() < 0.6 else rng.randint(10, 49)
-        can_gain, can_lose = total + amount <= 99, total - amount >= 0
+    for day in DAYS[:steps]:
+        digit = rng.randint(2, 9)
+        can_gain, can_lose = total + digit <= 99, total - digit >= 10
         gain = can_gain and (not can_lose or rng.random() < 0.5)
         verb, sign = (rng.choice(GAINS), "+") if gain else (rng.choice(LOSSES), "-")
-        after = total + amount if gain else total - amount
-        told.append(f"{name} {verb} {amount} {items}.")
-        worked.append(f"{name} {verb} {amount} {items}, so {total} {sign} {amount} = {after}.")
+        after = total + digit if gain else total - digit
+        told.append(f"On {day} {name} {verb} {digit}.")
+        worked.append(f"On {day} {name} {verb} {digit}, so {total} {sign} {digit} = {after}.")
         total = after
     told.append(f"How many {items} does {name} have?")
     worked.append(f"The answer is {total}.")

@@ -1,0 +1,1 @@
+"""Making models: noise, loss, data and loops."""

@@ -3,7 +3,6 @@
 Shapes: B rows, T tokens, V vocabulary.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 

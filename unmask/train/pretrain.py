@@ -42,10 +42,10 @@ class PretrainConfig:
     max_length: int = 512
     block_length: int = 32
     longest_answer: int = 128
-    steps: int = 9000
-    tokens_per_step: int = 6144
+    steps: int = 11000
+    tokens_per_step: int = 4096
     learning_rate: float = 2e-3
-    muon_learning_rate: float = 2e-2
+    muon_learning_rate: float = 1e-2
     warmup: int = 200
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -109,9 +109,9 @@ def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
 
 
 def problem_steps(config: PretrainConfig, step: int) -> int:
-    """Curriculum: one- and two-step problems in the first tenth of a run, up to four until a third, then all."""
+    """Curriculum: one- and two-step problems in the first tenth of a run, up to four until a quarter, then all."""
     done = step / config.steps
-    hardest = 2 if done < 0.1 else 4 if done < 0.33 else arithmetic.MAX_STEPS
+    hardest = 2 if done < 0.1 else 4 if done < 0.25 else arithmetic.MAX_STEPS
     return random.Random(f"steps-{config.seed}-{step}").randint(1, hardest)
 
 

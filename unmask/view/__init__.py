@@ -1,0 +1,1 @@
+"""A decode as a picture."""

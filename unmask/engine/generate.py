@@ -1,0 +1,93 @@
+"""`generate`: prompts in, completions out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from unmask.engine.request import Completion, Observer, Request
+from unmask.engine.simple import decode
+from unmask.errors import ConfigError, EmptyPrompt
+from unmask.methods import load as load_method
+from unmask.methods.method import Method
+from unmask.models.denoiser import Denoiser
+
+DEFAULT_METHOD = "r2-dllm"
+DEFAULT_NEW_TOKENS = 128
+
+
+def generate(
+    model: Denoiser,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    method: Method | str = DEFAULT_METHOD,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int | Sequence[int] = 0,
+    stop: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> list[Completion]:
+    """Answer prompts as one batch, each row as if it were alone.
+
+    Args:
+        model: from `unmask.load`.
+        prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
+        method: from `unmask.method`, or the name of a preset.
+        max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says.
+        temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
+        seed: one for all rows, or one a row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
+        stop: strings that end an answer.
+        observer: called with a StepRecord after each forward.
+
+    Raises:
+        ConfigError: a bad option or value.
+        RequestError: an empty prompt, one that is too long or one that holds the mask id.
+
+    >>> import unmask
+    >>> model = unmask.load("unmask-tiny")
+    >>> question = "Mia has 23 apples. Mia buys 8 apples. How many apples does Mia have?"
+    >>> unmask.generate(model, [question], max_new_tokens=64)[0].text
+    'Mia starts with 23 apples. Mia buys 8 apples, so 23 + 8 = 31. The answer is 31.'
+    """
+    if isinstance(prompts, str):
+        raise ConfigError("prompts must be a list: write [prompt]")
+    if isinstance(method, str):
+        method = load_method(method)
+    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    method = method.change(**{name: value for name, value in given.items() if value is not None})
+    if stop and model.tokenizer is None:
+        raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")
+    if isinstance(stop, str) or not all(stop):
+        raise ConfigError("stop must be a list of strings that are not empty")
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
+    requests = [
+        Request(
+            prompt=encode(model, prompt),
+            max_new_tokens=method.max_new_tokens or DEFAULT_NEW_TOKENS,
+            temperature=method.temperature or 0.0,
+            top_p=method.top_p,
+            top_k=method.top_k,
+            seed=row_seed,
+            stop=tuple(stop),
+        )
+        for prompt, row_seed in zip(prompts, seeds, strict=True)
+    ]
+    return decode(model, requests, method, observer)
+
+
+def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
+    if not isinstance(prompt, str):
+        return tuple(int(token) for token in prompt)
+    if not prompt.strip():
+        raise EmptyPrompt("the prompt is empty: give it at least one word")
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        raise ConfigError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
+    if tokenizer.chat_template is None:
+        return tuple(tokenizer.encode(prompt))
+    chat = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

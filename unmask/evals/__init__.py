@@ -1,0 +1,1 @@
+"""Measuring: the same problems, stop rule and token count for every method."""

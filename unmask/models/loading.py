@@ -1,0 +1,177 @@
+"""Checkpoints from disk or the Hugging Face hub: config.json, safetensors (one file or an index of shards), tokenizer.
+
+Tensors go to their place one by one, so the peak is the weights plus what one shard maps. Whatever is wrong becomes a
+ModelError that names the file and the tensor.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from unmask.errors import ModelError, unknown
+from unmask.models.denoiser import Denoiser
+from unmask.models.layers import Network
+
+EMBEDDED = ("unmask-tiny",)
+# Architecture, as config.json names it -> our class.
+TABLE: Mapping[str, str] = {
+    "LLaDAModelLM": "unmask.models.llada:LLaDA",
+    "DreamModel": "unmask.models.dream:Dream",
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str = "auto") -> Denoiser:
+    """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
+
+    Args:
+        name: "unmask-tiny", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
+        device: "auto" takes the first CUDA device if there is one, else the CPU.
+        dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
+
+    Raises:
+        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen.
+
+    >>> load("unmask-tiny").spec.mask_id
+    2
+    """
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise unknown("dtype", dtype, ["auto", *_DTYPES])
+    folder = locate(str(name))
+    config = read_json(folder / "config.json")
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    network = build(config, folder)
+    kind = None if dtype == "auto" else _DTYPES[dtype]
+    fill(network, folder, device=torch.device(place), dtype=kind)
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=tokenizer(folder), name=str(name))
+
+
+def locate(name: str) -> Path:
+    """The folder of a model. Raises ModelError if there is none to be had."""
+    if name in EMBEDDED:
+        return Path(str(resources.files("unmask") / "assets" / name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"no model '{name}': not a folder here; embedded: {', '.join(EMBEDDED)}; a hub id looks like owner/name"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(f"no model '{name}' on the Hugging Face hub, nor a folder of that name here") from None
+    except (LocalEntryNotFoundError, OSError, RuntimeError) as error:
+        # The hub's client wraps whatever its HTTP library raised; the first line says it.
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
+        raise ModelError(f"cannot download '{name}': offline, or the hub does not answer ({reason})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; a checkpoint folder needs config.json and *.safetensors") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return data
+
+
+def build(config: Mapping[str, Any], folder: Path) -> Network:
+    """The network of a config, without memory behind its weights."""
+    names = config.get("architectures") or ["(none)"]
+    known = [name for name in names if name in TABLE]
+    if not known:
+        raise ModelError(f"{folder / 'config.json'}: unknown architecture {names[0]}; known: {', '.join(sorted(TABLE))}")
+    module, cls = TABLE[known[0]].split(":")
+    kind: type[Network] = getattr(importlib.import_module(module), cls)
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except ModelError as error:
+        raise ModelError(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from None
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: a value has the wrong type or size ({error})") from None
+
+
+def shards(folder: Path) -> dict[str, Path]:
+    """Tensor name -> the file that holds it, from the index or from the one file."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index}: no weight_map")
+        return {tensor: folder / str(file) for tensor, file in weight_map.items()}
+    single = folder / "model.safetensors"
+    if not single.exists():
+        raise ModelError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there")
+    with _opened(single) as file:
+        return dict.fromkeys(file.keys(), single)
+
+
+def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Put the checkpoint's tensors into a network built on the meta device. `dtype` None keeps the checkpoint's.
+
+    Tensors that the network does not have are left out if another name ties them in, else refused.
+    """
+    where = shards(folder)
+    wanted = dict(network.named_parameters())
+    absent = sorted(set(wanted) - set(where))
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ModelError(f"{folder}: the tensor {absent[0]}{more} is missing from the checkpoint")
+    tied = {"model.transformer.ff_out.weight", "lm_head.weight"} if network.shape.tied else set()
+    spare = sorted(name for name in set(where) - set(wanted) - tied if not name.endswith("rotary_emb.inv_freq"))
+    if spare:
+        raise ModelError(f"{where[spare[0]]}: the tensor {spare[0]} has no place in {type(network).__name__}")
+    for path in sorted(set(where.values())):
+        with _opened(path) as file:
+            held = set(file.keys())
+            for name in (tensor for tensor, home in where.items() if home == path and tensor in wanted):
+                if name not in held:
+                    raise ModelError(f"{path}: the tensor {name} is missing, though the index places it there")
+                tensor = file.get_tensor(name)
+                if tensor.shape != wanted[name].shape:
+                    raise ModelError(f"{path}: {name} has shape {list(tensor.shape)}, not {list(wanted[name].shape)}")
+                if not tensor.is_floating_point():
+                    raise ModelError(
+                        f"{path}: {name} is {tensor.dtype}, not a floating-point type; quantised weights are not supported"
+                    )
+                owner, _, leaf = name.rpartition(".")
+                # A copy, not the file's own pages: the file may change or go away.
+                placed = tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True)
+                setattr(network.get_submodule(owner), leaf, torch.nn.Parameter(placed, requires_grad=False))
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file, though the index names it") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from None
+
+
+def tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer through transformers, or None where there is none."""
+    if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer_config.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
