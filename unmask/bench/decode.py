@@ -27,7 +27,7 @@ from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.tasks import arithmetic
 
-VOCABULARY, MASK, EOS = 126464, 126336, 126081  # LLaDA-8B's
+VOCABULARY, MASK, EOS = 126464, 336, 81  # LLaDA-8B's vocabulary; ids small enough for a short one too
 SHAPES = ((1, 32, VOCABULARY), (16, 32, VOCABULARY))
 
 
@@ -61,7 +61,7 @@ def step_inputs(rows: int, length: int, vocabulary: int, seed: int = 0) -> tuple
     """Logits [B, L, V] that look like a half-sure model's, and a window with about two thirds of it masked."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, length, vocabulary, generator=generator)
-    candidates = torch.randint(0, 1000, (rows, length, 1), generator=generator)
+    candidates = torch.randint(100, 300, (rows, length, 1), generator=generator)
     height = 8 + 12 * torch.rand(rows, length, 1, generator=generator)
     logits.scatter_(2, candidates, height)
     window = torch.where(torch.rand(rows, length, generator=generator) < 0.67, MASK, 7)
@@ -76,7 +76,7 @@ def ours(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method) 
     eos = torch.tensor([EOS])
 
     def step() -> list[int]:
-        proposal = propose(logits_BLV, window_BL == MASK, step_B=step_B, suffix_B=step_B, eos=eos)
+        proposal = propose(logits_BLV, window_BL == MASK, mask_id=MASK, step_B=step_B, suffix_B=step_B, eos=eos)
         outcome = advance(rules, proposal, window_BL[:, None], memories, mask_id=MASK, one_per_run=method.one_per_run)
         left: list[int] = status(outcome.window_BL, mask_id=MASK, eos=eos, ending="first").tolist()
         return left
@@ -107,9 +107,9 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
             taken = torch.zeros(length, dtype=torch.bool)
             order = torch.where(is_open, exact[row], -torch.inf).argsort(descending=True)
             for rank in range(int(is_open.sum())):
-                place = order[rank]
-                if rank == 0 or exact[row, place] >= threshold:
-                    taken[place] = True
+                spot = order[rank]
+                if rank == 0 or exact[row, spot] >= threshold:
+                    taken[spot] = True
                 else:
                     break
             rest = is_open & ~taken
@@ -135,7 +135,8 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
             stable = torch.zeros(length, dtype=torch.bool)
             for place in range(length):
                 if rest[place]:
-                    streak = int(memory.length[row, place]) + 1 if memory.token[row, place] == candidates[row, place] else 1
+                    same = bool(memory.token[row, place] == candidates[row, place])
+                    streak = int(memory.length[row, place]) + 1 if same else 1
                     stable[place] = streak >= temporal.steps and bool(again[row, place] >= temporal.threshold)
             written = torch.where(taken | swallowed | chosen | stable, candidates[row], window_BL[row])
             left.append(int((written == MASK).sum()))

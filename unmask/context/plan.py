@@ -50,7 +50,7 @@ def assemble(
 
     A query is the row's own, padded at its end to the longest; branch k's is the k-th stretch of Q tokens.
     """
-    lengths = [plan.query.stop - plan.query.start for plan in rows]
+    lengths = [plan.tokens for plan in rows]
     longest, layout = max(lengths), max(len(plan.positions) for plan in rows)
     positions_BQ = torch.tensor(
         [plan.positions[plan.query] + [0] * (longest - size) for plan, size in zip(rows, lengths, strict=True)], device=device

@@ -39,6 +39,11 @@ class RowPlan(NamedTuple):
     query: slice
 
     @property
+    def tokens(self) -> int:
+        """How many tokens are handed to the model."""
+        return int(self.query.stop - self.query.start)
+
+    @property
     def fresh(self) -> bool:
         """Whether the forward recomputes everything that it sees."""
         return self.query == slice(0, len(self.positions))

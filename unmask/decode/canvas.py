@@ -30,14 +30,3 @@ class Canvas:
     def keep(self, rows_B: Tensor) -> None:
         """Drop every row but these (int64, in order)."""
         self.tokens_BT = self.tokens_BT[rows_B]
-
-
-def ended(window_BL: Tensor, mask_id: int, eos: Tensor) -> Tensor:
-    """Whether each row holds an EOS with nothing masked before it. `eos` has shape [E]; returns bool [B].
-
-    >>> ended(torch.tensor([[5, 1, 9], [9, 1, 5]]), mask_id=9, eos=torch.tensor([1]))
-    tensor([ True, False])
-    """
-    masked_before = (window_BL == mask_id).cumsum(dim=1)
-    is_eos = (window_BL[..., None] == eos).any(dim=-1)
-    return (is_eos & (masked_before == 0)).any(dim=1)

@@ -53,6 +53,7 @@ def propose(
     logits_BLV: Tensor,
     masked_BL: Tensor,
     *,
+    mask_id: int,
     step_B: Tensor,
     suffix_B: Tensor,
     eos: Tensor,
@@ -63,18 +64,23 @@ def propose(
     """Candidate and confidence of every position, in `precision` or the logits' own if that is better.
 
     `eos` are the ids that end an answer, shape [E]. Without `sampling` the candidate is the most probable token (the
-    lowest id among equals).
+    lowest id among equals). The mask itself is never a candidate, though it has its share of the distribution.
 
     >>> logits = torch.tensor([[[0.0, 0.0, 2.0, 0.0]]])
     >>> zero = torch.zeros(1, dtype=torch.long)
-    >>> made = propose(logits, torch.tensor([[True]]), step_B=zero, suffix_B=zero, eos=zero)
+    >>> made = propose(logits, torch.tensor([[True]]), mask_id=3, step_B=zero, suffix_B=zero, eos=zero)
     >>> made.candidate_BL.item(), round(made.confidence_BL.item(), 3)
     (2, 0.711)
     """
     logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, precision))
-    candidate_BL = logits.argmax(dim=-1) if sampling is None else sample(logits, sampling)
     # A softmax, not exp(max - logsumexp): near 1, where ranks are decided, the difference of two large numbers is noise.
-    confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
+    probabilities = logits.softmax(dim=-1)
+    if sampling is None:
+        probabilities[..., mask_id] = -1.0
+        confidence_BL, candidate_BL = probabilities.max(dim=-1)
+    else:
+        candidate_BL = sample(logits, sampling, mask_id)
+        confidence_BL = probabilities.gather(-1, candidate_BL[..., None])[..., 0]
     return Proposal(
         candidate_BL=candidate_BL,
         confidence_BL=confidence_BL,
@@ -98,7 +104,7 @@ def ranking(logits_BLV: Tensor, score: Score) -> Tensor:
     return (probabilities * log_probabilities.clamp(min=-1e4)).sum(dim=-1)
 
 
-def sample(logits_BLV: Tensor, sampling: Sampling) -> Tensor:
+def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
     """Gumbel-max: argmax of logits / temperature + noise, over the tokens that top-k and top-p keep. Shape [B, L].
 
     Rows of temperature 0 take the most probable token. The noise of a position stays the same from forward to forward
@@ -112,7 +118,9 @@ def sample(logits_BLV: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p_B1 is not None:
         kept = _keep_top_p(kept, sampling.top_p_B1)
     noisy = kept + gumbel(sampling.seed_B1, sampling.positions_BL, logits_BLV.shape[-1])
-    return torch.where(hot, noisy, logits_BLV).argmax(dim=-1)
+    chosen = torch.where(hot, noisy, logits_BLV)
+    chosen[..., mask_id] = -torch.inf
+    return chosen.argmax(dim=-1)
 
 
 def _keep_top_k(logits_BLV: Tensor, top_k_B1: Tensor) -> Tensor:

@@ -50,12 +50,13 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
     kept: list[Memory] = []
     for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
         mask_BL, memory = rule(proposal, memory)
-        taken_BL = torch.where(mask_BL, number, taken_BL)
-        proposal = proposal._replace(open_BL=proposal.open_BL & ~mask_BL)
+        # A rule takes only what is open and what one takes is closed to the next: sums and exclusive ors are enough.
+        taken_BL = taken_BL.add(mask_BL, alpha=number)
+        proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
         kept.append(memory)
     if one_per_run:
         # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
-        key_BL = torch.where(taken_BL > 0, proposal.confidence_BL - 2.0 * taken_BL, -torch.inf)
+        key_BL = (proposal.confidence_BL - 2.0 * taken_BL).masked_fill(taken_BL == 0, -torch.inf)
         first_BL = best_of_run(key_BL, same_run(proposal.candidate_BL, proposal.masked_BL))
         taken_BL = taken_BL * (first_BL | proposal.filler_BL)
     return Selection(taken_BL, tuple(kept))
@@ -75,7 +76,7 @@ def ranks(score_BL: Tensor, among_BL: Tensor) -> Tensor:
 
 def best(score_BL: Tensor, among_BL: Tensor) -> Tensor:
     """The mask [B, L] of the one best position of each row; empty where `among` is empty. Ties: lower index."""
-    top_B1 = torch.where(among_BL, score_BL, -torch.inf).argmax(dim=1, keepdim=True)
+    top_B1 = score_BL.masked_fill(~among_BL, -torch.inf).argmax(dim=1, keepdim=True)
     return among_BL & (positions(score_BL) == top_B1)
 
 
@@ -84,16 +85,18 @@ def positions(like_BL: Tensor) -> Tensor:
 
 
 def same_run(candidate_BL: Tensor, among_BL: Tensor) -> Tensor:
-    """Whether i and j stand in one unbroken run of equal candidates, all of them in `among`. Bool [B, L, L].
+    """Whether i and j stand in one unbroken run of equal candidates within `among`. Bool [B, L, L].
+
+    A position outside `among` is a run of its own.
 
     >>> same_run(torch.tensor([[7, 7, 3]]), torch.tensor([[True, True, False]]))[0].long()
     tensor([[1, 1, 0],
             [1, 1, 0],
-            [0, 0, 0]])
+            [0, 0, 1]])
     """
-    joins_BL = among_BL[:, 1:] & among_BL[:, :-1] & (candidate_BL[:, 1:] == candidate_BL[:, :-1])
-    number_BL = pad(~joins_BL, (1, 0)).cumsum(dim=1)
-    return (number_BL[:, :, None] == number_BL[:, None, :]) & among_BL[:, :, None]
+    key_BL = torch.where(among_BL, candidate_BL, ~positions(among_BL))  # below zero and never twice
+    number_BL = pad(key_BL[:, 1:] != key_BL[:, :-1], (1, 0)).cumsum(dim=1)
+    return number_BL[:, :, None] == number_BL[:, None, :]
 
 
 def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
@@ -296,15 +299,15 @@ class Temporal:
         assert isinstance(memory, Streak)
         open_BL, confidence_BL = proposal.open_BL, proposal.confidence_BL
         goes_on_BL = open_BL & (proposal.candidate_BL == memory.token) & (proposal.step_B > 0)[:, None]
-        length_BL = torch.where(goes_on_BL, memory.length, 0) + open_BL
+        length_BL = memory.length * goes_on_BL + open_BL
         total_BL, peak_BL = memory.total, memory.peak
         value_BL = confidence_BL
         if self.metric == "ave":
-            total_BL = torch.where(goes_on_BL, total_BL, 0.0) + confidence_BL
+            total_BL = total_BL * goes_on_BL + confidence_BL
             value_BL = total_BL / length_BL
         elif self.metric == "max":
             peak_BL = torch.where(goes_on_BL, torch.maximum(peak_BL, confidence_BL), confidence_BL)
             value_BL = peak_BL
         stable_BL = open_BL & (length_BL >= self.steps) & (value_BL >= self.threshold)
-        token_BL = torch.where(open_BL, proposal.candidate_BL, -1)
+        token_BL = proposal.candidate_BL.masked_fill(~open_BL, -1)
         return stable_BL, Streak(token=token_BL, length=length_BL, total=total_BL, peak=peak_BL)

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.decode.canvas import ended
 from unmask.decode.memory import Memory, choose
 from unmask.decode.proposal import Proposal
 from unmask.decode.rules import Rule, ranks, select
@@ -53,35 +52,36 @@ def advance(
     """
     rows, branches, length = states_BKL.shape
     window_BL = states_BKL[:, 0]
+    if branches == 1:
+        selected = select(rules, proposal, memories, one_per_run=one_per_run)
+        window_BL = torch.where(selected.taken_BL > 0, proposal.candidate_BL, window_BL)
+        return Outcome(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, proposal)
+
+    device = window_BL.device
     taken_BL = torch.zeros_like(window_BL)
-    at_B = torch.zeros_like(proposal.step_B[::branches])
-    live_B = at_B == 0
     step_B = proposal.step_B[::branches]
-    evidence = proposal
+    at_B = torch.zeros_like(step_B)  # the state that each row is in
+    live_B = torch.ones_like(step_B, dtype=torch.bool)  # whether its evidence is still to be used
     for _ in range(branches):
-        if branches > 1:
-            index_B = torch.arange(rows, device=at_B.device) * branches + at_B
-            evidence = Proposal(*(part[index_B] for part in proposal))._replace(step_B=step_B)
+        index_B = torch.arange(rows, device=device) * branches + at_B
+        evidence = Proposal(*(part[index_B] for part in proposal))._replace(step_B=step_B)
         selected = select(rules, evidence, memories, one_per_run=one_per_run)
-        if branches == 1:
-            taken_BL, memories, step_B = selected.taken_BL, selected.memories, step_B + 1
-            window_BL = torch.where(taken_BL > 0, evidence.candidate_BL, window_BL)
-            break
-        new_BL = torch.where(live_B[:, None], selected.taken_BL, 0)
+        new_BL = selected.taken_BL * live_B[:, None]
         after_BL = torch.where(new_BL > 0, evidence.candidate_BL, window_BL)
         memories = tuple(choose(live_B, new, old) for new, old in zip(selected.memories, memories, strict=True))
         step_B = step_B + live_B
         equal_BKL = states_BKL == after_BL[:, None]
         if subset:
             equal_BKL = equal_BKL | (states_BKL == mask_id)
-        hits_BK = equal_BKL.all(dim=-1) & (torch.arange(branches, device=at_B.device) > at_B[:, None])
-        found_B = live_B & hits_BK.any(dim=1)
-        next_B = torch.where(found_B, branches - 1 - hits_BK.flip(1).to(torch.uint8).argmax(dim=1), at_B)
+        hits_BK = equal_BKL.all(dim=-1) & (torch.arange(branches, device=device) > at_B[:, None])
+        live_B = live_B & hits_BK.any(dim=1)
+        last_hit_B = branches - 1 - hits_BK.flip(1).to(torch.uint8).argmax(dim=1)
+        at_B = torch.where(live_B, last_hit_B, at_B)
         if subset:
-            guess_BL = states_BKL.gather(1, next_B[:, None, None].expand(-1, 1, length))[:, 0]
-            after_BL = torch.where(found_B[:, None], guess_BL, after_BL)
-        taken_BL = torch.where((after_BL != window_BL) & (new_BL > 0), new_BL, taken_BL)
-        window_BL, at_B, live_B = after_BL, next_B, found_B
+            guess_BL = states_BKL.gather(1, at_B[:, None, None].expand(-1, 1, length))[:, 0]
+            after_BL = torch.where(live_B[:, None], guess_BL, after_BL)
+        taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
+        window_BL = after_BL
     return Outcome(window_BL, taken_BL, step_B, memories, evidence)
 
 
@@ -110,12 +110,13 @@ def status(window_BL: Tensor, *, mask_id: int, eos: Tensor, ending: Ending) -> T
     >>> status(torch.tensor([[5, 1, 9], [5, 9, 9]]), mask_id=9, eos=torch.tensor([1]), ending="first")
     tensor([-1,  2])
     """
-    left_B = (window_BL == mask_id).sum(dim=1)
+    masked_BL = window_BL == mask_id
+    left_B = masked_BL.sum(dim=1)
     if ending == "never":
         return left_B
+    is_eos_BL = (window_BL[..., None] == eos).any(dim=-1)
     if ending == "first":
-        over_B = ended(window_BL, mask_id, eos)
+        over_B = (is_eos_BL & (masked_BL.cumsum(dim=1) == 0)).any(dim=1)
     else:
-        is_eos = (window_BL[..., None] == eos).any(dim=-1)
-        over_B = (is_eos.any(dim=1) if ending == "block" else is_eos.all(dim=1)) & (left_B == 0)
-    return torch.where(over_B, ENDED, left_B)
+        over_B = (is_eos_BL.any(dim=1) if ending == "block" else is_eos_BL.all(dim=1)) & (left_B == 0)
+    return left_B.masked_fill(over_B, ENDED)

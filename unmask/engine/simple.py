@@ -25,7 +25,7 @@ from unmask.decode.rules import Temporal
 from unmask.decode.step import ENDED, Ending, Outcome, advance, drafts, status
 from unmask.engine.request import Completion, Observer, Request, StepRecord
 from unmask.engine.text import Answer, read
-from unmask.errors import ConfigError, EmptyPrompt, MaskInPrompt, PromptTooLong, UnmaskError
+from unmask.errors import ConfigError, EmptyPrompt, MaskInPrompt, PromptTooLong
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser, ModelSpec
 
@@ -81,6 +81,10 @@ class _Row:
     block_forwards: int = 0
     forwards: int = 0
     query_tokens: int = 0
+
+    def tried(self, branches: int) -> int:
+        """How many of a forward's `branches` states are the row's own; the others repeat a complete block for the batch."""
+        return min(branches, max(1, self.left))
 
 
 @dataclass(kw_only=True)
@@ -212,11 +216,10 @@ class _Loop:
         if branches > 1:
             query_BQ = query_BQ.scatter(1, plan.read_BR, states_BKL.flatten(1))
         logits_BRV = self.model.forward(query_BQ, plan, self.pool)
-        if not self.method.official:
-            logits_BRV[..., mask_id] = -torch.inf  # these logits are this round's own, and ours never writes a mask
         proposal = propose(
             logits_BRV.reshape(len(rows) * branches, self.length, -1),
             states_BKL.flatten(0, 1) == mask_id,
+            mask_id=mask_id,
             step_B=step_B.repeat_interleave(branches),
             suffix_B=suffix_B.repeat_interleave(branches),
             eos=self.eos,
@@ -243,9 +246,8 @@ class _Loop:
 
         # The one thing that the host waits for.
         left = status(outcome.window_BL, mask_id=mask_id, eos=self.eos, ending=self.ending).tolist()
-        for row, masks in zip(rows, left, strict=True):
-            if self.method.official and row.block_forwards > self.length and masks == row.left:
-                raise UnmaskError("the model keeps predicting its own mask token, which the published decoders commit")
+        for row, row_plan, masks in zip(rows, plans, left, strict=True):
+            row.query_tokens += row.tried(branches) * row_plan.tokens
             row.left = masks
             row.forwards += 1
             row.block_forwards += 1
@@ -264,8 +266,6 @@ class _Loop:
             )
             for row in rows
         ]
-        for row, plan in zip(rows, plans, strict=True):
-            row.query_tokens += branches * (plan.query.stop - plan.query.start)
         starts = [row.start for row in rows]
         suffix = [len(plan.positions) - start - self.length for plan, start in zip(plans, starts, strict=True)]
         joined = assemble(
@@ -310,8 +310,11 @@ class _Loop:
     def _observe(self, rows: list[_Row], plans: list[RowPlan], query_BKQ: Tensor, outcome: Outcome) -> None:
         """Tell the observer; this reads the device, which nobody pays for who does not look."""
         assert self.observer is not None
-        lengths = [plan.query.stop - plan.query.start for plan in plans]
-        queries = [row_KQ[:, :length].flatten().tolist() for row_KQ, length in zip(query_BKQ, lengths, strict=True)]
+        branches = query_BKQ.shape[1]
+        queries = [
+            row_KQ[: row.tried(branches), : plan.tokens].flatten().tolist()
+            for row_KQ, row, plan in zip(query_BKQ, rows, plans, strict=True)
+        ]
         taken = [[(place, rule) for place, rule in enumerate(row_L) if rule] for row_L in outcome.taken_BL.tolist()]
         windows = outcome.window_BL.tolist()
         self.observer(
