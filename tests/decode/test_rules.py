@@ -144,7 +144,7 @@ def test_threshold_takes_at_least_the_surest() -> None:
 
 
 def test_dynamic_threshold_falls_with_the_block_and_published_one_with_the_query() -> None:
-    """threshold .9, alpha .4, two of four masked: .72 by the block; by a query with 4 suffix masks r = 6/8, .81."""
+    """Threshold .9, alpha .4, two of four masked: .72 by the block; by a query with 4 suffix masks r = 6/8, .81."""
     half = evidence([[0.75, 0.85, 0.99, 0.99]], masked=[[True, True, False, False]], step=1, suffix=4)
     assert places(Threshold(threshold=0.9, alpha=0.4)(half, None)[0]) == [[0, 1]]
     assert places(Threshold(threshold=0.9, alpha=0.4, of_query=True)(half, None)[0]) == [[1]]
@@ -153,7 +153,7 @@ def test_dynamic_threshold_falls_with_the_block_and_published_one_with_the_query
 
 
 def test_factor_and_the_published_off_by_one() -> None:
-    """c = .99 .10: the theorem allows one, the published loop takes both; c = .99 .98 .01: two, and three."""
+    """C = .99 .10: the theorem allows one, the published loop takes both; c = .99 .98 .01: two, and three."""
     for confidence, right, published in (([0.99, 0.10], 1, 2), ([0.99, 0.98, 0.01], 2, 3), ([0.99, 0.5, 0.4, 0.3], 1, 1)):
         assert int(Factor(factor=1.0)(evidence([confidence]), None)[0].sum()) == right
         assert int(Factor(factor=1.0, official=True)(evidence([confidence]), None)[0].sum()) == published

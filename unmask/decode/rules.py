@@ -121,7 +121,7 @@ class Quota:
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         counts = torch.tensor(self.counts, device=proposal.step_B.device)
-        count_B = counts[proposal.step_B.clamp(max=len(self.counts) - 1)]
+        count_B = counts.gather(0, proposal.step_B.clamp(max=len(self.counts) - 1))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
 
@@ -138,7 +138,7 @@ class Schedule:
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         shares = timestep_shares(self.steps).to(proposal.step_B.device)
-        share_B = shares[proposal.step_B.clamp(max=self.steps - 1)]
+        share_B = shares.gather(0, proposal.step_B.clamp(max=self.steps - 1))
         count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(self.at_least_one))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 

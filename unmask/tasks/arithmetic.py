@@ -11,14 +11,12 @@ it which sentence to read next.
 Training and held-out problems are disjoint by construction: a hash of the question decides which side it is on.
 """
 
-import hashlib
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
-Split = Literal["train", "test"]
+from unmask.tasks import sums
+from unmask.tasks.problem import Problem, Split
 
 NAMES = ("Ana", "Ben", "Eva", "Leo", "Lily", "Max", "Mia", "Noah", "Sam", "Tom", "Will", "Zoe")
 ITEMS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "pens", "shells", "stamps", "toys")
@@ -26,7 +24,6 @@ GAINS = ("buys", "finds", "gets")
 LOSSES = ("gives away", "loses", "sells")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MAX_STEPS = len(DAYS)
-HELD_OUT = 0.05
 
 _ANSWER = re.compile(r"The answer is (-?\d+)\.")
 
@@ -37,38 +34,19 @@ def words() -> set[str]:
     return {*NAMES, *ITEMS, *DAYS, *" ".join((*GAINS, *LOSSES, sentences)).split()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One question, its worked answer, the number that the answer must end in, and how many steps it takes."""
-
-    question: str
-    worked: str
-    key: int
-    steps: int
-
-    @property
-    def split(self) -> Split:
-        """Which side of the wall the question is on; the same on every machine and in every version of Python."""
-        digest = hashlib.sha256(self.question.encode()).digest()
-        return "test" if int.from_bytes(digest[:8], "big") < HELD_OUT * 2**64 else "train"
-
-
 def sample(rng: random.Random, steps: int) -> Problem:
     """Draw one problem of `steps` steps, of either split.
 
     >>> sample(random.Random(0), 1).question
-    'Tom has 53 shells. Tom finds 5 shells. How many shells does Tom have?'
+    'Mia has 15 hats. On Monday Mia gets 6. How many hats does Mia have?'
     """
     name, items = rng.choice(NAMES), rng.choice(ITEMS)
     total = rng.randint(10, 99)
     told = [f"{name} has {total} {items}."]
     worked = [f"{name} starts with {total} {items}."]
     for day in DAYS[:steps]:
-        digit = rng.randint(2, 9)
-        can_gain, can_lose = total + digit <= 99, total - digit >= 10
-        gain = can_gain and (not can_lose or rng.random() < 0.5)
-        verb, sign = (rng.choice(GAINS), "+") if gain else (rng.choice(LOSSES), "-")
-        after = total + digit if gain else total - digit
+        sign, digit, after = sums.step(rng, total)
+        verb = rng.choice(GAINS if sign == "+" else LOSSES)
         told.append(f"On {day} {name} {verb} {digit}.")
         worked.append(f"On {day} {name} {verb} {digit}, so {total} {sign} {digit} = {after}.")
         total = after

@@ -1,13 +1,14 @@
-"""Batches of the embedded model's task: step number in, tensors out, so that a killed run resumes where it was."""
+"""Problems to tensors."""
 
 import random
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from unmask.tasks import arithmetic
+from unmask.tasks.problem import Problem
 
 
 class Batch(NamedTuple):
@@ -17,7 +18,7 @@ class Batch(NamedTuple):
     answer_BT: Tensor
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, problem: arithmetic.Problem) -> tuple[list[int], list[int]]:
+def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> tuple[list[int], list[int]]:
     """Prompt ids, up to and with the assistant's mark, and the ids of the worked answer, without EOS."""
     chat = [{"role": "user", "content": problem.question}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -25,26 +26,28 @@ def encode(tokenizer: PreTrainedTokenizerFast, problem: arithmetic.Problem) -> t
 
 
 def batch(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, step: int, steps: int, tokens: int, block_length: int, longest: int
+    tokenizer: PreTrainedTokenizerFast,
+    source: Iterator[Problem],
+    rng: random.Random,
+    *,
+    tokens: int,
+    block_length: int,
+    longest: int,
 ) -> Batch:
-    """The batch of one training step: about `tokens` tokens of problems with `steps` steps each, of the train split.
+    """About `tokens` tokens of the source's problems, one a row.
 
     The canvas behind the prompt is a whole number of blocks: just enough for the answer, or in one batch of four a
     drawn number up to `longest` tokens, so that the model also learns long EOS tails.
     """
-    rng = random.Random(f"{seed}-{step}")
-    source = arithmetic.problems("train", seed=rng.getrandbits(48), steps=(steps,))
     assert tokenizer.eos_token_id is not None
     rows: list[tuple[list[int], list[int]]] = []
-    need = 0
+    need = canvas = 0
     while not rows or len(rows) * need < tokens:
-        prompt, answer = encode(tokenizer, next(source))
-        rows.append((prompt, answer))
-        blocks = -(-(max(len(worked) for _, worked in rows) + 1) // block_length)
-        need = max(len(asked) for asked, _ in rows) + blocks * block_length
-    canvas = blocks * block_length
-    if rng.random() < 0.25:
-        canvas = rng.randrange(canvas, longest + 1, block_length) if canvas < longest else canvas
+        rows.append(encode(tokenizer, next(source)))
+        canvas = -(-(max(len(worked) for _, worked in rows) + 1) // block_length) * block_length
+        need = max(len(asked) for asked, _ in rows) + canvas
+    if rng.random() < 0.25 and canvas < longest:
+        canvas = rng.randrange(canvas, longest + 1, block_length)
     width = max(len(prompt) for prompt, _ in rows) + canvas
     tokens_BT = torch.full((len(rows), width), int(tokenizer.eos_token_id))
     answer_BT = torch.zeros((len(rows), width), dtype=torch.bool)

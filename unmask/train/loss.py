@@ -12,6 +12,7 @@ def row_weights(supervised_BT: Tensor) -> Tensor:
 
     Every row then weighs the same, however few of its tokens were hidden, and t near 0 adds no variance.
 
+    >>> import torch
     >>> row_weights(torch.tensor([[True, True], [False, True]]))
     tensor([[0.5000, 0.5000],
             [0.0000, 1.0000]])

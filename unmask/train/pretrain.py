@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
-from unmask.tasks import arithmetic
+from unmask.tasks import arithmetic, sums
+from unmask.tasks.problem import Problem
 from unmask.train import noise
 from unmask.train.data import Batch, batch
 from unmask.train.loss import masked_loss, row_weights
@@ -108,11 +109,24 @@ def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def problem_steps(config: PretrainConfig, step: int) -> int:
-    """Curriculum: one- and two-step problems in the first tenth of a run, up to four until a quarter, then all."""
+def lesson(config: PretrainConfig, rng: random.Random, step: int) -> Iterator[Problem]:
+    """The training problems of one step: sums or word problems, all of the same number of steps.
+
+    Curriculum: mostly sums in the first tenth of a run, one step in six later; word problems of one or two steps until a
+    fifth, of up to four until two fifths, then all.
+    """
     done = step / config.steps
-    hardest = 2 if done < 0.1 else 4 if done < 0.25 else arithmetic.MAX_STEPS
-    return random.Random(f"steps-{config.seed}-{step}").randint(1, hardest)
+    draw: Callable[[random.Random, int], Problem]
+    if rng.random() < (0.75 if done < 0.1 else 1 / 6):
+        count = rng.randint(1, 8)
+        draw = sums.sample
+    else:
+        count = rng.randint(1, 2 if done < 0.2 else 4 if done < 0.4 else arithmetic.MAX_STEPS)
+        draw = arithmetic.sample
+    while True:
+        problem = draw(rng, count)
+        if problem.split == "train":
+            yield problem
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
@@ -177,7 +191,7 @@ def pretrain(config: PretrainConfig, report: Callable[[int, dict[str, float]], N
     torch.set_num_threads(config.threads)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build(arithmetic.words(), model_max_length=config.max_length)
+    tokenizer = build(arithmetic.words() | sums.words(), model_max_length=config.max_length)
     save(tokenizer, folder)
     assert tokenizer.convert_tokens_to_ids("<|assistant|>") == ASSISTANT
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
@@ -200,11 +214,11 @@ def pretrain(config: PretrainConfig, report: Callable[[int, dict[str, float]], N
     log = folder / "log.csv"
     started, seen = time.monotonic(), 0
     for step in range(first, config.steps):
+        rng = random.Random(f"{config.seed}-{step}")
         data = batch(
             tokenizer,
-            seed=config.seed,
-            step=step,
-            steps=problem_steps(config, step),
+            lesson(config, rng, step),
+            rng,
             tokens=config.tokens_per_step,
             block_length=config.block_length,
             longest=config.longest_answer,

@@ -12,6 +12,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("<|pad|>", "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>")
+# What a number is glued to; the decoder puts a space wherever one of these meets a digit.
+BEFORE_NUMBER = "[A-Za-z+*/=-]"
 PAD, EOS, MASK, USER, ASSISTANT = range(len(SPECIAL))
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -37,7 +39,7 @@ def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizer
     pieces += [("▁" + word, -1.0) for word in sorted(set(words))]
     # Unigram needs an unknown token by number; with all bytes present it is never used.
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=PAD, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(Regex(" (?=[0-9])"), "")
+    tokenizer.normalizer = normalizers.Replace(Regex(f"(?<={BEFORE_NUMBER}) (?=[0-9])"), "")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Digits(individual_digits=True)]
     )
@@ -46,7 +48,7 @@ def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizer
             decoders.ByteFallback(),
             decoders.Replace("▁", " "),
             decoders.Fuse(),
-            decoders.Replace(Regex("(?<=[A-Za-z+*/=-])(?=[0-9])"), " "),
+            decoders.Replace(Regex(f"(?<={BEFORE_NUMBER})(?=[0-9])"), " "),
             decoders.Strip(" ", 1, 0),
         ]
     )

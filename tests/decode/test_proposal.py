@@ -1,0 +1,87 @@
+"""Candidates, confidences and samples."""
+
+import math
+
+import pytest
+import torch
+
+from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, ranking, sample
+
+
+def proposed(logits: torch.Tensor, **options: object) -> Proposal:
+    zero = torch.zeros(len(logits), dtype=torch.long)
+    masked = torch.ones(logits.shape[:2], dtype=torch.bool)
+    made: Proposal = propose(logits, masked, mask_id=3, step_B=zero, suffix_B=zero, eos=torch.tensor([2]), **options)  # type: ignore[arg-type]
+    return made
+
+
+def sampling(temperature: float, count: int, top_p: float | None = None, top_k: int | None = None) -> Sampling:
+    return Sampling(
+        temperature_B1=torch.tensor([[temperature]]),
+        seed_B1=torch.tensor([[11]]),
+        positions_BL=torch.arange(count)[None],
+        top_p_B1=None if top_p is None else torch.tensor([[top_p]]),
+        top_k_B1=None if top_k is None else torch.tensor([[top_k]]),
+    )
+
+
+def test_confidence_is_fp32_whatever_the_logits_are() -> None:
+    logits = torch.tensor([[[1.0, 2.0, 4.0, 0.0]]], dtype=torch.bfloat16)
+    made = proposed(logits)
+    assert made.confidence_BL.dtype == torch.float32
+    assert made.confidence_BL.item() == pytest.approx(logits.float().softmax(-1)[0, 0, 2].item(), abs=1e-7)
+    assert made.filler_BL.item() is True
+
+
+def test_the_mask_is_never_a_candidate() -> None:
+    made = proposed(torch.tensor([[[1.0, 2.0, 0.0, 50.0]]]))
+    assert made.candidate_BL.item() == 1
+    hot = sample(torch.tensor([[[1.0, 2.0, 0.0, 50.0]]]), sampling(1.0, 1), 3)
+    assert hot.item() != 3
+
+
+def test_confidence_of_a_sample_is_that_of_the_untempered_distribution() -> None:
+    logits = torch.tensor([[[1.0, 2.0, 0.0, -9.0]]]).expand(1, 64, 4).contiguous()
+    made = proposed(logits, sampling=sampling(5.0, 64))
+    expected = logits.softmax(-1).gather(-1, made.candidate_BL[..., None])[..., 0]
+    torch.testing.assert_close(made.confidence_BL, expected)
+    assert len(made.candidate_BL.unique()) > 1
+
+
+def test_gumbel_max_draws_from_the_tempered_softmax() -> None:
+    """40,000 positions of one distribution: every share within five standard errors."""
+    count = 40_000
+    logits = torch.tensor([0.0, 1.0, 2.0, -99.0]).expand(1, count, 4).contiguous()
+    drawn = sample(logits, sampling(1.5, count), 3)[0]
+    for token, share in enumerate((logits[0, 0] / 1.5).softmax(-1).tolist()[:3]):
+        error = math.sqrt(share * (1 - share) / count)
+        assert abs((drawn == token).float().mean().item() - share) < 5 * error
+
+
+def test_noise_is_a_function_of_seed_position_and_token() -> None:
+    seeds, places = torch.tensor([[1], [2]]), torch.tensor([[0, 1], [0, 1]])
+    noise = gumbel(seeds, places, 50)
+    assert torch.equal(noise[1:], gumbel(seeds[1:], places[1:], 50))
+    assert torch.equal(noise[:, 1:, :30], gumbel(seeds, places[:, 1:], 30))
+    assert len(noise.unique()) == noise.numel()
+    assert noise.isfinite().all()
+
+
+def test_top_k_and_top_p_keep_the_head() -> None:
+    """Probabilities .5 .3 .15 .05: top-k 2 and top-p .7 keep two, top-p .5 keeps one."""
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05, 1e-9]).log().expand(1, 4000, 5).contiguous()
+    for narrowed, kept in (
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.7}, {0, 1}),
+        ({"top_p": 0.5}, {0}),
+        ({"top_p": 0.81}, {0, 1, 2}),
+    ):
+        drawn = sample(logits, sampling(1.0, 4000, **narrowed), 4)
+        assert set(drawn.unique().tolist()) == kept, narrowed
+
+
+def test_scores_of_dream() -> None:
+    logits = torch.tensor([[[0.6, 0.3, 0.1]]]).log()
+    assert ranking(logits, "margin").item() == pytest.approx(0.3, abs=1e-6)
+    entropy = sum(share * math.log(share) for share in (0.6, 0.3, 0.1))
+    assert ranking(logits, "negative_entropy").item() == pytest.approx(entropy, abs=1e-6)

@@ -1,0 +1,63 @@
+"""One decision: what it costs in operations and host syncs, and how drafts are matched."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unmask.bench.decode import ours, plain, step_inputs
+from unmask.decode.memory import Streak
+from unmask.decode.step import ENDED, status
+from unmask.methods import TABLE, load
+
+# Each of these makes the host wait for the device, or gives a tensor whose size depends on its data.
+SYNCS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "index.Tensor", "equal.default", "is_nonzero")
+
+
+class Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if load(name).draft is None])
+def test_a_decision_never_waits_and_stays_small(name: str) -> None:
+    """Everything from the logits to the flags: no sync (the flags' own read is a plain copy), at most 130 operations."""
+    logits, window = step_inputs(2, 32, 500)
+    memory = Streak.empty(2, 32, logits.device, torch.float32)
+    method = load(name, temperature=None)
+    with torch.inference_mode(), Counting() as counting:
+        step = ours(logits, window, memory, method)
+        counting.operations.clear()
+        step()
+    waits = {name: count for name, count in counting.operations.items() if any(sync in name for sync in SYNCS)}
+    assert not waits
+    assert counting.operations.total() <= 130
+
+
+def test_ours_and_the_plain_loop_of_the_bench_leave_the_same_masks() -> None:
+    """The bench compares equals: with the published order of rules both commit as much."""
+    method = load("r2-dllm-official")
+    for seed in range(20):
+        logits, window = step_inputs(3, 32, 500, seed=seed)
+        memory = Streak.empty(3, 32, logits.device, torch.float32)
+        for part, value in ((memory.token, logits.argmax(-1)), (memory.length, torch.tensor(2))):
+            part.copy_(value.expand_as(part))
+        assert plain(logits, window, memory, method)() == [
+            left if left != ENDED else 0 for left in ours(logits, window, memory, method)()
+        ]
+
+
+def test_status_by_ending() -> None:
+    """EOS 1, mask 9: after a finished prefix, inside a block that is not finished, in a finished one, alone."""
+    window = torch.tensor([[5, 1, 9], [9, 1, 5], [5, 1, 5], [1, 1, 1], [5, 5, 9]])
+    ends = {ending: status(window, mask_id=9, eos=torch.tensor([1]), ending=ending).tolist() for ending in ("never", "first")}
+    assert ends == {"never": [1, 1, 0, 0, 1], "first": [ENDED, 1, ENDED, ENDED, 1]}
+    assert status(window, mask_id=9, eos=torch.tensor([1]), ending="block").tolist() == [1, 1, ENDED, ENDED, 1]
+    assert status(window, mask_id=9, eos=torch.tensor([1]), ending="whole block").tolist() == [1, 1, 0, ENDED, 1]

@@ -1,0 +1,65 @@
+"""transformers' Auto classes load our checkpoints without remote code, whichever is imported first."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PROGRAM = """
+import sys
+{imports}
+from transformers import AutoConfig, AutoModel
+model = AutoModel.from_pretrained(sys.argv[1])
+print(type(model).__module__, type(AutoConfig.from_pretrained(sys.argv[1])).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    "imports", ["import unmask", "import transformers\nimport unmask", "from transformers import AutoModel\nimport unmask"]
+)
+def test_importing_unmask_registers(imports: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM.format(imports=imports), str(GOLDEN / "models" / "dream-seed3")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["unmask.models.hf", "DreamConfig"]
+
+
+def test_importing_unmask_is_light() -> None:
+    code = "import sys, unmask; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["llada-seed3", "dream-seed3"])
+@pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForCausalLM"])
+def test_raw_logits_and_a_round_trip(name: str, auto: str, tmp_path: Path) -> None:
+    import transformers
+
+    import unmask
+
+    known = load_file(GOLDEN / "logits" / f"{name}.safetensors")
+    model = getattr(transformers, auto).from_pretrained(GOLDEN / "models" / name)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(known["tokens"]).logits, known["logits_full"], atol=1e-4, rtol=0)
+    model.save_pretrained(tmp_path)
+    again = unmask.load(tmp_path)
+    assert again.spec == unmask.load(GOLDEN / "models" / name).spec
+    with torch.inference_mode():
+        torch.testing.assert_close(again.network(known["tokens"]), known["logits_full"], atol=1e-4, rtol=0)
+
+
+def test_padding_is_refused() -> None:
+    import transformers
+
+    import unmask
+
+    model = transformers.AutoModel.from_pretrained(GOLDEN / "models" / "llada-seed3")
+    with pytest.raises(unmask.ModelError, match=r"unmask\.generate"):
+        model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))

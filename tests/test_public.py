@@ -1,0 +1,93 @@
+"""The public surface, who imports whom, and the examples in docstrings."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import unmask
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "unmask"
+MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "unmask.") if module.name != "unmask.__main__")
+
+# Which rooms a room may import from; itself and `errors` always.
+ARROWS = {
+    "decode": set(),
+    "methods": {"decode"},
+    "context": {"decode"},
+    "models": {"decode", "context"},
+    "tasks": set(),
+    "engine": {"decode", "methods", "context", "models"},
+    "train": {"decode", "models", "tasks"},
+    "evals": {"engine", "methods", "models", "tasks"},
+    "bench": {"engine", "methods", "models", "decode", "tasks"},
+    "view": {"engine", "models"},
+    "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
+}
+# Third-party packages that belong to one room.
+HOMES = {"transformers": {"models", "train"}, "typer": {"cli"}, "rich": {"cli", "view"}, "yaml": {"cli"}}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    for path in (PACKAGE / room).rglob("*.py"):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "unmask" and len(parts) > 1:
+                assert parts[1] in {room, "errors", *ARROWS[room]}, f"{path.name} imports {name}"
+            if parts[0] in HOMES:
+                assert room in HOMES[parts[0]], f"{path.name} imports {name}"
+            if room == "methods":
+                assert parts[1:2] not in (["models"], ["context"])
+
+
+def test_every_room_has_its_arrows() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ARROWS)
+
+
+def test_all_is_sorted_complete_and_does_not_leak() -> None:
+    assert unmask.__all__ == sorted(unmask.__all__)
+    for name in unmask.__all__:
+        assert getattr(unmask, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        unmask.nonsense  # noqa: B018
+    assert dir(unmask) == unmask.__all__
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_hold(name: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert outcome.failed == 0
+
+
+def test_methods_are_in_the_papers_page() -> None:
+    from unmask.methods import TABLE
+
+    page = (ROOT / "docs" / "papers.md").read_text()
+    for name in TABLE:
+        assert f"`{name}`" in page or f"`{name.removesuffix('-official')}`" in page
+
+
+def test_nothing_of_this_machine_is_tracked() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".json", "") and path.is_file() and path.stat().st_size < 10**6:
+            assert not re.search(r"(^|[^a-z.])/(work|farm|root|home)/[a-z.]", path.read_text()), name
