@@ -1,19 +1,11 @@
-"""Bare sums, several at once: the drill that teaches the embedded model its tables.
-
-    Compute 23 + 8, 45 - 6.
-    23 + 8 = 31, 45 - 6 = 39.
-
-The same numbers as in the word problems (tasks/arithmetic.py): two digits and one digit, results within 10..99.
-"""
+"""Sums of a digit: the tables behind the word problems, and a sheet of them to drill."""
 
 import random
 
-from unmask.tasks.problem import Problem
-
 
 def words() -> set[str]:
-    """Every word of the task."""
-    return {"Compute", "+", "-", "="}
+    """Every word of a sheet."""
+    return {"+", "-", "="}
 
 
 def step(rng: random.Random, total: int) -> tuple[str, int, int]:
@@ -28,18 +20,15 @@ def step(rng: random.Random, total: int) -> tuple[str, int, int]:
     return ("+", digit, total + digit) if gain else ("-", digit, total - digit)
 
 
-def sample(rng: random.Random, count: int) -> Problem:
-    """Draw `count` unrelated sums, of either split."""
-    asked, worked = [], []
-    result = 0
+def sheet(rng: random.Random, count: int) -> str:
+    """`count` unrelated sums, solved, as a text.
+
+    >>> sheet(random.Random(3), 2)
+    'so 40 + 4 = 44. so 87 - 9 = 78.'
+    """
+    lines = []
     for _ in range(count):
         total = rng.randint(10, 99)
         sign, digit, result = step(rng, total)
-        asked.append(f"{total} {sign} {digit}")
-        worked.append(f"{total} {sign} {digit} = {result}")
-    return Problem(question=f"Compute {', '.join(asked)}.", worked=f"{', '.join(worked)}.", key=result, steps=count)
-
-
-def verify(text: str, problem: Problem) -> bool:
-    """Whether every sum is there and right."""
-    return text.strip() == problem.worked
+        lines.append(f"so {total} {sign} {digit} = {result}.")
+    return " ".join(lines)

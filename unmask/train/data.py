@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from unmask.tasks import sums
 from unmask.tasks.problem import Problem
 
 
 class Batch(NamedTuple):
-    """`tokens_BT` int64: chat prompt, worked answer, EOS to the end. `answer_BT` bool: everything behind the prompt."""
+    """`tokens_BT` int64; `answer_BT` bool: the tokens that may be hidden."""
 
     tokens_BT: Tensor
     answer_BT: Tensor
@@ -34,8 +35,9 @@ def batch(
     block_length: int,
     longest: int,
 ) -> Batch:
-    """About `tokens` tokens of the source's problems, one a row.
+    """About `tokens` tokens of the source's problems, a row each: chat prompt, worked answer, EOS to the end.
 
+    Everything behind the prompt may be hidden.
     The canvas behind the prompt is a whole number of blocks: just enough for the answer, or in one batch of four a
     drawn number up to `longest` tokens, so that the model also learns long EOS tails.
     """
@@ -55,3 +57,14 @@ def batch(
         tokens_BT[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         answer_BT[row, len(prompt) : len(prompt) + canvas] = True
     return Batch(tokens_BT, answer_BT)
+
+
+def drill(tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, tokens: int, count: int) -> Batch:
+    """About `tokens` tokens of sheets of `count` sums, a row each; only the results may be hidden."""
+    rows: list[list[int]] = []
+    while not rows or len(rows) * len(rows[0]) < tokens:
+        rows.append(tokenizer.encode(sums.sheet(rng, count)))
+    tokens_BT = torch.tensor(rows)
+    equals = tokens_BT == tokenizer.convert_tokens_to_ids("▁=")
+    # Every result has two digits, and they come right after the sign.
+    return Batch(tokens_BT, equals.roll(1, dims=1) | equals.roll(2, dims=1))

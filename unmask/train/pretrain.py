@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from unmask.errors import ConfigError
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
 from unmask.tasks import arithmetic, sums
-from unmask.tasks.problem import Problem
 from unmask.train import noise
-from unmask.train.data import Batch, batch
+from unmask.train.data import Batch, batch, drill
 from unmask.train.loss import masked_loss, row_weights
 from unmask.train.tokenizer import ASSISTANT, EOS, MASK, PAD, build, save
 
@@ -109,24 +109,25 @@ def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def lesson(config: PretrainConfig, rng: random.Random, step: int) -> Iterator[Problem]:
-    """The training problems of one step: sums or word problems, all of the same number of steps.
+def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, step: int) -> Batch:
+    """The batch of one training step: a sheet of sums, or word problems all of the same number of steps.
 
     Curriculum: mostly sums in the first tenth of a run, one step in six later; word problems of one or two steps until a
     fifth, of up to four until two fifths, then all.
     """
+    rng = random.Random(f"{config.seed}-{step}")
     done = step / config.steps
-    draw: Callable[[random.Random, int], Problem]
     if rng.random() < (0.75 if done < 0.1 else 1 / 6):
-        count = rng.randint(1, 8)
-        draw = sums.sample
-    else:
-        count = rng.randint(1, 2 if done < 0.2 else 4 if done < 0.4 else arithmetic.MAX_STEPS)
-        draw = arithmetic.sample
-    while True:
-        problem = draw(rng, count)
-        if problem.split == "train":
-            yield problem
+        return drill(tokenizer, rng, tokens=config.tokens_per_step, count=8)
+    count = rng.randint(1, 2 if done < 0.2 else 4 if done < 0.4 else arithmetic.MAX_STEPS)
+    return batch(
+        tokenizer,
+        arithmetic.problems("train", seed=rng.getrandbits(48), steps=(count,)),
+        rng,
+        tokens=config.tokens_per_step,
+        block_length=config.block_length,
+        longest=config.longest_answer,
+    )
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
@@ -214,15 +215,7 @@ def pretrain(config: PretrainConfig, report: Callable[[int, dict[str, float]], N
     log = folder / "log.csv"
     started, seen = time.monotonic(), 0
     for step in range(first, config.steps):
-        rng = random.Random(f"{config.seed}-{step}")
-        data = batch(
-            tokenizer,
-            lesson(config, rng, step),
-            rng,
-            tokens=config.tokens_per_step,
-            block_length=config.block_length,
-            longest=config.longest_answer,
-        )
+        data = lesson(config, tokenizer, step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         hidden, supervised = hide(data, digits, config.block_length, generator)
         loss, accuracy = loss_and_accuracy(network, data, hidden, supervised)

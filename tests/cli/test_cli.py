@@ -1,0 +1,173 @@
+"""The command line as a user meets it: output, JSON, exit codes, one line an error."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+import unmask
+from unmask.cli import main
+from unmask.view.terminal import MASK, watching
+
+QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_generate_json_has_the_contract_and_equals_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "generate", QUESTION, "--max-new-tokens", "64", "--set", "threshold=0.8", "--json")
+    assert code == 0
+    document = json.loads(out.splitlines()[-1])
+    assert {"text", "token_ids", "forwards", "tokens_per_forward", "seconds", "finish_reason", "method", "model"} <= set(
+        document
+    )
+    method = unmask.method("r2-dllm", threshold=0.8)
+    row = unmask.generate(unmask.load(), [QUESTION], method=method, max_new_tokens=64)[0]
+    assert (document["token_ids"], document["forwards"], document["text"]) == (row.token_ids, row.forwards, row.text)
+    assert document["method"] == "r2-dllm"
+    assert document["settings"]["commit"] == {"rule": "threshold", "threshold": 0.8}
+
+
+def test_generate_prints_the_answer_and_what_it_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "generate", QUESTION, "--max-new-tokens", "64", "--method", "fast-dllm")
+    assert code == 0
+    assert "Mia starts with 23 apples." in out
+    assert re.search(r"\[fast-dllm\] \d+ tokens, \d+ forwards", out)
+
+
+def test_a_method_file_with_a_setting_changed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(unmask.method("streaming-dllm").to_dict() | {"name": "mine"}))
+    code, out, _ = run(
+        capsys, "generate", QUESTION, "--method", str(file), "--set", "commit.threshold=0.7", "--max-new-tokens", "32", "--json"
+    )
+    assert code == 0
+    document = json.loads(out.splitlines()[-1])
+    assert document["method"] == "mine"
+    assert document["settings"]["commit"]["threshold"] == 0.7
+
+
+def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "compare", QUESTION, "--max-new-tokens", "32", "--methods", "vanilla,r2-dllm")
+    assert code == 0
+    assert "vanilla" in out
+    assert "forwards" in out
+    code, out, _ = run(capsys, "compare", QUESTION, "--max-new-tokens", "32", "--methods", "vanilla,freedave", "--json")
+    rows = json.loads(out.splitlines()[-1])["rows"]
+    assert [row["method"] for row in rows] == ["vanilla", "freedave"]
+    assert rows[1]["forwards"] <= rows[0]["forwards"]
+
+
+def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "eval", "arithmetic", "--methods", "r2-dllm", "--limit", "4", "--json")
+    assert code == 0
+    document = json.loads(out.splitlines()[-1])
+    assert (document["task"], document["n"], document["model"]) == ("arithmetic", 4, "unmask-tiny")
+    named = {
+        "method",
+        "accuracy",
+        "forwards_mean",
+        "tokens_mean",
+        "tokens_per_forward",
+        "seconds_per_item",
+        "tokens_per_second",
+    }
+    assert named <= set(document["rows"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", QUESTION, "--method", "r2dllm"], ["unknown method 'r2dllm'", "did you mean 'r2-dllm'"]),
+        (["generate", QUESTION, "--set", "treshold=0.8"], ["treshold", "threshold"]),
+        (["generate", QUESTION, "--set", "threshold"], ["key=value"]),
+        (["generate", QUESTION, "--set", "threshold=2"], ["threshold", "from 0 to 1"]),
+        (["generate", QUESTION, "--set", "block_length=48"], ["block_length 48", "128"]),
+        (["generate", QUESTION, "--max-new-tokens", "many"], ["many"]),
+        (["generate", QUESTION, "--model", "./nowhere"], ["./nowhere", "not a folder"]),
+        (["generate", QUESTION, "--method", "nowhere.yaml"], ["nowhere.yaml", "no such method file"]),
+        (["generate", ""], ["empty"]),
+        (["generate", "apples " * 600], ["exceed", "512"]),
+        (["generate", "<|mask|>"], ["mask id"]),
+        (["generate"], ["PROMPT"]),
+        (["eval", "arithmatic"], ["arithmatic", "arithmetic"]),
+        (["eval", "arithmetic", "--limit", "0"], ["limit"]),
+        (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["genrate", QUESTION], ["genrate"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in err
+
+
+def test_a_fault_of_ours_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("unmask.models.loading.locate", broken)
+    code, _, err = run(capsys, "generate", QUESTION)
+    assert (code, err) == (1, "error: RuntimeError: two lines (--traceback shows where)\n")
+    code, _, err = run(capsys, "generate", QUESTION, "--traceback")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unmask.models.loading.locate", interrupted)
+    code, _, err = run(capsys, "generate", QUESTION)
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_help_is_instant() -> None:
+    """It imports neither torch nor transformers."""
+    code = (
+        "import sys\n"
+        "from unmask.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'yaml') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert "generate" in out
+    assert "compare" in out
+
+
+def test_watching_shows_masks_then_the_answer_in_the_rules_colours() -> None:
+    model = unmask.load()
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system="standard")
+    with watching(model, console) as observer:
+        row = unmask.generate(model, [QUESTION], max_new_tokens=64, observer=observer)[0]
+    drawn = screen.getvalue()
+    assert MASK in drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    last = plain[plain.rindex("Mia starts") :]
+    assert "".join(last.split()).startswith("".join(row.text.split()))
+    assert MASK not in last
+    assert "■ threshold" in last
