@@ -1,0 +1,35 @@
+"""Draw one decode as an SVG, every token coloured by the rule that committed it: the picture at the top of the README.
+
+python examples/picture.py docs/decode.svg
+"""
+
+import sys
+
+from rich.console import Console
+
+import unmask
+from unmask.view.terminal import Picture
+
+QUESTION = (
+    "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. "
+    "How many apples does Mia have?"
+)
+
+model = unmask.load("unmask-tiny")
+picture = Picture(model)
+half: list[object] = []
+
+
+def observe(record: unmask.StepRecord) -> None:
+    """Keep the picture up to date, and a copy of how it looked after three forwards."""
+    picture.update(record)
+    if record.forward == 2:
+        half.append(picture.draw())
+
+
+unmask.generate(model, [QUESTION], method="r2-dllm", observer=observe)
+with open("/dev/null", "w") as nowhere:
+    console = Console(record=True, width=96, file=nowhere)
+    console.print(f"[dim]{QUESTION}[/dim]\n", highlight=False)
+    console.print(*half, "", picture.draw(), sep="\n")
+    console.save_svg(sys.argv[1], title="unmask generate --method r2-dllm --watch")
