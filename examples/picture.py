@@ -3,6 +3,7 @@
 python examples/picture.py docs/decode.svg
 """
 
+import io
 import sys
 
 from rich.console import Console
@@ -28,8 +29,8 @@ def observe(record: unmask.StepRecord) -> None:
 
 
 unmask.generate(model, [QUESTION], method="r2-dllm", observer=observe)
-with open("/dev/null", "w") as nowhere:
-    console = Console(record=True, width=96, file=nowhere)
-    console.print(f"[dim]{QUESTION}[/dim]\n", highlight=False)
-    console.print(*half, "", picture.draw(), sep="\n")
-    console.save_svg(sys.argv[1], title="unmask generate --method r2-dllm --watch")
+console = Console(record=True, width=96, file=io.StringIO())
+console.print(f"[dim]{QUESTION}[/dim]\n", highlight=False)
+for drawing in (*half, "", picture.draw()):
+    console.print(drawing)
+console.save_svg(sys.argv[1], title="unmask generate --method r2-dllm --watch")

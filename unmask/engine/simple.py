@@ -353,7 +353,7 @@ class _Loop:
         return ids[: ids.index(mask_id)] if mask_id in ids else ids
 
     def _answer(self, number: int) -> Answer:
-        return read(self._written(number), self.model.tokenizer, self.model.spec.eos_ids, self.rows[number].request.stop)
+        return read(self._written(number), self.model.tokenizer, self.eos_ids, self.rows[number].request.stop)
 
     def _complete(self, number: int) -> Completion:
         row, answer = self.rows[number], self._answer(number)
