@@ -17,7 +17,7 @@ QUESTION = (
 )
 
 model = unmask.load("unmask-tiny")
-picture = Picture(model)
+picture = Picture(model, new_tokens=128)
 half: list[object] = []
 
 

@@ -1,39 +1,47 @@
 """Make transformers' Auto classes know our models, without importing transformers.
 
-`import unmask` must be light, and `AutoModel.from_pretrained(folder)` must work after it. So the classes of models/hf.py
-are registered right after transformers' own registry module is imported, or at once if it already has been.
+`import unmask` must be light, and `AutoModel.from_pretrained(folder)` must work after it. So our classes are registered
+right after transformers' own registries are imported, or at once if they already have been.
 """
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-REGISTRY = "transformers.models.auto.modeling_auto"
+# transformers' registry -> our module, whose `register` fills it.
+REGISTRIES = {
+    "transformers.models.auto.configuration_auto": "unmask.models.hf_config",
+    "transformers.models.auto.modeling_auto": "unmask.models.hf",
+}
 
 
 def install() -> None:
-    """Register now, or as soon as transformers' registry is imported. Calling it twice changes nothing."""
-    if REGISTRY in sys.modules:
-        _register()
-    elif not any(isinstance(finder, _AfterRegistry) for finder in sys.meta_path):
+    """Register now, or as soon as a registry is imported. Calling it twice changes nothing."""
+    for registry in REGISTRIES:
+        if registry in sys.modules:
+            _register(registry)
+    if not any(isinstance(finder, _AfterRegistry) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterRegistry())
 
 
-def _register() -> None:
-    from unmask.models.hf import register
-
-    register()
+def _register(registry: str) -> None:
+    importlib.import_module(REGISTRIES[registry]).register()
 
 
 class _AfterRegistry:
-    """A finder that waits for one module, hands it to the real finders and registers our classes once it has run."""
+    """A finder that lets the real finders load a registry and registers our classes once it has run."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != REGISTRY:
+        """Only for a registry, and only the first time: the search within finds the real loader."""
+        if name not in REGISTRIES or name in self.seen:
             return None
-        sys.meta_path.remove(self)
+        self.seen.add(name)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return None
@@ -41,7 +49,7 @@ class _AfterRegistry:
 
         def run_and_register(module: ModuleType) -> None:
             run(module)
-            _register()
+            _register(name)
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec

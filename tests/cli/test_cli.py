@@ -100,6 +100,9 @@ def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", ""], ["empty"]),
         (["generate", "apples " * 600], ["exceed", "512"]),
         (["generate", "<|mask|>"], ["mask id"]),
+        (["generate", QUESTION, "--set", "threshold=["], ["threshold", "not valid YAML"]),
+        (["generate", QUESTION, "--device", "gpu"], ["gpu", "auto"]),
+        (["generate", QUESTION, "--nope"], ["--nope"]),
         (["generate"], ["PROMPT"]),
         (["eval", "arithmatic"], ["arithmatic", "arithmetic"]),
         (["eval", "arithmetic", "--limit", "0"], ["limit"]),
@@ -143,6 +146,18 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert "Traceback" not in err
 
 
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert "generate" in out
+
+
+def test_brackets_in_a_prompt_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "compare", "x[/tmp] y[i]", "--max-new-tokens", "32", "--methods", "r2-dllm")
+    assert code == 0
+    assert "x[/tmp] y[i]" in out
+
+
 def test_help_is_instant() -> None:
     """It imports neither torch nor transformers."""
     code = (
@@ -162,7 +177,7 @@ def test_watching_shows_masks_then_the_answer_in_the_rules_colours() -> None:
     model = unmask.load()
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, color_system="standard")
-    with watching(model, console) as observer:
+    with watching(model, 64, console) as observer:
         row = unmask.generate(model, [QUESTION], max_new_tokens=64, observer=observer)[0]
     drawn = screen.getvalue()
     assert MASK in drawn

@@ -67,6 +67,22 @@ def test_noise_is_a_function_of_seed_position_and_token() -> None:
     assert noise.isfinite().all()
 
 
+def test_noise_is_finite_at_a_real_vocabulary() -> None:
+    """Position 205 of seed 0 once rounded a uniform up to 1: infinite noise, and a random token committed."""
+    assert gumbel(torch.tensor([[0]]), torch.arange(200, 210)[None], 126464).isfinite().all()
+    sure = torch.full((1, 1, 126464), -20.0)
+    sure[..., 5] = 20
+    numbers = sampling(0.7, 1)._replace(seed_B1=torch.tensor([[0]]), positions_BL=torch.tensor([[205]]))
+    assert sample(sure, numbers, 3).item() == 5
+
+
+def test_filters_never_leave_nothing() -> None:
+    """top_p 0 keeps the first token; a mask that ranks first does not take the only place."""
+    logits = torch.tensor([1.0, 2.0, 0.0, 50.0]).expand(1, 8, 4).contiguous()
+    for narrowed in ({"top_p": 0.0}, {"top_k": 1}, {"top_p": 0.3}):
+        assert sample(logits, sampling(1.0, 8, **narrowed), 3).unique().tolist() == [1]
+
+
 def test_top_k_and_top_p_keep_the_head() -> None:
     """Probabilities .5 .3 .15 .05: top-k 2 and top-p .7 keep two, top-p .5 keeps one."""
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05, 1e-9]).log().expand(1, 4000, 5).contiguous()

@@ -134,7 +134,7 @@ def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
 
 
 def test_quota_takes_the_surest() -> None:
-    mask_BL, _ = Quota(counts=(2, 1))(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
+    mask_BL, _ = Quota(base=1, surplus=1)(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
     assert places(mask_BL) == [[1, 3]]
 
 

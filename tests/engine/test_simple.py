@@ -1,5 +1,8 @@
 """What users can get wrong, where answers end, and what an observer sees."""
 
+import copy
+import dataclasses
+
 import pytest
 
 import unmask
@@ -25,6 +28,8 @@ MODEL = toy("llada", seed=5, sharpness=3)
         ([[1]], {"top_p": 2.0}, unmask.ConfigError, ["top_p"]),
         ([[1]], {"method": "r2dllm"}, unmask.ConfigError, ["did you mean 'r2-dllm'"]),
         ([[1]], {"stop": ["x"]}, unmask.ConfigError, ["tokenizer"]),
+        ([[1]], {"seed": -1}, unmask.ConfigError, ["seed", "-1"]),
+        ([[{"role": "user"}]], {}, unmask.ConfigError, ["token ids"]),
         ([[1]], {"seed": [1, 2]}, unmask.ConfigError, ["2 seeds", "1 prompts"]),
         (["hello"], {}, unmask.ConfigError, ["no tokenizer"]),
         ("hello", {}, unmask.ConfigError, ["[prompt]"]),
@@ -39,6 +44,34 @@ def test_bad_requests_are_named_before_the_first_forward(
     for word in words:
         assert word in str(caught.value)
     assert not calls
+
+
+def test_a_turns_end_is_an_end_for_ours_and_for_every_count() -> None:
+    """A token that ends a chat turn: ours leaves there, the published decoder goes on, both count up to it."""
+    whole = unmask.generate(MODEL, [[1, 2]], method=unmask.method("vanilla", block_length=16), max_new_tokens=32)[0]
+    turn = whole.token_ids[5]
+    place = whole.token_ids.index(turn)
+    network = copy.copy(MODEL.network)
+    network.spec = dataclasses.replace(MODEL.spec, turn_ids=(turn,))
+    model = Denoiser(network=network, tokenizer=None, name="turns")
+    ours = unmask.generate(model, [[1, 2]], method=unmask.method("vanilla", block_length=16), max_new_tokens=32)[0]
+    published = unmask.generate(model, [[1, 2]], method=unmask.method("vanilla-official", block_length=16), max_new_tokens=32)[
+        0
+    ]
+    assert (ours.tokens, ours.finish_reason) == (place, "stop")
+    assert ours.forwards < whole.forwards
+    assert published.forwards == 32
+    assert published.token_ids[published.tokens] in (turn, EOS)
+
+
+def test_a_custom_eos_cuts_text_and_tokens_too() -> None:
+    whole = unmask.generate(MODEL, [[1, 2]], method=unmask.method("vanilla", block_length=16), max_new_tokens=32)[0]
+    eos = whole.token_ids[3]
+    settings = unmask.method("vanilla", block_length=16).to_dict() | {"stop_at_eos": {"check": "every step", "eos_id": eos}}
+    cut = unmask.generate(MODEL, [[1, 2]], method=unmask.Method.from_dict(settings), max_new_tokens=32)[0]
+    assert cut.tokens == whole.token_ids.index(eos)
+    assert set(cut.token_ids[cut.tokens :]) == {eos}
+    assert cut.finish_reason == "stop"
 
 
 def test_no_prompts_no_completions() -> None:

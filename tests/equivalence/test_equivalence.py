@@ -31,7 +31,7 @@ def test_a_row_does_not_depend_on_its_batch(name: str, cache: str, suffix: int |
     """Any method, any context, both families, mixed lengths: batch == single, and every answer is complete."""
     model = toy(family, seed=5, sharpness=3)
     method = unmask.method(name, block_length=16, cache=cache, suffix_window=suffix)
-    mixed = prompts(4)
+    mixed = [[3], *prompts(3)]
     batch = unmask.generate(model, mixed, method=method, max_new_tokens=48)
     for prompt, row in zip(mixed, batch, strict=True):
         alone = unmask.generate(model, [prompt], method=method, max_new_tokens=48)[0]

@@ -31,6 +31,13 @@ def test_importing_unmask_registers(imports: str) -> None:
     assert run.stdout.split() == ["unmask.models.hf", "DreamConfig"]
 
 
+def test_configs_alone_are_known_too() -> None:
+    code = "import sys, unmask; from transformers import AutoConfig; print(AutoConfig.from_pretrained(sys.argv[1]).d_model)"
+    folder = str(GOLDEN / "models" / "llada-seed3")
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "64"
+
+
 def test_importing_unmask_is_light() -> None:
     code = "import sys, unmask; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -123,6 +123,54 @@ def test_config_of_the_wrong_type(folder: Path) -> None:
     expect(folder, "config.json", "wrong type")
 
 
+@pytest.mark.parametrize("bad", [None, 99, "x", [], [99]])
+def test_ids_that_are_none(folder: Path, bad: object) -> None:
+    change_config(folder, eos_token_id=bad)
+    expect(folder, "config.json", "eos_token_id", "0 to 23")
+
+
+def test_scaled_rotary_embeddings(folder: Path) -> None:
+    change_config(folder, rope_parameters={"rope_type": "yarn", "factor": 4.0})
+    expect(folder, "config.json", "yarn")
+
+
+def test_norms_of_another_type_follow_the_embedding(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: w if "norm" in name or "ln_f" in name else w.bfloat16() for name, w in weights.items()},
+        folder / "model.safetensors",
+    )
+    model = unmask.load(folder)
+    assert {parameter.dtype for parameter in model.network.parameters()} == {torch.bfloat16}
+
+
+def test_devices_and_types_that_are_not_there() -> None:
+    folder = GOLDEN / "models" / "llada-seed3"
+    assert unmask.load(folder, dtype=torch.float64).dtype == torch.float64
+    for options in ({"device": "gpu"}, {"device": "cuda:99"}, {"dtype": torch.int8}, {"dtype": "float31"}):
+        with pytest.raises(unmask.ConfigError):
+            unmask.load(folder, **options)
+
+
+def test_a_dream_tokenizer_needs_no_remote_code(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "models" / "dream-seed3", tmp_path / "dream")
+    folder = tmp_path / "dream"
+    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate("abcdefgh")}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "DreamTokenizer",
+                "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+                "added_tokens_decoder": {"21": {"content": "<|im_end|>", "special": True}},
+            }
+        )
+    )
+    model = unmask.load(folder)
+    assert model.tokenizer.encode("abc") == [0, 1, 2]
+    assert model.spec.eos_ids == (22,)
+
+
 def test_unsupported_variant(folder: Path) -> None:
     change_config(folder, alibi=True, use_sliding_window=True)
     expect(folder, "config.json", "not supported")
@@ -190,8 +238,6 @@ def test_no_such_model() -> None:
         unmask.load("./nowhere")
     with pytest.raises(unmask.ModelError, match="unmask-tiny"):
         unmask.load("nowhere")
-    with pytest.raises(unmask.ConfigError, match="float32"):
-        unmask.load("unmask-tiny", dtype="float31")
 
 
 def test_a_hub_id_offline_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,12 +6,22 @@ mistakes, 1 for the rest, 130 for Ctrl-C.
 
 import sys
 import traceback
+from typing import Protocol, runtime_checkable
 
-import click
 import typer
 
 from unmask.cli import bench, compare, evaluate, generate, train
 from unmask.errors import UnmaskError
+
+
+@runtime_checkable
+class Usage(Protocol):
+    """An error in how a command was written."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,10 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def report(error: Exception) -> int:
     """Say in one line what went wrong; returns the exit code."""
-    if isinstance(error, click.exceptions.Exit):
-        return int(error.exit_code)
-    if isinstance(error, click.ClickException):
-        print(f"error: {error.format_message()}", file=sys.stderr)
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    # Typer carries its own copy of click, so its errors are known by what they can do.
+    if isinstance(error, Usage):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 0
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
         return 2
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnmaskError):

@@ -26,15 +26,24 @@ def read_settings(pairs: list[str] | None) -> dict[str, Any]:
     >>> read_settings(["threshold=0.8", "cache=prefix"])
     {'threshold': 0.8, 'cache': 'prefix'}
     """
-    import yaml
-
     chosen: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {pair}: write it as key=value")
-        chosen[key.replace("-", "_")] = yaml.safe_load(value)
+        chosen[key.replace("-", "_")] = _value(pair, value)
     return chosen
+
+
+def _value(pair: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML reads 1e-1 as a word
+    except ValueError:
+        return text
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {pair}: the value is not valid YAML") from None
 
 
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":

@@ -26,6 +26,7 @@ def compare(
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     import unmask
 
@@ -51,10 +52,9 @@ def compare(
         ]
         print(json.dumps({"prompt": prompt, "model": model, "rows": rows}))
         return
-    console = Console(width=None)
+    console = Console()
     first = next(iter(done.values()))
-    console.print(f"\n[bold]{denoiser.name}[/bold]: {prompt}\n", highlight=False)
-    console.print(f"  {first.text}\n", highlight=False)
+    console.print(f"\n{denoiser.name}: {prompt}\n\n  {first.text}\n", highlight=False, markup=False)
     table = Table(box=None, pad_edge=True)
     table.add_column("method")
     for column in ("forwards", "saved", "tokens/forward", "seconds"):
@@ -64,5 +64,6 @@ def compare(
         saved = f"{100 * (1 - row.forwards / first.forwards):.0f} %" if row is not first else ""
         same = "the same" if row.text == first.text else row.text
         answer = "as above" if row is first else same
-        table.add_row(name, str(row.forwards), saved, f"{row.tokens_per_forward:.2f}", f"{row.seconds:.3f}", answer)
+        cells = (name, str(row.forwards), saved, f"{row.tokens_per_forward:.2f}", f"{row.seconds:.3f}", answer)
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(table)

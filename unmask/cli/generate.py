@@ -45,9 +45,10 @@ def generate(
         stop=stop or [],
     )
     if watch:
+        from unmask.engine.generate import DEFAULT_NEW_TOKENS
         from unmask.view.terminal import watching
 
-        with watching(denoiser) as observer:
+        with watching(denoiser, max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS) as observer:
             completion = answer(observer=observer)[0]
     else:
         completion = answer()[0]

@@ -40,10 +40,10 @@ def assemble(
     rows_B: Tensor | None = None,
     device: torch.device,
 ) -> ForwardPlan:
-    """Join row plans of one phase (all fresh, or none) into one forward.
+    """Join row plans of one phase (refreshes, or block forwards) into one forward.
 
     Args:
-        rows: what each row queries and sees.
+        rows: what each row queries and sees; a block right behind a one-token prompt may query everything at any age.
         starts: where each row's block of `length` tokens begins.
         branches: K copies of each row's query, each seeing its own copy of the block and nothing of the others.
         slots: base slots a row of the pool (copies of the query follow them, then the slot of padding); None: no pool.
@@ -63,7 +63,7 @@ def assemble(
         positions_BQ=positions_BQ.repeat(1, branches),
         read_BR=read_BKL.flatten(1),
         visible=None,
-        fresh=branches == 1 and rows[0].fresh,
+        fresh=branches == 1 and all(row.fresh for row in rows),
         rows_B=rows_B,
     )
     ragged = len(set(lengths)) > 1

@@ -111,8 +111,8 @@ def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
     (common random numbers), so that a prediction changes only when the model changes its mind.
     """
     hot = sampling.temperature_B1[..., None] > 0
-    tempered = logits_BLV / torch.where(hot, sampling.temperature_B1[..., None], 1.0)
-    kept = tempered
+    kept = logits_BLV / torch.where(hot, sampling.temperature_B1[..., None], 1.0)
+    kept[..., mask_id] = -torch.inf  # before the filters: it must not take the place of a real token
     if sampling.top_k_B1 is not None:
         kept = _keep_top_k(kept, sampling.top_k_B1)
     if sampling.top_p_B1 is not None:
@@ -134,6 +134,7 @@ def _keep_top_p(logits_BLV: Tensor, top_p_B1: Tensor) -> Tensor:
     probabilities = ordered.softmax(dim=-1)
     # A token goes when those before it already hold top_p of the mass; the first one always stays.
     gone = probabilities.cumsum(dim=-1) - probabilities >= top_p_B1[..., None]
+    gone[..., 0] = False
     return logits_BLV.masked_fill(torch.zeros_like(gone).scatter(-1, order, gone), -torch.inf)
 
 
@@ -152,5 +153,5 @@ def gumbel(seed_B1: Tensor, positions_BL: Tensor, vocabulary: int) -> Tensor:
     tokens = torch.arange(vocabulary, device=positions_BL.device)
     row_BL = _mix((_mix(seed_B1 & _WORD) + positions_BL * 0x9E3779B1) & _WORD)
     words = _mix((row_BL[..., None] + tokens * 0x85EBCA77) & _WORD)
-    uniform = ((words >> 8).to(torch.float32) + 0.5) / 2**24
+    uniform = ((words >> 9).to(torch.float32) + 0.5) / 2**23  # exact in fp32, never 0 and never 1
     return -(-uniform.log()).log()

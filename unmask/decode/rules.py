@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool1d, pad
 
 from unmask.decode.memory import Memory, Streak
 from unmask.decode.proposal import Proposal
-from unmask.decode.schedule import even_quota, timestep_shares
+from unmask.decode.schedule import timestep_shares
 
 Pick = Literal["confidence", "mid", "random"]
 Metric = Literal["last", "ave", "max"]
@@ -112,16 +112,18 @@ def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
 class Quota:
     """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992)."""
 
-    counts: tuple[int, ...]
+    base: int
+    surplus: int
     name: ClassVar[str] = "quota"
 
     @classmethod
     def even(cls, block_length: int, steps: int) -> "Quota":
-        return cls(counts=tuple(even_quota(block_length, steps)))
+        """As even as can be over these steps, the surplus first: 16 tokens in 5 steps are 4, 3, 3, 3, 3."""
+        base, surplus = divmod(block_length, steps)
+        return cls(base=base, surplus=surplus)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        counts = torch.tensor(self.counts, device=proposal.step_B.device)
-        count_B = counts.gather(0, proposal.step_B.clamp(max=len(self.counts) - 1))
+        count_B = (proposal.step_B < self.surplus) + self.base
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
 
@@ -137,7 +139,7 @@ class Schedule:
     name: ClassVar[str] = "schedule"
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        shares = timestep_shares(self.steps).to(proposal.step_B.device)
+        shares = timestep_shares(self.steps, proposal.step_B.device)
         share_B = shares.gather(0, proposal.step_B.clamp(max=self.steps - 1))
         count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(self.at_least_one))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory

@@ -24,7 +24,7 @@ def generate(
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int | Sequence[int] = 0,
-    stop: Sequence[str] = (),
+    stop: Sequence[str] | None = None,
     observer: Observer | None = None,
 ) -> list[Completion]:
     """Answer prompts as one batch, each row as if it were alone.
@@ -55,6 +55,7 @@ def generate(
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
+    stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")
     if isinstance(stop, str) or not all(stop):
@@ -62,6 +63,9 @@ def generate(
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
+    for row_seed in seeds:
+        if not isinstance(row_seed, int) or not 0 <= row_seed < 2**63:
+            raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {row_seed!r}")
     requests = [
         Request(
             prompt=encode(model, prompt),
@@ -80,7 +84,9 @@ def generate(
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
     if not isinstance(prompt, str):
-        return tuple(int(token) for token in prompt)
+        if not all(isinstance(token, int) for token in prompt):
+            raise ConfigError("a prompt is a string or a list of token ids")
+        return tuple(prompt)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer

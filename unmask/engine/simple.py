@@ -25,7 +25,7 @@ from unmask.decode.rules import Temporal
 from unmask.decode.step import ENDED, Ending, Outcome, advance, drafts, status
 from unmask.engine.request import Completion, Observer, Request, StepRecord
 from unmask.engine.text import Answer, read
-from unmask.errors import ConfigError, EmptyPrompt, MaskInPrompt, PromptTooLong
+from unmask.errors import ConfigError, EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser, ModelSpec
 
@@ -61,7 +61,7 @@ def check(request: Request, spec: ModelSpec) -> None:
         raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
     odd = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
     if odd:
-        raise EmptyPrompt(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
+        raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
     surplus = len(request.prompt) + request.max_new_tokens - spec.max_length
     if surplus > 0:
         raise PromptTooLong(
@@ -145,8 +145,11 @@ class _Loop:
         self.policy = policy(method.cache, (method.suffix.window, method.suffix.tail) if method.suffix else None)
         stop = method.stop_at_eos
         self.ending: Ending = "never" if stop is None else _ENDINGS[stop.check]
-        self.eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
-        self.eos = torch.tensor(self.eos_ids, device=device)
+        eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
+        self.filler = eos_ids[0]
+        # Text and counts end alike for every method; the published loops themselves know nothing of a turn's end.
+        self.ends = eos_ids + spec.turn_ids
+        self.eos = torch.tensor(eos_ids if method.official else self.ends, device=device)
 
         self.rows = [
             _Row(index=index, request=request, start=len(request.prompt), left=self.length)
@@ -162,7 +165,7 @@ class _Loop:
                 [list(request.prompt) for request in requests],
                 answer,
                 mask_id=spec.mask_id,
-                eos_id=self.eos_ids[0],
+                eos_id=self.filler,
                 device=device,
             ),
             memories=tuple(
@@ -215,6 +218,8 @@ class _Loop:
         query_BQ = tokens_BT.gather(1, plan.positions_BQ)
         if branches > 1:
             query_BQ = query_BQ.scatter(1, plan.read_BR, states_BKL.flatten(1))
+        # Everything that the host copies to the device goes there before the forward: a copy behind it would wait for it.
+        sampling = self._sampling(rows, branches)
         logits_BRV = self.model.forward(query_BQ, plan, self.pool)
         proposal = propose(
             logits_BRV.reshape(len(rows) * branches, self.length, -1),
@@ -224,7 +229,7 @@ class _Loop:
             suffix_B=suffix_B.repeat_interleave(branches),
             eos=self.eos,
             score=self.method.score,
-            sampling=self._sampling(rows, branches),
+            sampling=sampling,
             precision=self.precision,
         )
         outcome = advance(
@@ -353,18 +358,18 @@ class _Loop:
         return ids[: ids.index(mask_id)] if mask_id in ids else ids
 
     def _answer(self, number: int) -> Answer:
-        return read(self._written(number), self.model.tokenizer, self.eos_ids, self.rows[number].request.stop)
+        return read(self._written(number), self.model.tokenizer, self.ends, self.rows[number].request.stop)
 
     def _complete(self, number: int) -> Completion:
         row, answer = self.rows[number], self._answer(number)
         ids = self._written(number)
         if self.ending == "first":
-            kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in self.eos_ids)
+            kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in self.ends)
         else:
             kept = min(row.start + self.length - len(row.request.prompt), len(ids)) if row.left == ENDED else len(ids)
         return Completion(
             text=answer.text,
-            token_ids=ids[:kept] + [self.eos_ids[0]] * (row.request.max_new_tokens - kept),
+            token_ids=ids[:kept] + [self.filler] * (row.request.max_new_tokens - kept),
             tokens=answer.tokens,
             forwards=row.forwards,
             query_tokens=row.query_tokens,

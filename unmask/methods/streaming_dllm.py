@@ -24,7 +24,10 @@ def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
 
 
 def official(*, threshold: float = 0.9, alpha: float = 0.3) -> Method:
-    """The published decoder with its function defaults (window 32, alpha 0.3; its tables tune both per task)."""
+    """The published decoder with LLaDA's function defaults: window 32, alpha 0.3 (Dream's alpha is 0.9).
+
+    Its tables tune both per task, model and length.
+    """
     return Method(
         name="streaming-dllm-official",
         parity="official",

@@ -24,6 +24,8 @@ class ModelSpec:
         max_length: most tokens of prompt and answer together.
         lookbehind: rows before a window that a forward must query so that the window's first token is predicted by its
             proper row: 0 for LLaDA (row i predicts token i), 1 for Dream (row i - 1 predicts token i).
+        turn_ids: the tokens that end a chat turn, if the tokenizer has any; an answer ends there too, though the published
+            decoders only look for EOS.
     """
 
     mask_id: int
@@ -31,6 +33,7 @@ class ModelSpec:
     vocab_size: int
     max_length: int
     lookbehind: int = 0
+    turn_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

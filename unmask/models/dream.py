@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.errors import ModelError
 from unmask.models.denoiser import ModelSpec
-from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear
+from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear, read_ids, read_theta
 
 
 def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
@@ -20,11 +20,6 @@ def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
         raise ModelError(f"config.json: hidden_act = {config['hidden_act']!r} is not supported, only 'silu'")
     if config.get("use_sliding_window"):
         raise ModelError("config.json: use_sliding_window is not supported")
-    scaling = config.get("rope_scaling")
-    if scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default":
-        raise ModelError(f"config.json: rope_scaling = {scaling!r} is not supported")
-    # transformers 5 moves the base into rope_parameters when it saves a config.
-    rope = config.get("rope_parameters") or {}
     try:
         shape = Shape(
             width=config["hidden_size"],
@@ -33,16 +28,15 @@ def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
             kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
             mlp=config["intermediate_size"],
             vocab=config["vocab_size"],
-            theta=config.get("rope_theta") or rope.get("rope_theta", 10000.0),
+            theta=read_theta(config),
             eps=config.get("rms_norm_eps", 1e-6),
             qkv_bias=config.get("attention_bias", True),
             bias=False,
             tied=bool(config.get("tie_word_embeddings")),
         )
-        eos = config["eos_token_id"]
         spec = ModelSpec(
-            mask_id=config["mask_token_id"],
-            eos_ids=tuple(eos) if isinstance(eos, list) else (eos,),
+            mask_id=read_ids(config, "mask_token_id", shape.vocab)[0],
+            eos_ids=read_ids(config, "eos_token_id", shape.vocab),
             vocab_size=shape.vocab,
             max_length=config["max_position_embeddings"],
             lookbehind=1,

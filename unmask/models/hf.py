@@ -7,25 +7,14 @@ therefore writes what the authors' code reads. Their output is the raw logits, i
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from unmask.errors import ModelError
 from unmask.models.dream import Dream
+from unmask.models.hf_config import DreamConfig, LLaDAConfig
 from unmask.models.layers import Network
 from unmask.models.llada import LLaDA
-
-
-class LLaDAConfig(PreTrainedConfig):  # type: ignore[misc]
-    """A LLaDA config.json; its keys are kept as they are."""
-
-    model_type = "llada"
-
-
-class DreamConfig(PreTrainedConfig):  # type: ignore[misc]
-    """A Dream config.json; its keys are kept as they are."""
-
-    model_type = "Dream"
 
 
 class _Wrapped(PreTrainedModel):  # type: ignore[misc]
@@ -73,8 +62,7 @@ class DreamModel(_Wrapped):
 
 
 def register() -> None:
-    """Tell AutoConfig, AutoModel and AutoModelForCausalLM about the classes; again is harmless."""
+    """Tell AutoModel and AutoModelForCausalLM about the classes; again is harmless."""
     for config, model in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)

@@ -5,6 +5,7 @@ Shapes: B rows, Q query tokens, C model width, R tokens to predict, V vocabulary
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import silu
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
+from unmask.errors import ModelError
 from unmask.models.attention import attend, rotary, rotate
 from unmask.models.denoiser import ModelSpec
 
@@ -49,6 +51,25 @@ class Shape(NamedTuple):
     @property
     def head_size(self) -> int:
         return self.width // self.heads
+
+
+def read_ids(config: Mapping[str, Any], key: str, vocabulary: int) -> tuple[int, ...]:
+    """The token id, or ids, under `key` of a config.json. Raises ModelError if there is none or it is no row."""
+    given = config[key]
+    ids = tuple(given) if isinstance(given, list) else (given,)
+    for token in ids or (None,):
+        if not isinstance(token, int) or not 0 <= token < vocabulary:
+            raise ModelError(f"config.json: {key} = {given!r} is not a token id from 0 to {vocabulary - 1}")
+    return ids
+
+
+def read_theta(config: Mapping[str, Any]) -> float:
+    """The rotary base, wherever this version of transformers wrote it. Raises ModelError for scaled rotary embeddings."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ModelError(f"config.json: the rope type {kind!r} is not supported, only 'default'")
+    return float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0)
 
 
 class Parts(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.errors import ModelError
 from unmask.models.denoiser import ModelSpec
-from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear
+from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear, read_ids, read_theta
 
 # What the published classes can also do and no published checkpoint uses.
 _ONLY = {
@@ -41,16 +41,15 @@ def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
             kv_heads=kv_heads,
             mlp=config.get("mlp_hidden_size") or config["mlp_ratio"] * config["d_model"],
             vocab=config.get("embedding_size") or config["vocab_size"],
-            theta=config.get("rope_theta", 10000.0),
+            theta=read_theta(config),
             eps=config.get("rms_norm_eps", 1e-5),
             qkv_bias=bool(config.get("include_bias") or config.get("include_qkv_bias")),
             bias=bool(config.get("include_bias")),
             tied=bool(config.get("weight_tying")),
         )
-        eos = config["eos_token_id"]
         spec = ModelSpec(
-            mask_id=config["mask_token_id"],
-            eos_ids=tuple(eos) if isinstance(eos, list) else (eos,),
+            mask_id=read_ids(config, "mask_token_id", shape.vocab)[0],
+            eos_ids=read_ids(config, "eos_token_id", shape.vocab),
             vocab_size=shape.vocab,
             max_length=config["max_sequence_length"],
         )

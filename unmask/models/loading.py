@@ -7,6 +7,7 @@ ModelError that names the file and the tensor.
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from unmask.errors import ModelError, unknown
+from unmask.errors import ConfigError, ModelError, unknown
 from unmask.models.denoiser import Denoiser
 from unmask.models.layers import Network
 
@@ -25,10 +26,12 @@ TABLE: Mapping[str, str] = {
     "DreamModel": "unmask.models.dream:Dream",
 }
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# LLaDA-Instruct and Dream-Instruct end a chat turn with one of these, and only then fill up with EOS.
+_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str = "auto") -> Denoiser:
+def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
@@ -37,20 +40,39 @@ def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str =
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
 
     Raises:
+        ConfigError: a device or dtype that is not there.
         ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen.
 
     >>> load("unmask-tiny").spec.mask_id
     2
     """
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise unknown("dtype", dtype, ["auto", *_DTYPES])
+    place, kind = _device(device), _dtype(dtype)
     folder = locate(str(name))
-    config = read_json(folder / "config.json")
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    network = build(config, folder)
-    kind = None if dtype == "auto" else _DTYPES[dtype]
-    fill(network, folder, device=torch.device(place), dtype=kind)
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=tokenizer(folder), name=str(name))
+    network = build(read_json(folder / "config.json"), folder)
+    fill(network, folder, device=place, dtype=kind)
+    reader = tokenizer(folder)
+    if reader is not None:
+        turns = tuple(reader.convert_tokens_to_ids(token) for token in _TURN_ENDS if token in reader.get_vocab())
+        network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device '{name}' here ({str(error).splitlines()[0][:100]}); try auto or cpu") from None
+    return device
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype | None:
+    if name == "auto":
+        return None
+    for known, dtype in _DTYPES.items():
+        if name in (known, dtype):
+            return dtype
+    raise unknown("dtype", str(name), ["auto", *_DTYPES])
 
 
 def locate(name: str) -> Path:
@@ -123,7 +145,7 @@ def shards(folder: Path) -> dict[str, Path]:
 
 
 def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Put the checkpoint's tensors into a network built on the meta device. `dtype` None keeps the checkpoint's.
+    """Put the checkpoint's tensors into a network built on the meta device. `dtype` None takes the embedding's for all.
 
     Tensors that the network does not have are left out if another name ties them in, else refused.
     """
@@ -137,10 +159,10 @@ def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.d
     spare = sorted(name for name in set(where) - set(wanted) - tied if not name.endswith("rotary_emb.inv_freq"))
     if spare:
         raise ModelError(f"{where[spare[0]]}: the tensor {spare[0]} has no place in {type(network).__name__}")
-    for path in sorted(set(where.values())):
+    for path in sorted(set(where.values()), key=lambda path: (path != where[next(iter(wanted))], path)):
         with _opened(path) as file:
             held = set(file.keys())
-            for name in (tensor for tensor, home in where.items() if home == path and tensor in wanted):
+            for name in (tensor for tensor in wanted if where[tensor] == path):  # the embedding comes first
                 if name not in held:
                     raise ModelError(f"{path}: the tensor {name} is missing, though the index places it there")
                 tensor = file.get_tensor(name)
@@ -150,9 +172,10 @@ def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.d
                     raise ModelError(
                         f"{path}: {name} is {tensor.dtype}, not a floating-point type; quantised weights are not supported"
                     )
+                dtype = dtype or tensor.dtype
                 owner, _, leaf = name.rpartition(".")
                 # A copy, not the file's own pages: the file may change or go away.
-                placed = tensor.to(device=device, dtype=dtype or tensor.dtype, copy=True)
+                placed = tensor.to(device=device, dtype=dtype, copy=True)
                 setattr(network.get_submodule(owner), leaf, torch.nn.Parameter(placed, requires_grad=False))
 
 
@@ -169,9 +192,13 @@ def tokenizer(folder: Path) -> Any:
     """The folder's tokenizer through transformers, or None where there is none."""
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer_config.json").exists():
         return None
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, Qwen2TokenizerFast
 
+    settings = folder / "tokenizer_config.json"
+    named = read_json(settings).get("tokenizer_class") if settings.exists() else None
+    # Dream's own tokenizer class is remote code around Qwen2's vocabulary and merges.
+    kind = Qwen2TokenizerFast if named == "DreamTokenizer" else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        return kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None

@@ -25,8 +25,9 @@ COLOURS = {
 class Picture:
     """The answer of one row, kept up to date from the engine's records."""
 
-    def __init__(self, model: Denoiser) -> None:
+    def __init__(self, model: Denoiser, new_tokens: int) -> None:
         self.model = model
+        self.new_tokens = new_tokens
         self.written: dict[int, tuple[int, str]] = {}  # position -> token, rule
         self.masked: set[int] = set()
         self.forwards = 0
@@ -35,8 +36,8 @@ class Picture:
         """Take in one forward of a batch of one."""
         self.forwards = record.forward + 1
         if record.forward == 0:
-            mask_id = self.model.spec.mask_id
-            self.masked = {place for place, token in enumerate(record.query_tokens[0]) if token == mask_id}
+            prompt = record.query_tokens[0].index(self.model.spec.mask_id)
+            self.masked = set(range(prompt, prompt + self.new_tokens))
         for place, token, rule in zip(record.committed[0], record.tokens[0], record.rule[0], strict=True):
             self.written[place] = (token, rule)
             self.masked.discard(place)
@@ -44,7 +45,7 @@ class Picture:
     def text(self, place: int) -> str:
         """What the token at `place` adds to the text before it."""
         tokenizer, token = self.model.tokenizer, self.written[place][0]
-        if token in self.model.spec.eos_ids:
+        if token in (*self.model.spec.eos_ids, *self.model.spec.turn_ids):
             return "·"
         if tokenizer is None:
             return f" {token}"
@@ -73,9 +74,10 @@ class Picture:
 
 
 @contextmanager
-def watching(model: Denoiser, console: Console | None = None) -> Iterator[Observer]:
-    """Yield an observer that redraws the picture at every forward; the last one stays on the screen."""
-    picture = Picture(model)
+def watching(model: Denoiser, new_tokens: int, console: Console | None = None) -> Iterator[Observer]:
+    """Yield an observer that redraws the picture at every forward; the finished answer stays on the screen."""
+    picture = Picture(model, new_tokens)
+    console = console or Console()
     with Live(console=console, auto_refresh=False) as live:
 
         def observe(record: StepRecord) -> None:
@@ -83,3 +85,7 @@ def watching(model: Denoiser, console: Console | None = None) -> Iterator[Observ
             live.update(picture.draw(), refresh=True)
 
         yield observe
+        picture.masked.clear()  # a row that ended early leaves masks that nobody will write
+        live.update(picture.draw(), refresh=True)
+    if not console.is_terminal:
+        console.print()

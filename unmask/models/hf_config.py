@@ -1,0 +1,21 @@
+"""Our checkpoints' config.json as transformers configs, which need none of the models."""
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class LLaDAConfig(PreTrainedConfig):  # type: ignore[misc]
+    """A LLaDA config.json; its keys are kept as they are."""
+
+    model_type = "llada"
+
+
+class DreamConfig(PreTrainedConfig):  # type: ignore[misc]
+    """A Dream config.json; its keys are kept as they are."""
+
+    model_type = "Dream"
+
+
+def register() -> None:
+    """Tell AutoConfig about them; again is harmless."""
+    for config in (LLaDAConfig, DreamConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
