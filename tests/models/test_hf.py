@@ -19,7 +19,13 @@ print(type(model).__module__, type(AutoConfig.from_pretrained(sys.argv[1])).__na
 
 
 @pytest.mark.parametrize(
-    "imports", ["import unmask", "import transformers\nimport unmask", "from transformers import AutoModel\nimport unmask"]
+    "imports",
+    [
+        "import unmask",
+        "import transformers\nimport unmask",
+        "from transformers import AutoModel\nimport unmask",
+        "import unmask.models.hf",
+    ],
 )
 def test_importing_unmask_registers(imports: str) -> None:
     run = subprocess.run(

@@ -7,7 +7,7 @@ therefore writes what the authors' code reads. Their output is the raw logits, i
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from unmask.errors import ModelError
@@ -63,6 +63,9 @@ class DreamModel(_Wrapped):
 
 def register() -> None:
     """Tell AutoModel and AutoModelForCausalLM about the classes; again is harmless."""
+    # Not at the top: importing the registry is what calls this function.
+    from transformers import AutoModel, AutoModelForCausalLM
+
     for config, model in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)

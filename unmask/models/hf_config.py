@@ -1,6 +1,6 @@
 """Our checkpoints' config.json as transformers configs, which need none of the models."""
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 
 class LLaDAConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -17,5 +17,8 @@ class DreamConfig(PreTrainedConfig):  # type: ignore[misc]
 
 def register() -> None:
     """Tell AutoConfig about them; again is harmless."""
+    # Not at the top: importing the registry is what calls this function.
+    from transformers import AutoConfig
+
     for config in (LLaDAConfig, DreamConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
