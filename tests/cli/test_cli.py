@@ -96,7 +96,7 @@ def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", QUESTION, "--set", "block_length=48"], ["block_length 48", "128"]),
         (["generate", QUESTION, "--max-new-tokens", "many"], ["many"]),
         (["generate", QUESTION, "--model", "./nowhere"], ["./nowhere", "not a folder"]),
-        (["generate", QUESTION, "--method", "nowhere.yaml"], ["nowhere.yaml", "no such method file"]),
+        (["generate", QUESTION, "--method", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["generate", ""], ["empty"]),
         (["generate", "apples " * 600], ["exceed", "512"]),
         (["generate", "<|mask|>"], ["mask id"]),
@@ -106,7 +106,7 @@ def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate"], ["PROMPT"]),
         (["eval", "arithmatic"], ["arithmatic", "arithmetic"]),
         (["eval", "arithmetic", "--limit", "0"], ["limit"]),
-        (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["genrate", QUESTION], ["genrate"]),
     ],
 )

@@ -48,8 +48,6 @@ def _value(pair: str, text: str) -> Any:
 
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     """A preset with options changed, or a YAML or JSON file of settings with keys changed (`commit.threshold=0.8`)."""
-    import yaml
-
     from unmask.methods import load
     from unmask.methods.method import Method
 
@@ -57,14 +55,7 @@ def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     path = Path(name)
     if path.suffix not in (".yaml", ".yml", ".json"):
         return load(name, **chosen)
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such method file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
+    settings = read_mapping(path)
     for key, value in chosen.items():
         place = settings
         *parents, leaf = key.split(".")
@@ -74,3 +65,18 @@ def read_method(name: str, pairs: list[str] | None = None) -> "Method":
                 raise ConfigError(f"--set {key}: {parent} is not a mapping in {path}")
         place[leaf] = value
     return Method.from_dict(settings)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML (or JSON) file of settings."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings")
+    return settings

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.errors import ConfigError
+from unmask.cli.choose import read_mapping
 
 app = typer.Typer(no_args_is_help=True, help="Train models.", rich_markup_mode=None)
 
@@ -18,22 +18,13 @@ def train() -> None:
 @app.command()
 def pretrain(config: Annotated[Path, typer.Option(help="Settings, for example configs/unmask-tiny.yaml.")]) -> None:
     """Train a small model from nothing; a killed run goes on where its last checkpoint was."""
-    import yaml
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from unmask.train.pretrain import PretrainConfig
     from unmask.train.pretrain import pretrain as run
 
-    try:
-        settings = yaml.safe_load(config.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{config}: no such file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{config}: expected a mapping of settings")
-    chosen = PretrainConfig.from_dict(settings)
+    chosen = PretrainConfig.from_dict(read_mapping(config))
     console = Console(stderr=True)
     columns = (
         BarColumn(),

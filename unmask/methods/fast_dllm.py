@@ -9,18 +9,14 @@ off-by-one; on Dream the forward that starts a block commits by the same rule as
 whatever the confidence), and no forward is spent on a finished block.
 """
 
-from unmask.methods.method import Commit, CommitFactor, CommitThreshold, Method, StopAtEos
+from unmask.methods.method import CommitFactor, CommitThreshold, Method, StopAtEos, published
 
 
 def fast_dllm(*, threshold: float = 0.9, factor: float | None = None) -> Method:
     """Commit every position of confidence >= threshold; or, with `factor`, as many as theorem 1 allows."""
-    return Method(name="fast-dllm", cache="dual", commit=_commit(threshold, factor), stop_at_eos=StopAtEos())
+    commit = CommitThreshold(threshold=threshold) if factor is None else CommitFactor(factor=factor)
+    return Method(name="fast-dllm", cache="dual", commit=commit, stop_at_eos=StopAtEos())
 
 
-def official(*, threshold: float = 0.9, factor: float | None = None) -> Method:
-    """The published decoder, every block decoded to its end."""
-    return Method(name="fast-dllm-official", parity="official", cache="dual", commit=_commit(threshold, factor))
-
-
-def _commit(threshold: float, factor: float | None) -> Commit:
-    return CommitThreshold(threshold=threshold) if factor is None else CommitFactor(factor=factor)
+# The published decoder, every block decoded to its end.
+official = published(fast_dllm, stop_at_eos=None)

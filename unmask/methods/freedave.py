@@ -11,25 +11,16 @@ What ours mends: `exact` matching, so that it is lossless over a threshold too (
 a subset of a threshold step, a state that the base never visits), and no forward on a block that is already complete.
 """
 
-from unmask.methods.method import Commit, CommitQuota, CommitThreshold, Draft, Method, StopAtEos
+from unmask.methods.method import CommitQuota, CommitThreshold, Draft, Method, StopAtEos, published
 
 
 def freedave(*, threshold: float | None = None) -> Method:
     """Draft and verify over one token a step, or over a threshold."""
-    return Method(name="freedave", cache="dual", commit=_commit(threshold), draft=Draft(steps=4), stop_at_eos=StopAtEos())
+    commit = CommitQuota() if threshold is None else CommitThreshold(threshold=threshold)
+    return Method(name="freedave", cache="dual", commit=commit, draft=Draft(steps=4), stop_at_eos=StopAtEos())
 
 
-def official(*, threshold: float | None = None) -> Method:
-    """The published loop for full-attention models: dual cache, 4 drafts, subset matching, exit after a block of EOS."""
-    return Method(
-        name="freedave-official",
-        parity="official",
-        cache="dual",
-        commit=_commit(threshold),
-        draft=Draft(steps=4, match="subset"),
-        stop_at_eos=StopAtEos(check="after a block of nothing else"),
-    )
-
-
-def _commit(threshold: float | None) -> Commit:
-    return CommitQuota() if threshold is None else CommitThreshold(threshold=threshold)
+# The published loop for full-attention models: subset matching, exit after a block of nothing but EOS.
+official = published(
+    freedave, stop_at_eos=StopAtEos(check="after a block of nothing else"), draft=Draft(steps=4, match="subset")
+)

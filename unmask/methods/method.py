@@ -4,7 +4,8 @@ It composes rules, a context and a stop rule; it knows no model, no tokens and n
 settings that YAML files, the command line and the server use; `to_dict` is its inverse.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
@@ -282,6 +283,19 @@ class Method:
             if name not in self.__dataclass_fields__:
                 raise unknown("method setting", name, self.__dataclass_fields__)
         return replace(self, **options)
+
+
+def published(
+    preset: Callable[..., Method], *, stop_at_eos: StopAtEos | None, draft: Draft | None = None, **defaults: Any
+) -> Callable[..., Method]:
+    """The official twin of a preset: the same options with the published defaults, behaviour and end of an answer."""
+
+    @functools.wraps(preset)
+    def official(**options: Any) -> Method:
+        ours = preset(**(defaults | options))
+        return ours.change(name=f"{ours.name}-official", parity="official", stop_at_eos=stop_at_eos, draft=draft)
+
+    return official
 
 
 _PARTS: Mapping[str, type[Any]] = {

@@ -12,7 +12,7 @@ predictions in a step, whichever rule it is; the published order can write two o
 """
 
 from unmask.decode.rules import ConfidenceCluster, Metric, Pick, Temporal, TokenCluster
-from unmask.methods.method import CommitThreshold, Method, StopAtEos
+from unmask.methods.method import CommitThreshold, Method, StopAtEos, published
 
 
 def r2_dllm(
@@ -52,30 +52,5 @@ def r2_dllm(
     )
 
 
-def official(
-    *,
-    threshold: float = 0.9,
-    cluster_size: int | None = 3,
-    cluster_threshold: float = 0.8,
-    cluster_max_unmasked: int | None = 1,
-    token_threshold: float | None = 0.8,
-    token_min_length: int = 2,
-    token_pick: Pick = "confidence",
-    temporal_steps: int | None = 3,
-    temporal_threshold: float = 0.8,
-    temporal_metric: Metric = "last",
-) -> Method:
-    """The published decoder with the settings of its scripts, which are not quite the paper's table 8."""
-    ours = r2_dllm(
-        threshold=threshold,
-        cluster_size=cluster_size,
-        cluster_threshold=cluster_threshold,
-        cluster_max_unmasked=cluster_max_unmasked,
-        token_threshold=token_threshold,
-        token_min_length=token_min_length,
-        token_pick=token_pick,
-        temporal_steps=temporal_steps,
-        temporal_threshold=temporal_threshold,
-        temporal_metric=temporal_metric,
-    )
-    return ours.change(name="r2-dllm-official", parity="official", stop_at_eos=None)
+# The published decoder, every block decoded to its end, with the settings of its scripts (not quite the paper's table 8).
+official = published(r2_dllm, stop_at_eos=None, temporal_threshold=0.8)

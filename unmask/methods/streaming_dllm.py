@@ -8,7 +8,7 @@ block and visible suffix, so that the same alpha means less with a wider window 
 the block's first step; and a row ends as soon as everything before its first EOS is there, not after the whole block.
 """
 
-from unmask.methods.method import CommitThreshold, DynamicThreshold, Method, StopAtEos, Suffix
+from unmask.methods.method import CommitThreshold, DynamicThreshold, Method, StopAtEos, Suffix, published
 
 
 def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
@@ -23,17 +23,5 @@ def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
     )
 
 
-def official(*, threshold: float = 0.9, alpha: float = 0.3) -> Method:
-    """The published decoder with LLaDA's function defaults: window 32, alpha 0.3 (Dream's alpha is 0.9).
-
-    Its tables tune both per task, model and length.
-    """
-    return Method(
-        name="streaming-dllm-official",
-        parity="official",
-        cache="prefix",
-        commit=CommitThreshold(threshold=threshold),
-        suffix=Suffix(window=32, tail=1),
-        dynamic_threshold=DynamicThreshold(alpha=alpha),
-        stop_at_eos=StopAtEos(check="after each finished block"),
-    )
+# The published decoder with LLaDA's function defaults; Dream's alpha is 0.9, and its tables tune window and alpha per task.
+official = published(streaming_dllm, stop_at_eos=StopAtEos(check="after each finished block"), alpha=0.3)

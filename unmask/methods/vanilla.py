@@ -12,7 +12,7 @@ from typing import Literal
 
 from unmask.decode.proposal import Score
 from unmask.errors import ConfigError
-from unmask.methods.method import Commit, CommitQuota, CommitSchedule, Method, StopAtEos
+from unmask.methods.method import CommitQuota, CommitSchedule, Method, StopAtEos, published
 
 SCHEDULES = ("even", "timestep")
 
@@ -30,24 +30,13 @@ def vanilla(
         schedule: "even" (LLaDA) or "timestep" (Dream).
         score: what ranks the positions; margin and negative_entropy belong to the timestep schedule.
     """
-    return Method(name="vanilla", commit=_commit(steps, schedule, score), stop_at_eos=StopAtEos())
-
-
-def official(
-    *,
-    steps: int | None = None,
-    schedule: Literal["even", "timestep"] = "even",
-    score: Score = "confidence",
-) -> Method:
-    """The published decoders, every mask decoded."""
-    return Method(name="vanilla-official", parity="official", commit=_commit(steps, schedule, score))
-
-
-def _commit(steps: int | None, schedule: str, score: Score) -> Commit:
     if schedule not in SCHEDULES:
         raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    if schedule == "timestep":
-        return CommitSchedule(steps=steps, score=score)
-    if score != "confidence":
+    if schedule == "even" and score != "confidence":
         raise ConfigError(f'score {score!r} needs schedule="timestep"')
-    return CommitQuota(steps=steps)
+    commit = CommitQuota(steps=steps) if schedule == "even" else CommitSchedule(steps=steps, score=score)
+    return Method(name="vanilla", commit=commit, stop_at_eos=StopAtEos())
+
+
+# The published decoders, every mask decoded.
+official = published(vanilla, stop_at_eos=None)
