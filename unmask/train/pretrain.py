@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing, on a CPU, in about two hours.
+"""Train the embedded model from nothing, on a CPU, in about an hour.
 
     unmask train pretrain --config configs/unmask-tiny.yaml
 
