@@ -133,7 +133,7 @@ class Letters:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(97 + token) for token in ids if token < EOS)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, verbose: bool = True) -> list[int]:
         return [ord(letter) - 97 for letter in text]
 
 

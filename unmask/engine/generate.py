@@ -83,6 +83,7 @@ def generate(
 
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
+    # verbose=False: a prompt that is too long is our error to report, with the numbers that matter.
     if not isinstance(prompt, str):
         if not all(isinstance(token, int) for token in prompt):
             raise ConfigError("a prompt is a string or a list of token ids")
@@ -93,7 +94,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     if tokenizer is None:
         raise ConfigError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
     if tokenizer.chat_template is None:
-        return tuple(tokenizer.encode(prompt))
+        return tuple(tokenizer.encode(prompt, verbose=False))
     chat = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))

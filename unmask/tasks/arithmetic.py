@@ -23,7 +23,7 @@ ITEMS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "p
 GAINS = ("buys", "finds", "gets")
 LOSSES = ("gives away", "loses", "sells")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
-MAX_STEPS = len(DAYS)
+MAX_STEPS = 4  # the task that the embedded model has learnt; its training goes on to six, which it has not (docs/LOG.md)
 
 _ANSWER = re.compile(r"The answer is (-?\d+)\.")
 

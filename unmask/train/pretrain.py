@@ -113,13 +113,14 @@ def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, step: int
     """The batch of one training step: a sheet of sums, or word problems all of the same number of steps.
 
     Curriculum: mostly sums in the first tenth of a run, one step in six later; word problems of one or two steps until a
-    fifth, of up to four until two fifths, then all.
+    fifth, of up to four until two fifths, then all, more than half of them of five or six: the days that only long
+    problems have are learnt last.
     """
     rng = random.Random(f"{config.seed}-{step}")
     done = step / config.steps
     if rng.random() < (0.75 if done < 0.1 else 1 / 6):
         return drill(tokenizer, rng, tokens=config.tokens_per_step, count=8)
-    count = rng.randint(1, 2 if done < 0.2 else 4 if done < 0.4 else arithmetic.MAX_STEPS)
+    count = rng.choice((1, 2) if done < 0.2 else (1, 2, 3, 4) if done < 0.4 else (1, 2, 3, 4, 5, 5, 6, 6, 6))
     return batch(
         tokenizer,
         arithmetic.problems("train", seed=rng.getrandbits(48), steps=(count,)),
