@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, ranking, sample
+from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, ranking, sample, surest
 
 
 def proposed(logits: torch.Tensor, **options: object) -> Proposal:
@@ -31,6 +31,16 @@ def test_confidence_is_fp32_whatever_the_logits_are() -> None:
     assert made.confidence_BL.dtype == torch.float32
     assert made.confidence_BL.item() == pytest.approx(logits.float().softmax(-1)[0, 0, 2].item(), abs=1e-7)
     assert made.filler_BL.item() is True
+
+
+def test_row_by_row_is_the_whole_batch() -> None:
+    """A real vocabulary goes through the CPU a row at a time; the numbers are those of one pass."""
+    logits = torch.randn(3, 9, 126464, generator=torch.Generator().manual_seed(0))
+    confidence, candidate = surest(logits, 3)
+    probabilities = logits.softmax(-1)
+    probabilities[..., 3] = -1
+    assert torch.equal(confidence, probabilities.amax(-1))
+    assert torch.equal(candidate, probabilities.argmax(-1))
 
 
 def test_the_mask_is_never_a_candidate() -> None:

@@ -73,14 +73,11 @@ def propose(
     (2, 0.711)
     """
     logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, precision))
-    # A softmax, not exp(max - logsumexp): near 1, where ranks are decided, the difference of two large numbers is noise.
-    probabilities = logits.softmax(dim=-1)
     if sampling is None:
-        probabilities[..., mask_id] = -1.0
-        confidence_BL, candidate_BL = probabilities.max(dim=-1)
+        confidence_BL, candidate_BL = surest(logits, mask_id)
     else:
         candidate_BL = sample(logits, sampling, mask_id)
-        confidence_BL = probabilities.gather(-1, candidate_BL[..., None])[..., 0]
+        confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
     return Proposal(
         candidate_BL=candidate_BL,
         confidence_BL=confidence_BL,
@@ -91,6 +88,23 @@ def propose(
         step_B=step_B,
         suffix_B=suffix_B,
     )
+
+
+def surest(logits_BLV: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """The largest probability of each position and its token, the mask left out. Shapes [B, L].
+
+    A softmax, not exp(max - logsumexp): near 1, where ranks are decided, the difference of two large numbers is noise.
+    """
+    # On a CPU the softmax of a whole batch is bound by fresh memory; row by row the allocator hands out the same again.
+    by_row = logits_BLV.device.type == "cpu" and logits_BLV[0].numel() >= 2**20
+    found = []
+    for part in torch.split(logits_BLV, 1) if by_row else (logits_BLV,):
+        probabilities = part.softmax(dim=-1)
+        probabilities[..., mask_id] = -1.0
+        found.append(probabilities.max(dim=-1))
+    if len(found) == 1:
+        return found[0].values, found[0].indices
+    return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])
 
 
 def ranking(logits_BLV: Tensor, score: Score) -> Tensor:
