@@ -2,7 +2,7 @@
 
     import unmask
     model = unmask.load("unmask-tiny")
-    print(unmask.generate(model, ["Mia has 23 apples. Mia buys 8 apples. How many apples does Mia have?"])[0].text)
+    print(unmask.generate(model, ["Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"])[0].text)
 
 Names are resolved on first use, so that `unmask --help` does not wait for torch.
 """
