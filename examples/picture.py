@@ -22,9 +22,9 @@ half: list[object] = []
 
 
 def observe(record: unmask.StepRecord) -> None:
-    """Keep the picture up to date, and a copy of how it looked after three forwards."""
+    """Keep the picture up to date, and a copy of how it looked after the first forward."""
     picture.update(record)
-    if record.forward == 2:
+    if record.forward == 0:
         half.append(picture.draw())
 
 
