@@ -106,6 +106,7 @@ def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate"], ["prompt"]),
         (["eval", "arithmatic"], ["arithmatic", "arithmetic"]),
         (["eval", "arithmetic", "--limit", "0"], ["limit"]),
+        (["compare", QUESTION, "--methods", ","], ["--methods", "vanilla"]),
         (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["genrate", QUESTION], ["genrate"]),
     ],

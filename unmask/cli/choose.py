@@ -67,6 +67,14 @@ def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     return Method.from_dict(settings)
 
 
+def read_methods(names: str) -> dict[str, "Method"]:
+    """Presets and settings files, separated by commas, by the names they were given."""
+    chosen = {name: read_method(name) for name in names.split(",") if name}
+    if not chosen:
+        raise ConfigError("--methods names no method: write for example vanilla,r2-dllm")
+    return chosen
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML (or JSON) file of settings."""
     import yaml

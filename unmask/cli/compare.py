@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, read_method
+from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, read_methods
 
 METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"
 
@@ -22,7 +22,7 @@ def compare(
     dtype: Dtype = "auto",
 ) -> None:
     """Answer PROMPT with several methods and show what each cost."""
-    chosen = {name: read_method(name) for name in methods.split(",") if name}
+    chosen = read_methods(methods)
 
     from rich.console import Console
     from rich.table import Table

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, read_method
+from unmask.cli.choose import Device, Dtype, Json, Model, read_methods
 from unmask.cli.compare import METHODS
 
 
@@ -21,7 +21,7 @@ def evaluate(
     dtype: Dtype = "auto",
 ) -> None:
     """Accuracy, forwards and speed of methods over the same problems of TASK."""
-    chosen = {name: read_method(name) for name in methods.split(",") if name}
+    chosen = read_methods(methods)
 
     from rich.console import Console
     from rich.progress import Progress

@@ -1,7 +1,7 @@
 """What goes into an engine and what comes out: frozen values, no tensors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
@@ -76,7 +76,7 @@ class StepRecord:
     committed: list[list[int]]
     tokens: list[list[int]]
     rule: list[list[str]]
-    refresh: bool = field(default=False)
+    refresh: bool
 
 
 Observer = Callable[[StepRecord], None]

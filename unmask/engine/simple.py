@@ -129,7 +129,7 @@ class _Loop:
     """One batch on its way; `run` empties it."""
 
     def __init__(self, model: Denoiser, requests: Sequence[Request], method: Method, observer: Observer | None) -> None:
-        self.model, self.method, self.observer, self.requests = model, method, observer, requests
+        self.model, self.method, self.observer = model, method, observer
         spec, device, answer = model.spec, model.device, requests[0].max_new_tokens
         shifted = spec.lookbehind > 0
         self.length = method.block(answer)
@@ -305,10 +305,10 @@ class _Loop:
         )
 
     def _remember(self, last: Proposal, rows_B: Tensor | None) -> None:
-        if rows_B is None or self.state.last is None:
-            assert rows_B is None, "the first round refreshes every row"
+        if rows_B is None:
             self.state.last = last
             return
+        assert self.state.last is not None, "the first round refreshes every row"
         for whole, part in zip(self.state.last, last, strict=True):
             whole[rows_B] = part
 
@@ -338,7 +338,9 @@ class _Loop:
 
     def _is_over(self, number: int, row: _Row) -> bool:
         """Whether a row is done; if only its block is, move the row to the next one."""
-        if row.left == ENDED or (row.request.stop and self.ending == "first" and self._answer(number).stopped):
+        if row.left == ENDED or (
+            row.request.stop and self.ending == "first" and self._answer(row, self._written(number)).stopped
+        ):
             return True
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
         if row.left > 0 or (self.anchored and row.block_forwards < 2):
@@ -357,12 +359,12 @@ class _Loop:
         mask_id = self.model.spec.mask_id
         return ids[: ids.index(mask_id)] if mask_id in ids else ids
 
-    def _answer(self, number: int) -> Answer:
-        return read(self._written(number), self.model.tokenizer, self.ends, self.rows[number].request.stop)
+    def _answer(self, row: _Row, ids: list[int]) -> Answer:
+        return read(ids, self.model.tokenizer, self.ends, row.request.stop)
 
     def _complete(self, number: int) -> Completion:
-        row, answer = self.rows[number], self._answer(number)
-        ids = self._written(number)
+        row, ids = self.rows[number], self._written(number)
+        answer = self._answer(row, ids)
         if self.ending == "first":
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in self.ends)
         else:
