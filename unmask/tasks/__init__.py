@@ -1,1 +1,45 @@
-"""Generated problems with worked answers and an exact verifier: what the embedded model is trained and measured on."""
+"""Generated problems with worked answers and an exact verifier: what the embedded model is trained and measured on.
+
+Pure generators: they know random numbers and sentences, no model and no tokenizer. Training and held-out problems are
+disjoint by construction: a hash of the question decides which side it is on.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+from unmask.errors import unknown
+from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, sorting
+from unmask.tasks.problem import Problem, Split
+
+TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
+    "arithmetic": arithmetic.sample,
+    "chain": chain.sample,
+    "equations": equations.sample,
+    "counting": counting.sample,
+    "sorting": sorting.sample,
+    "expressions": expressions.sample,
+    "editing": editing.sample,
+}
+
+
+def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
+    """An endless stream of different questions of one split: of one task by name, or of a mixture by weights.
+
+    Raises ConfigError for an unknown task. The stream of a task with few questions may repeat some, never across splits.
+
+    >>> next(problems("chain", "test", seed=0)).question
+    ''
+    """
+    weights = {weights: 1.0} if isinstance(weights, str) else weights
+    for name in weights:
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+    return _draw(weights, split, random.Random(f"{split}-{seed}"))
+
+
+def _draw(weights: Mapping[str, float], split: Split, rng: random.Random) -> Iterator[Problem]:
+    names, shares = list(weights), list(weights.values())
+    while True:
+        problem = TASKS[rng.choices(names, shares)[0]](rng)
+        if problem.split == split:
+            yield problem

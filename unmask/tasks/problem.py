@@ -1,20 +1,24 @@
-"""One generated problem, and which side of the train/test wall it is on."""
+"""One generated problem, which side of the train/test wall it is on, and how its answer is checked."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "test"]
 HELD_OUT = 0.05
 
+_ANSWER = re.compile(r"The answer is ([^.]+)\.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One question, its worked answer, the number that the answer must end in, and how many steps it takes."""
+    """One question, a worked answer, the text that every right answer states, and how many steps it takes."""
 
+    task: str
     question: str
     worked: str
-    key: int
+    key: str
     steps: int
 
     @property
@@ -22,3 +26,13 @@ class Problem:
         """Decided by a hash of the question: the same on every machine and in every version of Python."""
         digest = hashlib.sha256(self.question.encode()).digest()
         return "test" if int.from_bytes(digest[:8], "big") < HELD_OUT * 2**64 else "train"
+
+    def verify(self, text: str) -> bool:
+        """Whether the last answer that `text` states is exactly `key`; a number elsewhere in the text does not count.
+
+        >>> three = Problem(task="chain", question="Compute 12 - 9.", worked="", key="3", steps=1)
+        >>> three.verify("12 - 9 = 3. The answer is 3."), three.verify("The answer is 13."), three.verify("3")
+        (True, False, False)
+        """
+        stated: list[str] = _ANSWER.findall(text)
+        return bool(stated) and stated[-1] == self.key

@@ -1,7 +1,8 @@
 """Problems to tensors."""
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,9 +27,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> tuple[list[i
     return tokenizer.encode(text), tokenizer.encode(problem.worked)
 
 
+def similar(source: Iterator[Problem], rng: random.Random, pool: int) -> list[Problem]:
+    """`pool` problems, the nearest in length to a drawn one first: batches of them need little padding."""
+    drawn = list(itertools.islice(source, pool))
+    lengths = {id(problem): len(problem.question) + len(problem.worked) for problem in drawn}
+    pivot = lengths[id(rng.choice(drawn))]
+    return sorted(drawn, key=lambda problem: abs(lengths[id(problem)] - pivot))
+
+
 def batch(
     tokenizer: PreTrainedTokenizerFast,
-    source: Iterator[Problem],
+    source: Iterable[Problem],
     rng: random.Random,
     *,
     tokens: int,
@@ -37,25 +46,27 @@ def batch(
 ) -> Batch:
     """About `tokens` tokens of the source's problems, a row each: chat prompt, worked answer, EOS to the end.
 
-    Everything behind the prompt may be hidden.
-    The canvas behind the prompt is a whole number of blocks: just enough for the answer, or in one batch of four a
-    drawn number up to `longest` tokens, so that the model also learns long EOS tails.
+    The canvas behind the prompt is a whole number of blocks: just enough for the row's answer, or in one batch of four a
+    drawn number of them more, up to `longest` tokens, so that the model also learns long EOS tails. All of it may be hidden.
     """
     assert tokenizer.eos_token_id is not None
     rows: list[tuple[list[int], list[int]]] = []
-    need = canvas = 0
-    while not rows or len(rows) * need < tokens:
-        rows.append(encode(tokenizer, next(source)))
-        canvas = -(-(max(len(worked) for _, worked in rows) + 1) // block_length) * block_length
-        need = max(len(asked) for asked, _ in rows) + canvas
-    if rng.random() < 0.25 and canvas < longest:
-        canvas = rng.randrange(canvas, longest + 1, block_length)
-    width = max(len(prompt) for prompt, _ in rows) + canvas
+    longer = rng.randrange(1, longest // block_length) if rng.random() < 0.25 else 0
+    width = 0
+    for problem in source:
+        prompt, answer = encode(tokenizer, problem)
+        blocks = -(-(len(answer) + 1) // block_length)
+        canvas = max(blocks, min(blocks + longer, longest // block_length)) * block_length
+        width = max(width, len(prompt) + canvas)
+        if rows and (len(rows) + 1) * width > tokens:
+            break
+        rows.append((prompt, answer + [int(tokenizer.eos_token_id)] * (canvas - len(answer))))
+    width = max(len(prompt) + len(canvas) for prompt, canvas in rows)
     tokens_BT = torch.full((len(rows), width), int(tokenizer.eos_token_id))
     answer_BT = torch.zeros((len(rows), width), dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(rows):
-        tokens_BT[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        answer_BT[row, len(prompt) : len(prompt) + canvas] = True
+    for row, (prompt, canvas) in enumerate(rows):
+        tokens_BT[row, : len(prompt) + len(canvas)] = torch.tensor(prompt + canvas)
+        answer_BT[row, len(prompt) : len(prompt) + len(canvas)] = True
     return Batch(tokens_BT, answer_BT)
 
 

@@ -24,11 +24,11 @@ from transformers import PreTrainedTokenizerFast
 from unmask.errors import ConfigError
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
-from unmask.tasks import arithmetic, sums
+from unmask.tasks import problems
 from unmask.train import noise
-from unmask.train.data import Batch, batch, drill
+from unmask.train.data import Batch, batch, drill, similar
 from unmask.train.loss import masked_loss, row_weights
-from unmask.train.tokenizer import ASSISTANT, EOS, MASK, PAD, build, save
+from unmask.train.tokenizer import ASSISTANT, EOS, MASK, PAD, build, save, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class PretrainConfig:
     """Everything a run depends on, besides the code. `output` is the folder of checkpoints, log and export."""
 
     output: str
+    mixture: dict[str, float]
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -45,6 +46,7 @@ class PretrainConfig:
     longest_answer: int = 128
     steps: int = 11000
     tokens_per_step: int = 4096
+    drills: int = 800
     learning_rate: float = 2e-3
     muon_learning_rate: float = 1e-2
     warmup: int = 200
@@ -110,20 +112,16 @@ def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
 
 
 def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, step: int) -> Batch:
-    """The batch of one training step: a sheet of sums, or word problems all of the same number of steps.
+    """The batch of one training step: a sheet of sums, or problems of the mixture that are about as long.
 
-    Curriculum: mostly sums in the first tenth of a run, one step in six later; word problems of one or two steps until a
-    fifth, of up to four until two fifths, then all, more than half of them of five or six: the days that only long
-    problems have are learnt last.
+    Mostly sums in the first part of a run, one step in eight later.
     """
     rng = random.Random(f"{config.seed}-{step}")
-    done = step / config.steps
-    if rng.random() < (0.75 if done < 0.1 else 1 / 6):
+    if rng.random() < (0.75 if step < config.drills else 1 / 8):
         return drill(tokenizer, rng, tokens=config.tokens_per_step, count=8)
-    count = rng.choice((1, 2) if done < 0.2 else (1, 2, 3, 4) if done < 0.4 else (1, 2, 3, 4, 5, 5, 6, 6, 6))
     return batch(
         tokenizer,
-        arithmetic.problems("train", seed=rng.getrandbits(48), steps=(count,)),
+        similar(problems(config.mixture, "train", seed=rng.getrandbits(48)), rng, pool=192),
         rng,
         tokens=config.tokens_per_step,
         block_length=config.block_length,
@@ -149,13 +147,14 @@ def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.O
 def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(hidden, supervised), [B, T]. Every third row is hidden at a uniform rate, the next as block-wise decoding sees it.
 
-    Of the third kind only `digits` (token ids) are hidden: all words are soon known, and what is hard to learn, the sums,
+    Of the third kind only `digits` (token ids), where there are any, are hidden: all words are soon known, and what is hard to learn, the sums,
     is a small part of the tokens.
     """
     rates = noise.stratified(len(data.tokens_BT), generator)
     uniform = noise.bernoulli(data.answer_BT, rates, generator)
     blocks, inside = noise.block(data.answer_BT, block_length, rates, generator)
-    numbers = noise.bernoulli(data.answer_BT & torch.isin(data.tokens_BT, digits), rates, generator)
+    numbers_BT = data.answer_BT & torch.isin(data.tokens_BT, digits)
+    numbers = noise.bernoulli(torch.where(numbers_BT.any(1, keepdim=True), numbers_BT, data.answer_BT), rates, generator)
     kind = (torch.arange(len(rates)) % 3)[:, None]
     hidden = torch.where(kind == 0, uniform, torch.where(kind == 1, blocks, numbers))
     return hidden, torch.where(kind == 1, inside, hidden)
@@ -193,7 +192,7 @@ def pretrain(config: PretrainConfig, report: Callable[[int, dict[str, float]], N
     torch.set_num_threads(config.threads)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build(arithmetic.words() | sums.words(), model_max_length=config.max_length)
+    tokenizer = build(vocabulary(config.mixture), model_max_length=config.max_length)
     save(tokenizer, folder)
     assert tokenizer.convert_tokens_to_ids("<|assistant|>") == ASSISTANT
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))

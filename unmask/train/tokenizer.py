@@ -4,17 +4,23 @@ A Unigram model over a fixed list, so nothing is learnt and the file is the same
 the word before them (`with 23` is `▁with 2 3`) and the decoder puts the space back, which saves a token a number.
 """
 
+import itertools
+import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from unmask.tasks import problems
+
 SPECIAL = ("<|pad|>", "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>")
 # What a number is glued to; the decoder puts a space wherever one of these meets a digit.
 BEFORE_NUMBER = "[A-Za-z+*/=-]"
 PAD, EOS, MASK, USER, ASSISTANT = range(len(SPECIAL))
+# A word or operator with what stands right before it, if that is not a space.
+_WORD = re.compile(r"([^\s\w])?([A-Za-z]+|(?<= )[-+=])")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>"
@@ -24,10 +30,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer in which each of `words` is one token and any other text is letters and bytes.
+def vocabulary(mixture: Mapping[str, float], texts: int = 5000) -> list[str]:
+    """The pieces of a tokenizer in which every word of the mixture is one token: words with their space, or without.
 
-    >>> tokenizer = build(["has", "apples"], model_max_length=512)
+    >>> "▁Compute" in vocabulary({"chain": 1.0}, texts=10)
+    True
+    """
+    found: set[str] = set()
+    for problem in itertools.islice(problems(mixture, "train", seed=0), texts):
+        for text in (problem.question, problem.worked):
+            found.update(word if open else "▁" + word for open, word in _WORD.findall(text))
+    return sorted(found)
+
+
+def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer in which each of `words` (▁ is a space) is one token and any other text is letters and bytes.
+
+    >>> tokenizer = build(["▁has", "▁apples"], model_max_length=512)
     >>> tokenizer.tokenize("Mia has 23 apples.")
     ['▁', 'M', 'i', 'a', '▁has', '2', '3', '▁apples', '.']
     >>> tokenizer.decode(tokenizer.encode("Mia has 23 apples."))
@@ -36,7 +55,7 @@ def build(words: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizer
     pieces: list[tuple[str, float]] = [(token, 0.0) for token in SPECIAL]
     pieces += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
     pieces += [(character, -10.0) for character in "▁" + string.digits + string.ascii_letters + string.punctuation]
-    pieces += [("▁" + word, -1.0) for word in sorted(set(words))]
+    pieces += [(word, -1.0) for word in sorted(set(words))]
     # Unigram needs an unknown token by number; with all bytes present it is never used.
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=PAD, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(Regex(f"(?<={BEFORE_NUMBER}) (?=[0-9])"), "")

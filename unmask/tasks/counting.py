@@ -1,0 +1,41 @@
+"""Letter counting: how often a letter occurs in a spelt word, counted along it."""
+
+import random
+
+from unmask.tasks.problem import Problem
+from unmask.tasks.voice import Voice, text
+from unmask.tasks.words import LETTERS
+
+
+def sample(rng: random.Random) -> Problem:
+    """Draw one problem with a word of three to six letters, of either split.
+
+    >>> problem = sample(random.Random(0))
+    >>> problem.question, problem.worked
+    ('', '')
+    """
+    alphabet = rng.sample(LETTERS, 4)
+    wanted = alphabet[0]
+    word = [wanted if rng.random() < 0.3 else rng.choice(alphabet) for _ in range(rng.randint(3, 6))]
+    voice = Voice(rng)
+    count = 0
+    worked = [voice.say("", f"We look for {wanted}.", f"We go through the word and look for {wanted}.")]
+    for letter in word:
+        found = letter == wanted
+        count += found
+        worked.append(
+            voice.say(
+                f"{letter} {count}.",
+                f"Letter {letter} makes {count}." if found else f"Letter {letter} keeps {count}.",
+                f"The next letter is {letter}, which is {wanted}, so we have {count}."
+                if found
+                else f"The next letter is {letter}, which is not {wanted}, so we keep {count}.",
+            )
+        )
+    return Problem(
+        task="counting",
+        question=f"How many times does {wanted} occur in {' '.join(word)}?",
+        worked=text(*worked, f"The answer is {count}."),
+        key=str(count),
+        steps=len(word),
+    )

@@ -1,0 +1,51 @@
+"""Short Python expressions: the larger or smaller of two numbers, and up to two sums with it."""
+
+import random
+
+from unmask.tasks import sums
+from unmask.tasks.problem import Problem
+from unmask.tasks.voice import Voice, text
+
+_CHOOSE = {"max": (max, "larger"), "min": (min, "smaller")}
+
+
+def sample(rng: random.Random) -> Problem:
+    """Draw one problem, of either split.
+
+    >>> problem = sample(random.Random(0))
+    >>> problem.question, problem.worked
+    ('', '')
+    """
+    name = rng.choice(("max", "min"))
+    function, word = _CHOOSE[name]
+    first, second = rng.sample(range(10, 100), 2)
+    total = function(first, second)
+    call = f"{name}({first}, {second})"
+    voice = Voice(rng)
+    worked = [
+        voice.say(
+            f"{call} = {total}.",
+            f"The {word} number is {total}, so {call} = {total}.",
+            f"We compare {first} and {second}. The {word} of the two numbers is {total}, so {call} = {total}.",
+        )
+    ]
+    expression = call
+    steps = rng.randrange(3)
+    for _ in range(steps):
+        sign, digit, after = sums.step(rng, total)
+        expression += f" {sign} {digit}"
+        worked.append(
+            voice.say(
+                f"{total} {sign} {digit} = {after}.",
+                f"Then {total} {sign} {digit} = {after}.",
+                f"Python goes on with {total} {sign} {digit}, which gives {after}.",
+            )
+        )
+        total = after
+    return Problem(
+        task="expressions",
+        question=f"What does Python print for {expression}?",
+        worked=text(*worked, f"The answer is {total}."),
+        key=str(total),
+        steps=steps + 1,
+    )

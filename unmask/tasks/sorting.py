@@ -1,0 +1,29 @@
+"""Sorting: names into the order of the alphabet."""
+
+import random
+
+from unmask.tasks.problem import Problem
+from unmask.tasks.voice import Voice, text
+from unmask.tasks.words import NAMES
+
+
+def sample(rng: random.Random) -> Problem:
+    """Draw one problem of three to six names, of either split.
+
+    >>> problem = sample(random.Random(0))
+    >>> problem.question, problem.worked
+    ('', '')
+    """
+    names = rng.sample(NAMES, rng.randint(3, 6))
+    order = sorted(names)
+    voice = Voice(rng)
+    worked = [voice.say("", f"{order[0]} comes first.", f"The first of all {len(order)} names is {order[0]}.")]
+    for before, name in zip(order, order[1:], strict=False):
+        worked.append(voice.say("", f"After {before} comes {name}.", f"Of those that are left {name} is next after {before}."))
+    return Problem(
+        task="sorting",
+        question=f"Sort the names {', '.join(names)}.",
+        worked=text(*worked, f"The answer is {', '.join(order)}."),
+        key=", ".join(order),
+        steps=len(names),
+    )
