@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask import tasks
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import propose
 from unmask.decode.rules import Temporal
@@ -25,7 +26,6 @@ from unmask.engine.generate import generate
 from unmask.methods import TABLE, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.tasks import arithmetic
 
 VOCABULARY, MASK, EOS = 126464, 336, 81  # LLaDA-8B's vocabulary; ids small enough for a short one too
 SHAPES = ((1, 32, VOCABULARY), (16, 32, VOCABULARY))
@@ -176,7 +176,7 @@ def decisions(
 
 def speeds(model: Denoiser, problems: int = 8, report: Callable[[str], None] = lambda line: None) -> list[Speed]:
     """Tokens per second of every preset at batch 1, over the same problems, with its cache and without, taking turns."""
-    prompts = [problem.question for problem in itertools.islice(arithmetic.problems("test", seed=7), problems)]
+    prompts = [problem.question for problem in itertools.islice(tasks.problems("arithmetic", "test", seed=7), problems)]
     found: list[Speed] = []
     for name in TABLE:
         report(f"{problems} problems with {name}")

@@ -235,20 +235,25 @@ class ConfidenceCluster:
     max_unmasked: int | None
     name: ClassVar[str] = "confidence_cluster"
 
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        open_BL = proposal.open_BL
-        if open_BL.shape[1] < self.size:
-            return torch.zeros_like(open_BL), memory
-        open_BW = open_BL.to(proposal.confidence_BL.dtype)
+    def windows(self, proposal: Proposal) -> Tensor:
+        """Which windows are sure enough: bool [B, L - size + 1], window a covering the positions a .. a + size - 1."""
+        open_BW = proposal.open_BL.to(proposal.confidence_BL.dtype)
         counts_BW = open_BW.unfold(1, self.size, 1).sum(dim=-1)
         sums_BW = (open_BW * proposal.confidence_BL).unfold(1, self.size, 1).sum(dim=-1)
         # A window with nothing open has 0 / 0, and NaN >= threshold is false.
         sure_BW = sums_BW / counts_BW >= self.threshold
         if self.max_unmasked is not None:
             sure_BW = sure_BW & (counts_BW >= self.size - max(self.max_unmasked, 0))
+        return sure_BW
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        open_BL = proposal.open_BL
+        if open_BL.shape[1] < self.size:
+            return torch.zeros_like(open_BL), memory
         # A position goes if any window over it does.
         edge = self.size - 1
-        covered_BL = max_pool1d(pad(sure_BW.to(open_BW.dtype), (edge, edge))[:, None], self.size, stride=1)[:, 0]
+        sure_BW = self.windows(proposal).to(proposal.confidence_BL.dtype)
+        covered_BL = max_pool1d(pad(sure_BW, (edge, edge))[:, None], self.size, stride=1)[:, 0]
         return open_BL & (covered_BL > 0), memory
 
 

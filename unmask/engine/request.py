@@ -68,6 +68,10 @@ class StepRecord:
         tokens: the ids written there.
         rule: the rule that took each of them.
         refresh: whether the forward recomputed everything that it saw.
+        start: where the row's block begins.
+        block: the block's ids before the forward, mask ids where nothing is written.
+        candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
+            the steps that the forward had evidence for.
     """
 
     forward: int
@@ -77,6 +81,10 @@ class StepRecord:
     tokens: list[list[int]]
     rule: list[list[str]]
     refresh: bool
+    start: list[int]
+    block: list[list[int]]
+    candidate: list[list[int]]
+    confidence: list[list[float]]
 
 
 Observer = Callable[[StepRecord], None]

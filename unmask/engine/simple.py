@@ -246,7 +246,7 @@ class _Loop:
         if self.branches > 1:
             self._remember(outcome.last, rows_B)
         if self.observer is not None:
-            self._observe(rows, plans, query_BQ.reshape(len(rows), branches, -1), outcome)
+            self._observe(rows, plans, query_BQ.reshape(len(rows), branches, -1), window_BL, outcome)
         self.calls += 1
 
         # The one thing that the host waits for.
@@ -312,7 +312,7 @@ class _Loop:
         for whole, part in zip(self.state.last, last, strict=True):
             whole[rows_B] = part
 
-    def _observe(self, rows: list[_Row], plans: list[RowPlan], query_BKQ: Tensor, outcome: Outcome) -> None:
+    def _observe(self, rows: list[_Row], plans: list[RowPlan], query_BKQ: Tensor, before_BL: Tensor, outcome: Outcome) -> None:
         """Tell the observer; this reads the device, which nobody pays for who does not look."""
         assert self.observer is not None
         branches = query_BKQ.shape[1]
@@ -331,6 +331,10 @@ class _Loop:
                 committed=[[row.start + place for place, _ in new] for row, new in zip(rows, taken, strict=True)],
                 tokens=[[window[place] for place, _ in new] for window, new in zip(windows, taken, strict=True)],
                 rule=[[self.rules[rule - 1].name for _, rule in new] for new in taken],
+                start=[row.start for row in rows],
+                block=before_BL.tolist(),
+                candidate=outcome.last.candidate_BL.tolist(),
+                confidence=outcome.last.confidence_BL.tolist(),
             )
         )
 

@@ -1,4 +1,4 @@
-"""Run methods over the held-out problems of a generated task and count what each cost.
+"""Run methods over the held-out problems of generated tasks and count what each cost.
 
 Tokens are counted to the first EOS or stop, never filler or prompt; forwards include refreshes; accuracy comes with its
 sample size and 95 % interval.
@@ -15,9 +15,10 @@ from unmask.engine.generate import generate
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.tasks import arithmetic
+from unmask.tasks import TASKS, problems
+from unmask.tasks.problem import Problem
 
-TASKS = ("arithmetic",)
+MIXTURE = "mixture"
 BATCH = 16
 
 
@@ -64,6 +65,22 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
 
 
+def held_out(task: str, limit: int, seed: int) -> list[Problem]:
+    """`limit` different held-out problems of a task, or of all tasks evenly ("mixture").
+
+    Raises ConfigError for an unknown task, or where a task has fewer different problems than that.
+    """
+    if task not in (*TASKS, MIXTURE):
+        raise unknown("task", task, [*TASKS, MIXTURE])
+    found: dict[str, Problem] = {}
+    drawn = problems(dict.fromkeys(TASKS, 1.0) if task == MIXTURE else task, "test", seed=seed)
+    for problem in itertools.islice(drawn, 20 * limit + 1000):
+        found.setdefault(problem.question, problem)
+        if len(found) == limit:
+            return list(found.values())
+    raise ConfigError(f"{task} has only about {len(found)} different held-out problems: ask for fewer than {limit}")
+
+
 def evaluate(
     model: Denoiser,
     task: str,
@@ -78,22 +95,20 @@ def evaluate(
 
     Raises ConfigError for an unknown task.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
-    problems = list(itertools.islice(arithmetic.problems("test", seed=seed), limit))
+    asked_for = held_out(task, limit, seed)
     summaries = []
     for name, method in methods.items():
         by_steps: dict[int, tuple[int, int]] = {}
         forwards = tokens = query_tokens = 0
         began = time.perf_counter()
         for start in range(0, limit, BATCH):
-            chunk = problems[start : start + BATCH]
+            chunk = asked_for[start : start + BATCH]
             done = generate(model, [problem.question for problem in chunk], method=method, max_new_tokens=max_new_tokens)
             for problem, completion in zip(chunk, done, strict=True):
                 right, asked = by_steps.get(problem.steps, (0, 0))
-                by_steps[problem.steps] = (right + arithmetic.verify(completion.text, problem.key), asked + 1)
+                by_steps[problem.steps] = (right + problem.verify(completion.text), asked + 1)
                 forwards += completion.forwards
                 tokens += completion.tokens
                 query_tokens += completion.query_tokens

@@ -112,9 +112,8 @@ class Dream(Network):
         if not self.shape.tied:
             self.lm_head = linear(self.shape.width, self.shape.vocab, False)
 
-    def embed(self, tokens_BQ: Tensor) -> Tensor:
-        embedded: Tensor = self.model.embed_tokens(tokens_BQ)
-        return embedded
+    def embedding(self) -> nn.Module:
+        return self.model.embed_tokens
 
     def blocks(self) -> list[HasParts]:
         return list(self.model.layers)  # type: ignore[arg-type]

@@ -4,8 +4,10 @@ The classes hold the very modules of models/llada.py and models/dream.py under t
 therefore writes what the authors' code reads. Their output is the raw logits, in the checkpoint's own alignment.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -29,7 +31,6 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
         object.__setattr__(self, "network", network)
         for name, module in network.named_children():
             setattr(self, name, module)
-        self.post_init()
 
     def get_input_embeddings(self) -> Any:
         return self.network.embedding()
@@ -49,6 +50,7 @@ class LLaDAModelLM(_Wrapped):
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
         self._adopt(LLaDA(config.to_dict()))
+        self.post_init()
 
 
 class DreamModel(_Wrapped):
@@ -59,6 +61,7 @@ class DreamModel(_Wrapped):
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
         self._adopt(Dream(config.to_dict()))
+        self.post_init()
 
 
 def register() -> None:
@@ -69,3 +72,12 @@ def register() -> None:
     for config, model in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
         AutoModel.register(config, model, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)
+
+
+def wrap(network: Network, settings: Mapping[str, Any]) -> _Wrapped:
+    """A network that is already there as a transformers model, modules shared; `settings` is its config.json."""
+    kind, config = (DreamModel, DreamConfig) if isinstance(network, Dream) else (LLaDAModelLM, LLaDAConfig)
+    with torch.device("meta"):
+        model: _Wrapped = kind(config(**settings))
+    model._adopt(network)  # after post_init, which fills weights with noise
+    return model

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint as recompute
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
@@ -97,15 +98,21 @@ def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
 class Network(nn.Module):
     """A bidirectional transformer that predicts the tokens a plan asks for.
 
-    Subclasses own the modules and hand them out through `embed`, `blocks`, `final_norm` and `head`.
+    Subclasses own the modules and hand them out through `embedding`, `blocks`, `final_norm` and `head`.
     """
 
     shape: Shape
     spec: ModelSpec
     logit_scale: float = 1.0
 
+    checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+
     @abstractmethod
-    def embed(self, tokens_BQ: Tensor) -> Tensor: ...
+    def embedding(self) -> nn.Module: ...
+
+    def embed(self, tokens_BQ: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding()(tokens_BQ)
+        return embedded
 
     @abstractmethod
     def blocks(self) -> "list[HasParts]": ...
@@ -133,7 +140,8 @@ class Network(nn.Module):
         x = self.embed(tokens_BQ)
         cos, sin = rotary(positions, self.shape.head_size, self.shape.theta, x.dtype)
         for number, block in enumerate(self.blocks()):
-            x = self._layer(x, block.parts(), number, cos, sin, plan, pool)
+            inputs = (x, block.parts(), number, cos, sin, plan, pool)
+            x = recompute(self._layer, *inputs, use_reentrant=False) if self.checkpointing else self._layer(*inputs)
         normed: Tensor = self.final_norm()(x)
         return normed
 

@@ -110,9 +110,12 @@ class LLaDA(Network):
         transformer: Any = self.model["transformer"]
         return transformer[name]
 
+    def embedding(self) -> nn.Module:
+        embedding: nn.Module = self._module("wte")
+        return embedding
+
     def embed(self, tokens_BQ: Tensor) -> Tensor:
-        embedded: Tensor = self._module("wte")(tokens_BQ)
-        return embedded * self._input_scale
+        return super().embed(tokens_BQ) * self._input_scale
 
     def blocks(self) -> list[HasParts]:
         return list(self._module("blocks"))

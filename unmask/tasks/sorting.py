@@ -1,5 +1,6 @@
 """Sorting: names into the order of the alphabet."""
 
+import itertools
 import random
 
 from unmask.tasks.problem import Problem
@@ -18,7 +19,7 @@ def sample(rng: random.Random) -> Problem:
     order = sorted(names)
     voice = Voice(rng)
     worked = [voice.say("", f"{order[0]} comes first.", f"The first of all {len(order)} names is {order[0]}.")]
-    for before, name in zip(order, order[1:], strict=False):
+    for before, name in itertools.pairwise(order):
         worked.append(voice.say("", f"After {before} comes {name}.", f"Of those that are left {name} is next after {before}."))
     return Problem(
         task="sorting",

@@ -61,12 +61,12 @@ def batch(
         if rows and (len(rows) + 1) * width > tokens:
             break
         rows.append((prompt, answer + [int(tokenizer.eos_token_id)] * (canvas - len(answer))))
-    width = max(len(prompt) + len(canvas) for prompt, canvas in rows)
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
     tokens_BT = torch.full((len(rows), width), int(tokenizer.eos_token_id))
     answer_BT = torch.zeros((len(rows), width), dtype=torch.bool)
-    for row, (prompt, canvas) in enumerate(rows):
-        tokens_BT[row, : len(prompt) + len(canvas)] = torch.tensor(prompt + canvas)
-        answer_BT[row, len(prompt) : len(prompt) + len(canvas)] = True
+    for row, (prompt, answer) in enumerate(rows):
+        tokens_BT[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        answer_BT[row, len(prompt) : len(prompt) + len(answer)] = True
     return Batch(tokens_BT, answer_BT)
 
 

@@ -1,10 +1,35 @@
-"""Which tokens of an answer a training step hides. Pure: tensors and a generator in, a mask out.
+"""Which tokens of an answer a training step hides, and how much each hidden one counts. Pure: tensors in, tensors out.
 
 Shapes: B rows, T tokens. `answer_BT` marks the tokens that may be hidden: the answer and its EOS tail, never the prompt.
+
+Every objective is a `Hidden`; train/loss.py turns it into a number in one way for all of them.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Hidden(NamedTuple):
+    """What is hidden from the model and what it must say.
+
+    Attributes:
+        hidden_BT: bool, replaced by the mask.
+        weight_BT: float, the weight of each token's cross-entropy; 0 where nothing is asked.
+        total_B: float, what each row adds to the divisor of the loss.
+    """
+
+    hidden_BT: Tensor
+    weight_BT: Tensor
+    total_B: Tensor
+
+    def rows(self, part: slice) -> "Hidden":
+        """Some of the rows: for micro-batches."""
+        return Hidden(self.hidden_BT[part], self.weight_BT[part], self.total_B[part])
+
+
+# --- rates and masks --------------------------------------------------------------------------------------------------
 
 
 def stratified(rows: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
@@ -28,15 +53,78 @@ def bernoulli(answer_BT: Tensor, rate_B: Tensor, generator: torch.Generator) -> 
     return hidden | (forced & ~hidden.any(dim=1, keepdim=True))
 
 
+def draw_block(answer_BT: Tensor, length: int, blocks_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One block of each row, drawn among its first `blocks_B`: (the block's tokens, the tokens behind it), both bool [B, T]."""
+    order = answer_BT.long().cumsum(dim=1) - 1
+    number = order.div(length, rounding_mode="floor")
+    chosen = (torch.rand(blocks_B.shape, generator=generator).to(blocks_B.device) * blocks_B).long()[:, None]
+    return answer_BT & (number == chosen), answer_BT & (number > chosen)
+
+
+def blocks_of(answer_BT: Tensor, length: int) -> Tensor:
+    """How many blocks of `length` tokens each row's answer fills, [B]."""
+    return -(-answer_BT.sum(dim=1) // length)
+
+
 def block(answer_BT: Tensor, length: int, rate_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Hide a row as block-wise decoding sees it: one block partly, later ones wholly, earlier ones not at all.
 
-    The block is drawn per row among those that hold an answer token (R2-dLLM, arXiv 2604.18995, section 5.2).
     Returns (hidden, supervised), both [B, T]: everything hidden, and the part of it inside the drawn block.
     """
-    order = answer_BT.long().cumsum(dim=1) - 1
-    number = order.div(length, rounding_mode="floor")
-    blocks_B = number.amax(dim=1) + 1
-    chosen = (torch.rand(blocks_B.shape, generator=generator).to(blocks_B.device) * blocks_B).long()[:, None]
-    inside = bernoulli(answer_BT & (number == chosen), rate_B, generator)
-    return inside | (answer_BT & (number > chosen)), inside
+    drawn, later = draw_block(answer_BT, length, blocks_of(answer_BT, length), generator)
+    inside = bernoulli(drawn, rate_B, generator)
+    return inside | later, inside
+
+
+# --- objectives -------------------------------------------------------------------------------------------------------
+
+
+def equal_rows(hidden_BT: Tensor, supervised_BT: Tensor) -> Hidden:
+    """Every row weighs the same: each of its n supervised tokens 1 / n. What pre-training uses."""
+    count_B1 = supervised_BT.sum(dim=1, keepdim=True)
+    return Hidden(hidden_BT, supervised_BT / count_B1.clamp(min=1), (count_B1[:, 0] > 0).float())
+
+
+def masked(answer_BT: Tensor, generator: torch.Generator) -> Hidden:
+    """The usual objective of masked diffusion: every answer token hidden with the row's rate t, weight 1 / t.
+
+    arXiv 2502.09992, eq. 5, with t's drawn value, the share of tokens that was hidden, for t: the same in expectation, and
+    a t near 0 adds no variance. The divisor counts answer tokens.
+
+    >>> made = masked(torch.ones(1, 4, dtype=torch.bool), torch.Generator().manual_seed(0))
+    >>> (made.weight_BT.sum() / made.total_B.sum()).item()
+    1.0
+    """
+    hidden = bernoulli(answer_BT, stratified(len(answer_BT), generator).to(answer_BT.device), generator)
+    total_B = answer_BT.sum(dim=1).float()
+    weight_BT = hidden * (total_B / hidden.sum(dim=1).clamp(min=1))[:, None]
+    return Hidden(hidden, weight_BT, total_B)
+
+
+def redundancy_aware(
+    answer_BT: Tensor, length: int, blocks_B: Tensor, rate: float, generator: torch.Generator, *, complementary: bool = True
+) -> Hidden:
+    """R2-dLLM's block objective (arXiv 2604.18995, eq. 5 and section 5.2): s = `length`, p_m = `rate`.
+
+    One block a row, drawn among its first `blocks_B`: the earlier ones are clean, the later ones hidden, inside it each
+    token is hidden with `rate` and weighs 1 / rate; the divisor counts the block's tokens. With `complementary` there are
+    2 B rows: a row's second view, B rows below, hides what the first one shows of the block and weighs 1 / (1 - rate).
+    Block and mask are drawn for every row anew.
+
+    >>> answer, two = torch.ones(1, 4, dtype=torch.bool), torch.tensor([2])
+    >>> made = redundancy_aware(answer, 2, two, 0.5, torch.Generator().manual_seed(1))
+    >>> made.hidden_BT.long()
+    tensor([[1, 0, 1, 1],
+            [0, 1, 1, 1]])
+    >>> made.weight_BT
+    tensor([[2., 0., 0., 0.],
+            [0., 2., 0., 0.]])
+    """
+    drawn, later = draw_block(answer_BT, length, blocks_B, generator)
+    first = drawn & (torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device) < rate)
+    total_B = drawn.sum(dim=1).float()
+    views = [Hidden(first | later, first / rate, total_B)]
+    if complementary:
+        second = drawn & ~first
+        views.append(Hidden(second | later, second / (1 - rate), total_B))
+    return Hidden(*(torch.cat(parts) for parts in zip(*views, strict=True)))

@@ -1,23 +1,18 @@
-"""Train the embedded model from nothing, on a CPU, in about an hour.
+"""Train a small model from nothing, the embedded one on a laptop in about an hour.
 
     unmask train pretrain --config configs/unmask-tiny.yaml
 
-A plain loop: masked diffusion over generated problems, their answers hidden in three ways (`hide`). Checkpoints are
-atomic and every batch is a function of its step number, so a killed run goes on where it was.
+Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`). Every batch is a
+function of its step number.
 """
 
-import csv
-import json
-import os
 import random
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -25,18 +20,24 @@ from unmask.errors import ConfigError
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
 from unmask.tasks import problems
-from unmask.train import noise
+from unmask.train import checkpoint, noise
 from unmask.train.data import Batch, batch, drill, similar
-from unmask.train.loss import masked_loss, row_weights
-from unmask.train.tokenizer import ASSISTANT, EOS, MASK, PAD, build, save, vocabulary
+from unmask.train.loss import Question, ask
+from unmask.train.tokenizer import EOS, MASK, PAD, build, save, vocabulary
+from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Everything a run depends on, besides the code. `output` is the folder of checkpoints, log and export."""
+class PretrainConfig(TrainingConfig):
+    """Everything a pre-training depends on, besides the code.
 
-    output: str
-    mixture: dict[str, float]
+    Attributes:
+        mixture: task -> weight; see unmask.tasks.
+        drills: steps at the start that are mostly sheets of sums.
+        learning_rate: AdamW's, for embedding, head and norms; `muon_learning_rate` is for the matrices inside the layers.
+    """
+
+    mixture: Mapping[str, float]
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -44,25 +45,23 @@ class PretrainConfig:
     max_length: int = 512
     block_length: int = 32
     longest_answer: int = 128
+    drills: int = 800
     steps: int = 11000
     tokens_per_step: int = 4096
-    drills: int = 800
     learning_rate: float = 2e-3
     muon_learning_rate: float = 1e-2
-    warmup: int = 200
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    seed: int = 0
-    checkpoint_every: int = 250
-    threads: int = 2
+    schedule: Schedule = "linear"
+    warmup: float = 200
+    threads: int | None = 2
+    seed: int = field(default=0)
 
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> "PretrainConfig":
-        """Raises ConfigError on a name that is not a field."""
-        unknown = sorted(set(settings) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise ConfigError(f"unknown pre-training option '{unknown[0]}': known: {', '.join(cls.__dataclass_fields__)}")
-        return cls(**settings)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        next(problems(self.mixture, "train", seed=0))
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}, by an even number")
+        if self.longest_answer % self.block_length:
+            raise ConfigError(f"longest_answer {self.longest_answer} is not a multiple of block_length {self.block_length}")
 
 
 def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
@@ -129,11 +128,6 @@ def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, step: int
     )
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Fraction of the peak: linear warm-up, then linear decay to zero."""
-    return min((step + 1) / config.warmup, (config.steps - step) / (config.steps - config.warmup))
-
-
 def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embedding, head and norms (as Muon's authors advise)."""
     inner = [p for name, p in network.named_parameters() if p.dim() == 2 and "blocks" in name]
@@ -144,11 +138,11 @@ def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.O
     ]
 
 
-def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(hidden, supervised), [B, T]. Every third row is hidden at a uniform rate, the next as block-wise decoding sees it.
+def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Generator) -> noise.Hidden:
+    """Every third row is hidden at a uniform rate, the next as block-wise decoding sees it.
 
-    Of the third kind only `digits` (token ids), where there are any, are hidden: all words are soon known, and what is hard to learn, the sums,
-    is a small part of the tokens.
+    Of the third kind only `digits` (token ids), where there are any, are hidden: all words are soon known, and what is
+    hard to learn, the sums, is a small part of the tokens.
     """
     rates = noise.stratified(len(data.tokens_BT), generator)
     uniform = noise.bernoulli(data.answer_BT, rates, generator)
@@ -157,96 +151,35 @@ def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Genera
     numbers = noise.bernoulli(torch.where(numbers_BT.any(1, keepdim=True), numbers_BT, data.answer_BT), rates, generator)
     kind = (torch.arange(len(rates)) % 3)[:, None]
     hidden = torch.where(kind == 0, uniform, torch.where(kind == 1, blocks, numbers))
-    return hidden, torch.where(kind == 1, inside, hidden)
+    return noise.equal_rows(hidden, torch.where(kind == 1, inside, hidden))
 
 
-def loss_and_accuracy(network: LLaDA, data: Batch, hidden: Tensor, supervised: Tensor) -> tuple[Tensor, Tensor]:
-    """The training loss, and the share of supervised tokens whose most probable value is right."""
-    with torch.autocast("cpu", torch.bfloat16):
-        states = network.hidden(torch.where(hidden, MASK, data.tokens_BT))
-        logits = network.project(states[supervised])
-    targets = data.tokens_BT[supervised]
-    weights = row_weights(supervised)[supervised]
-    return masked_loss(logits, targets, weights, len(hidden)), (logits.argmax(-1) == targets).float().mean()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def export(network: LLaDA, settings: dict[str, Any], folder: Path) -> None:
-    """Write the checkpoint in the Hugging Face layout: config.json and model.safetensors."""
-    weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
-
-
-def pretrain(config: PretrainConfig, report: Callable[[int, dict[str, float]], None] | None = None) -> Path:
+def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
     """Run, or go on with, one pre-training; returns the folder with the exported model.
 
     `report(step, measured)` is called after every step. Ctrl-C loses at most the steps since the last checkpoint.
+    Raises ConfigError if the folder holds a run with other settings.
     """
-    torch.set_num_threads(config.threads)
+    accelerator = start(config)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build(vocabulary(config.mixture), model_max_length=config.max_length)
-    save(tokenizer, folder)
-    assert tokenizer.convert_tokens_to_ids("<|assistant|>") == ASSISTANT
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
     settings = model_config(config, len(tokenizer))
     network = LLaDA(settings)
     init_weights(network, std=0.02, generator=torch.Generator().manual_seed(config.seed))
-    tuners = optimizers(config, network)
-    peaks = [tuner.param_groups[0]["lr"] for tuner in tuners]
-    first = 0
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["config"] != asdict(config):
-            raise ConfigError(f"{checkpoint} was made with other settings: use another `output` or delete it")
-        network.load_state_dict(saved["network"])
-        for tuner, state in zip(tuners, saved["optimizers"], strict=True):
-            tuner.load_state_dict(state)
-        first = saved["step"]
 
-    log = folder / "log.csv"
-    started, seen = time.monotonic(), 0
-    for step in range(first, config.steps):
-        data = lesson(config, tokenizer, step)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        hidden, supervised = hide(data, digits, config.block_length, generator)
-        loss, accuracy = loss_and_accuracy(network, data, hidden, supervised)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        for tuner, peak in zip(tuners, peaks, strict=True):
-            tuner.param_groups[0]["lr"] = peak * learning_rate(config, step)
-            tuner.step()
-            tuner.zero_grad()
-        seen += data.tokens_BT.numel()
-        measured = {
-            "loss": loss.item(),
-            "accuracy": accuracy.item(),
-            "tokens_per_second": seen / (time.monotonic() - started),
-        }
-        if report is not None:
-            report(step, measured)
-        if (step + 1) % 25 == 0:
-            new = not log.exists()
-            with log.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(["step", *measured])
-                writer.writerow([step + 1, *(round(value, 5) for value in measured.values())])
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            saved = {
-                "config": asdict(config),
-                "step": step + 1,
-                "network": network.state_dict(),
-                "optimizers": [tuner.state_dict() for tuner in tuners],
-            }
-            write_atomically(checkpoint, lambda path, saved=saved: torch.save(saved, path))  # type: ignore[misc]
-            export(network, settings, folder)
+    def questions(step: int, process: int, processes: int) -> Sequence[Question]:
+        number = step * processes + process
+        data = lesson(config, tokenizer, number)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        return [ask(data.tokens_BT, hide(data, digits, config.block_length, generator), MASK)]
+
+    weights = fit(accelerator, network, optimizers(config, network), questions, config, config.steps, report)
+    if accelerator.is_main_process:
+        save(tokenizer, folder)
+        checkpoint.export(weights, settings, folder)
+        checkpoint.plot(folder)
+        about = "Trained from nothing with `unmask train pretrain` on generated problems (unmask/tasks), answers included."
+        checkpoint.card(folder, folder.name, about, asdict(config))
     return folder

@@ -1,0 +1,67 @@
+"""LoRA through peft (arXiv 2106.09685): small trained matrices beside frozen ones, and merging them in.
+
+The adapter files are peft's own, and their names are those of the checkpoint's modules, so they also fit the authors'
+remote code.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError
+from unmask.models.hf import wrap
+from unmask.models.layers import Network
+from unmask.train.checkpoint import write_atomically
+
+
+def targets(network: Network) -> str:
+    r"""A pattern that matches the seven matrices of every layer, and not the output matrix that may share a name.
+
+    >>> from unmask.models.toy import toy
+    >>> print(targets(toy("llada").network))
+    model\.transformer\.blocks\.\d+\.(attn_out|ff_out|ff_proj|k_proj|q_proj|up_proj|v_proj)
+    """
+    first = network.blocks()[0]
+    names = {id(module): name for name, module in network.named_modules()}
+    block = names[id(first)]
+    leaves = sorted(
+        re.escape(names[id(part)].removeprefix(f"{block}.")) for part in first.parts() if isinstance(part, nn.Linear)
+    )
+    return rf"{re.escape(block.rpartition('.')[0])}\.\d+\.({'|'.join(leaves)})"
+
+
+def add(network: Network, settings: Mapping[str, Any], *, rank: int, alpha: int, dropout: float, seed: int) -> PeftModel:
+    """Freeze the network and put adapters beside its layers' matrices, in place; `settings` is its config.json."""
+    if rank < 1:
+        raise ConfigError(f"lora rank must be at least 1, got {rank}")
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=targets(network))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # peft draws from the global generator
+        return get_peft_model(wrap(network, settings), config)
+
+
+def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors; `weights` by the network's own names."""
+    state = {f"base_model.model.{name}": tensor for name, tensor in weights.items()}
+    partial = folder / "adapter.partial"
+    model.save_pretrained(str(partial), state_dict=state)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        write_atomically(folder / name, lambda place, name=name: (partial / name).rename(place))  # type: ignore[misc]
+    for left in partial.iterdir():
+        left.unlink()
+    partial.rmdir()
+
+
+def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    """The network's weights with the adapter of `folder` added in. Raises ConfigError if it does not fit."""
+    try:
+        model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"{folder}: not an adapter for this model ({str(error).splitlines()[0][:200]})") from None
+    model.merge_and_unload()
+    return dict(network.state_dict())

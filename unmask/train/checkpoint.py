@@ -1,0 +1,197 @@
+"""What a training leaves on disk: checkpoints to go on from, a log, and the finished model.
+
+Everything is written beside its place and then renamed, so a full disk, a kill or Ctrl-C leaves the last good one.
+
+    output/checkpoint-000500/   weights that are trained, optimisers, average; progress.json: step and settings
+    output/log.csv, loss.png
+    output/config.json, model.safetensors, tokenizer files      (a whole model) or
+    output/adapter_config.json, adapter_model.safetensors       (LoRA)
+    output/README.md                                            the model card
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError
+
+_PREFIX = "checkpoint-"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+# --- to go on from ----------------------------------------------------------------------------------------------------
+
+
+def keep_only_trained(accelerator: Accelerator, names: set[str]) -> None:
+    """Make accelerate's checkpoints hold the trained weights alone: a LoRA of an 8B model is megabytes, not gigabytes."""
+    kept = {f"network.{name}" for name in names}
+
+    def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        for state in weights:
+            for name in set(state) - kept:
+                del state[name]
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        while models:
+            student = accelerator.unwrap_model(models.pop())
+            student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def write(accelerator: Accelerator, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+    """Add the checkpoint of a step and remove the older ones."""
+    place = folder / f"{_PREFIX}{step:06d}"
+    partial = folder / f"{place.name}.partial"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "progress.json").write_text(json.dumps({"step": step, "settings": settings}, indent=1))
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(partial, place)
+        for other in found(folder):
+            if other != place:
+                shutil.rmtree(other, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def found(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the newest last."""
+    return sorted(
+        path for path in folder.glob(f"{_PREFIX}*") if path.suffix != ".partial" and (path / "progress.json").exists()
+    )
+
+
+def resume(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any]) -> int:
+    """Load the newest checkpoint, if there is one; returns the number of steps done.
+
+    Raises ConfigError if it was made with other settings: the curve would not be one run's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = found(folder)[-1:]
+    if not newest:
+        return 0
+    progress = json.loads((newest[0] / "progress.json").read_text())
+    settings = json.loads(json.dumps(settings))
+    if progress["settings"] != settings:
+        odd = next(
+            name for name in {**progress["settings"], **settings} if progress["settings"].get(name) != settings.get(name)
+        )
+        raise ConfigError(f"{newest[0]} was made with other settings ({odd}): use another `output` or delete it")
+    accelerator.load_state(str(newest[0]))
+    return int(progress["step"])
+
+
+class Log:
+    """log.csv: a line a step. A continued run first drops the lines of the steps that it will do again."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        self.path = path
+        if path.exists():
+            kept = [row for row in read_log(path) if row["step"] <= done]
+            write_atomically(path, lambda place: self._rewrite(place, kept))
+
+    def write(self, step: int, measured: Mapping[str, float]) -> None:
+        row: dict[str, float] = {"step": step, **{name: round(value, 6) for name, value in measured.items()}}
+        new = not self.path.exists() or not self.path.stat().st_size
+        with self.path.open("a", newline="") as file:
+            self._lines(file, [row], header=new)
+
+    def _rewrite(self, place: Path, rows: list[dict[str, float]]) -> None:
+        with place.open("w", newline="") as file:
+            self._lines(file, rows, header=bool(rows))
+
+    @staticmethod
+    def _lines(file: Any, rows: list[dict[str, float]], *, header: bool) -> None:
+        if rows:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            if header:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a log.csv, as numbers; a last line cut short by a kill is left out."""
+    rows: list[dict[str, float]] = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if None in row.values():
+                break
+            rows.append({name: int(value) if name == "step" else float(value) for name, value in row.items()})
+    return rows
+
+
+def plot(folder: Path) -> None:
+    """Draw loss.png from log.csv: the loss of every step and its running mean."""
+    from matplotlib.figure import Figure
+
+    rows = read_log(folder / "log.csv")
+    if not rows:
+        return
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    means, mean = [], losses[0]
+    for loss in losses:
+        mean += 0.02 * (loss - mean)
+        means.append(mean)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="#9db4d3", linewidth=0.5, label="a step")
+    axes.plot(steps, means, color="#1f4e8c", linewidth=1.5, label="running mean")
+    axes.set(xlabel="step", ylabel="loss (nats)", yscale="log")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_atomically(folder / "loss.png", lambda path: figure.savefig(path, dpi=120, format="png"))
+
+
+# --- the finished model -----------------------------------------------------------------------------------------------
+
+
+def export(weights: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
+    """Write a whole model in the Hugging Face layout: model.safetensors and config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy what is neither weights nor config: tokenizer files, chat template, generation settings."""
+    for path in source.iterdir():
+        if path.suffix in (".json", ".txt", ".model", ".jinja") and path.name not in (
+            "config.json",
+            "model.safetensors.index.json",
+            "adapter_config.json",
+        ):
+            write_atomically(folder / path.name, lambda place, path=path: shutil.copyfile(path, place))  # type: ignore[misc]
+
+
+def card(folder: Path, title: str, data: str, settings: Mapping[str, Any]) -> None:
+    """Write README.md: where the model comes from, what it was trained on, the settings, the end of its log."""
+    log = folder / "log.csv"
+    rows = read_log(log) if log.exists() else []
+    last = rows[-200:]
+    lines = [f"# {title}", "", data, ""]
+    if last:
+        loss = sum(row["loss"] for row in last) / len(last)
+        lines += [f"Loss over the last {len(last)} of {rows[-1]['step']} steps: {loss:.4f} nats.", "", "![loss](loss.png)", ""]
+    lines += ["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in settings.items()), ""]
+    write_atomically(folder / "README.md", lambda path: path.write_text("\n".join(lines)))

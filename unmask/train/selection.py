@@ -1,0 +1,69 @@
+"""From collected candidates to training examples: one right answer a prompt. Pure."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from unmask.errors import ConfigError
+
+Select = Literal["lowest", "highest", "random"]
+Spatial = Literal["windows", "components", "positions"]
+
+
+class Example(NamedTuple):
+    """A prompt and the ids of the answer to learn, without EOS."""
+
+    prompt: str
+    answer: tuple[int, ...]
+
+
+def score(candidate: Mapping[str, Any], *, spatial: Spatial, per_token: bool) -> float:
+    """R_total of a candidate: spatial triggers (of confidence clusters, counted as `spatial` says, and runs) and temporal ones.
+
+    arXiv 2604.18995, section 5.1. `per_token` divides by the answer's tokens, since a raw count favours short answers.
+
+    >>> triggers = {"windows": 6, "components": 2, "positions": 9, "runs": 1, "temporal": 3}
+    >>> score({"tokens": 12, "triggers": triggers}, spatial="components", per_token=True)
+    0.5
+    """
+    triggers = candidate["triggers"]
+    total = float(triggers[spatial] + triggers["runs"] + triggers["temporal"])
+    return total / max(1, candidate["tokens"]) if per_token else total
+
+
+def choose(
+    candidates: Sequence[Mapping[str, Any]], select: Select, *, spatial: Spatial, per_token: bool, seed: str
+) -> Mapping[str, Any] | None:
+    """The least or the most redundant right candidate, or a random one; None where none is right. Ties: the first."""
+    right = [candidate for candidate in candidates if candidate["right"]]
+    if not right:
+        return None
+    if select == "random":
+        return random.Random(seed).choice(right)
+    sign = 1 if select == "lowest" else -1
+    return min(right, key=lambda candidate: sign * score(candidate, spatial=spatial, per_token=per_token))
+
+
+def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, seed: int) -> list[Example]:
+    """The chosen answers of a collected file. Raises ConfigError if it is no such file or no answer in it is right."""
+    chosen = []
+    for line in read(path)[1]:
+        best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
+        if best is not None:
+            chosen.append(Example(line["prompt"], tuple(best["token_ids"])))
+    if not chosen:
+        raise ConfigError(f"{path}: none of its answers is right, so there is nothing to learn from")
+    return chosen
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Provenance and lines of a collected file."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return rows[0]["provenance"], rows[1:]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); `unmask train collect` makes it") from None
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError):
+        raise ConfigError(f"{path}: not a file of `unmask train collect`, or its last line is cut short") from None

@@ -1,0 +1,243 @@
+"""Fine-tune a model on its own chosen answers: R2-dLLM's redundancy-aware SFT, and the plain one beside it.
+
+    unmask train collect --config configs/collect-tiny.yaml
+    unmask train sft --config configs/r2-tiny.yaml
+    unmask train merge --config configs/r2-tiny.yaml
+
+The prompt stays visible; the answer is filled up with EOS to whole blocks. Objective "block" is the paper's, "masked" the
+usual one of masked diffusion (train/noise.py).
+"""
+
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+from torch import Tensor
+
+from unmask.engine.generate import encode
+from unmask.errors import ConfigError, unknown
+from unmask.models import loading
+from unmask.models.denoiser import Denoiser
+from unmask.train import checkpoint, noise
+from unmask.train.loss import Question, ask
+from unmask.train.selection import Example, Select, Spatial, examples
+from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
+
+Objective = Literal["block", "masked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Adapter sizes; the published ones of R2-dLLM by default."""
+
+    rank: int = 32
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(TrainingConfig):
+    """What a fine-tuning depends on; defaults are R2-dLLM's where it gives them (arXiv 2604.18995, section 6.1).
+
+    Attributes:
+        model, dtype: what is tuned, and in which type its frozen weights are held; training all of them is in float32.
+        data: a file of `unmask train collect`.
+        select: which right answer of a prompt: that of lowest or highest redundancy, or a random one.
+        spatial, per_token: how redundancy is counted; see selection.score.
+        objective: "block" (section 5.2) or "masked" (1/t).
+        mask_rate, complementary: of the block objective; a batch then has two views of every example.
+        lora: adapter sizes; null trains all weights.
+        length: tokens of prompt and answer together, filled up or cut.
+        batch_size: examples a step, over all devices; `micro_batch` is how many rows a device computes at once.
+    """
+
+    model: str
+    data: str
+    dtype: str = "auto"
+    select: Select = "lowest"
+    spatial: Spatial = "windows"
+    per_token: bool = True
+    objective: Objective = "block"
+    block_length: int = 32
+    mask_rate: float = 0.5
+    complementary: bool = True
+    lora: LoRA | None = LoRA()
+    length: int = 768
+    batch_size: int = 64
+    micro_batch: int = 8
+    epochs: int = 6
+    gradient_checkpointing: bool = False
+    learning_rate: float = 2e-5
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Raises ConfigError on a name that is no field, or where one is missing."""
+        lora = settings.get("lora")
+        if isinstance(lora, Mapping):
+            for name in lora:
+                if name not in LoRA.__dataclass_fields__:
+                    raise unknown("lora option", str(name), LoRA.__dataclass_fields__)
+            settings = settings | {"lora": LoRA(**lora)}
+        return super().from_dict(settings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("select", Select), ("spatial", Spatial), ("objective", Objective)):
+            if getattr(self, name) not in get_args(known):
+                raise unknown(name, str(getattr(self, name)), get_args(known))
+        for name in ("block_length", "length", "batch_size", "micro_batch", "epochs"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        if not 0 < self.mask_rate < 1:
+            raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
+
+    def steps(self, count: int) -> int:
+        """Steps for this many examples: whole batches, at least one."""
+        return max(1, self.epochs * count // self.batch_size)
+
+
+class Rows(NamedTuple):
+    """All examples as tensors: `tokens_BT`, `answer_BT` (what may be hidden), `blocks_B` (blocks up to the first EOS)."""
+
+    tokens_BT: Tensor
+    answer_BT: Tensor
+    blocks_B: Tensor
+
+
+def lay_out(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int, block_length: int, eos_id: int) -> Rows:
+    """Prompt, answer, EOS: every row `length` tokens, of which the answer's whole blocks may be hidden.
+
+    Raises ConfigError for a prompt that leaves no room for a block.
+
+    >>> rows = lay_out([([5, 6], [7, 8, 9])], length=7, block_length=2, eos_id=1)
+    >>> rows.tokens_BT.tolist(), rows.answer_BT.long().tolist(), rows.blocks_B.tolist()
+    ([[5, 6, 7, 8, 9, 1, 1]], [[0, 0, 1, 1, 1, 1, 0]], [2])
+    """
+    tokens_BT = torch.full((len(pairs), length), eos_id)
+    answer_BT = torch.zeros((len(pairs), length), dtype=torch.bool)
+    blocks = []
+    for row, (prompt, answer) in enumerate(pairs):
+        room = (length - len(prompt)) // block_length
+        if room < 1:
+            raise ConfigError(f"a prompt of {len(prompt)} tokens leaves no block of {block_length} within length {length}")
+        canvas = room * block_length
+        kept = list(answer[:canvas])
+        tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
+        answer_BT[row, len(prompt) : len(prompt) + canvas] = True
+        blocks.append(min(room, len(kept) // block_length + 1))
+    return Rows(tokens_BT, answer_BT, torch.tensor(blocks))
+
+
+def order(count: int, config: SFTConfig, step: int) -> list[int]:
+    """The examples of a step: epoch after epoch, each in its own shuffle."""
+    found: list[int] = []
+    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
+        epoch, index = divmod(place, count)
+        found.append(_shuffled(count, f"{config.seed}-{epoch}")[index])
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(count: int, seed: str) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
+
+
+def questions(rows: Rows, config: SFTConfig, mask_id: int, step: int, process: int, processes: int) -> list[Question]:
+    """One process's micro-batches of a step. Masks are drawn for the whole batch, so they depend on neither split."""
+    picked = torch.tensor(order(len(rows.tokens_BT), config, step))
+    tokens_BT, answer_BT, blocks_B = (part[picked] for part in rows)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    if config.objective == "block":
+        hidden = noise.redundancy_aware(
+            answer_BT, config.block_length, blocks_B, config.mask_rate, generator, complementary=config.complementary
+        )
+        tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
+    else:
+        hidden = noise.masked(answer_BT, generator)
+    share = -(-len(tokens_BT) // processes)
+    mine = range(process * share, min((process + 1) * share, len(tokens_BT)))
+    parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
+    return [ask(tokens_BT[part], hidden.rows(part), mask_id) for part in parts]
+
+
+def sft(config: SFTConfig, report: Report | None = None) -> Path:
+    """Run, or go on with, one fine-tuning; returns the folder with the adapter or the whole model.
+
+    Raises ConfigError for bad data, or if the folder holds a run with other settings.
+    """
+    chosen = examples(Path(config.data), config.select, spatial=config.spatial, per_token=config.per_token, seed=config.seed)
+    accelerator = start(config)
+    base = loading.locate(config.model)
+    settings = loading.read_json(base / "config.json")
+    dtype = config.dtype if config.lora else "float32"
+    model = loading.load(config.model, device=str(accelerator.device), dtype=dtype)
+    network, adapter = model.network.train(), None
+    network.checkpointing = config.gradient_checkpointing
+    if config.lora:
+        from unmask.train import adapter as lora
+
+        sizes = config.lora
+        adapter = lora.add(network, settings, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
+    else:
+        network.requires_grad_(True)
+    rows = lay_out(_encode(model, chosen), length=config.length, block_length=config.block_length, eos_id=model.spec.eos_ids[0])
+    tuner = torch.optim.AdamW(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    steps = config.steps(len(chosen))
+    weights = fit(
+        accelerator,
+        network,
+        [tuner],
+        lambda step, process, processes: questions(rows, config, model.spec.mask_id, step, process, processes),
+        config,
+        steps,
+        report,
+    )
+    folder = Path(config.output)
+    if accelerator.is_main_process:
+        if adapter is not None:
+            lora.save(adapter, weights, folder)
+        else:
+            checkpoint.export(weights, settings | {"torch_dtype": "float32"}, folder)
+            checkpoint.copy_tokenizer(base, folder)
+        checkpoint.plot(folder)
+        which = "a random right one" if config.select == "random" else f"the right one of {config.select} redundancy"
+        about = (
+            f"`{config.model}` tuned with `unmask train sft` on {len(chosen)} of its own answers: for each prompt {which} "
+            "of several (arXiv 2604.18995)."
+        )
+        checkpoint.card(folder, folder.name, about, {field.name: getattr(config, field.name) for field in fields(config)})
+    return folder
+
+
+def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(encode(model, example.prompt), example.answer) for example in chosen]
+
+
+def merge(config: SFTConfig) -> Path:
+    """Add the adapter of a finished fine-tuning to its base; returns the folder of the whole model, `output`/merged."""
+    from unmask.train import adapter as lora
+
+    folder = Path(config.output)
+    if config.lora is None:
+        raise ConfigError(f"{folder} was trained without LoRA: it is a whole model already")
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ConfigError(f"{folder} holds no adapter_model.safetensors: run `unmask train sft` first")
+    base = loading.locate(config.model)
+    settings = loading.read_json(base / "config.json")
+    model = loading.load(config.model, device="cpu", dtype=config.dtype)
+    whole = folder / "merged"
+    checkpoint.export(lora.merged(model.network, settings, folder), settings, whole)
+    checkpoint.copy_tokenizer(base, whole)
+    about = f"`{config.model}` with the adapter beside it merged in (`unmask train merge`)."
+    checkpoint.card(whole, f"{folder.name}, merged", about, asdict(config))
+    return whole

@@ -1,0 +1,231 @@
+"""The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP, FSDP).
+
+It knows a network, a stream of questions that is a function of the step number, and optimisers; it does not know what
+the questions are about. Because nothing depends on what came before but weights and optimiser, a killed run goes on from
+its last checkpoint on the very same curve.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from unmask.errors import ConfigError, unknown
+from unmask.models.layers import Network
+from unmask.train import checkpoint
+from unmask.train.loss import Question, weighted
+
+Schedule = Literal["constant", "cosine", "linear"]
+Precision = Literal["auto", "bf16", "fp32"]
+Report = Callable[[int, dict[str, float]], None]
+# This process's micro-batches of a step: (step, process, processes) -> questions.
+Questions = Callable[[int, int, int], Sequence[Question]]
+# What may change between a run and its continuation.
+FREE = ("output", "checkpoint_every", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """What every kind of training has in common.
+
+    Attributes:
+        output: the folder of checkpoints, log.csv, loss.png and the finished model.
+        schedule: of the learning rate after the warm-up: constant, cosine or linear, the latter two to zero.
+        warmup: steps (or, below 1, a share of all steps) of linear warm-up.
+        clip: largest norm of the gradient.
+        ema: decay of an exponential moving average of the weights, which is then what is exported; None: no average.
+        precision: auto is bf16 autocast where the device has instructions for it, else fp32.
+        checkpoint_every: steps between checkpoints.
+        threads: of the CPU; None: PyTorch's choice.
+    """
+
+    output: str
+    learning_rate: float
+    schedule: Schedule = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float | None = None
+    precision: Precision = "auto"
+    seed: int = 0
+    checkpoint_every: int = 250
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(Schedule):
+            raise unknown("schedule", str(self.schedule), get_args(Schedule))
+        if self.precision not in get_args(Precision):
+            raise unknown("precision", str(self.precision), get_args(Precision))
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"ema must be between 0 and 1, got {self.ema}")
+        if not isinstance(self.learning_rate, float | int) or self.learning_rate <= 0:
+            # YAML reads 2e-5 as a word.
+            raise ConfigError(f"learning_rate must be a number above 0, got {self.learning_rate!r}; write 2.0e-5, not 2e-5")
+        for name in ("warmup", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.checkpoint_every < 1:
+            raise ConfigError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Raises ConfigError on a name that is no field, or where one is missing."""
+        for name in settings:
+            if name not in cls.__dataclass_fields__:
+                raise unknown("training option", str(name), cls.__dataclass_fields__)
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {str(error).split(') ', 1)[-1]}") from None
+
+    def rate(self, step: int, steps: int) -> float:
+        """Fraction of the peak learning rate at a step.
+
+        >>> config = TrainingConfig(output="", learning_rate=1.0, schedule="linear", warmup=2)
+        >>> [config.rate(step, 6) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        warmup = round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
+        if step < warmup:
+            return (step + 1) / warmup
+        left = (steps - step) / max(1, steps - warmup)
+        if self.schedule == "constant":
+            return 1.0
+        return left if self.schedule == "linear" else 0.5 - 0.5 * float(torch.cos(torch.tensor(torch.pi * left)))
+
+
+class Student(nn.Module):
+    """A network as something to train: questions in, cross-entropies out. Also what DDP and FSDP wrap."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_BT: Tensor, row_N: Tensor, place_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy [N] of each supervised token in fp32, and whether its most probable value is right, [N].
+
+        Where row i - 1 of a model predicts token i (Dream), the network says so (`predicting`).
+        """
+        states = self.network.hidden(input_BT)
+        logits = self.network.project(states[row_N, self.network.predicting(place_N)])
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(precise, target_N, reduction="none"), logits.argmax(-1) == target_N
+
+
+class Average:
+    """An exponential moving average of trained weights, kept in fp32 and saved with every checkpoint."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: parameter.detach().float().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        """Move towards the weights; the first steps move faster, so that the start is soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in parameters.items():
+            self.shadow[name].lerp_(parameter.float(), 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.shadow
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.shadow = state
+
+
+def precision(choice: Precision) -> str:
+    """What accelerate calls it. auto: bf16 on a GPU that has it and on a CPU with bf16 matrix instructions."""
+    if choice == "auto":
+        cpu = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu
+        choice = "bf16" if fast else "fp32"
+    return "bf16" if choice == "bf16" else "no"
+
+
+def start(config: TrainingConfig) -> Accelerator:
+    """The accelerator of this run; under `accelerate launch` one of several."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return Accelerator(mixed_precision=precision(config.precision), cpu=not torch.cuda.is_available())
+
+
+def fit(
+    accelerator: Accelerator,
+    network: Network,
+    optimizers: Sequence[torch.optim.Optimizer],
+    questions: Questions,
+    config: TrainingConfig,
+    steps: int,
+    report: Report | None = None,
+) -> dict[str, Tensor]:
+    """Train, or go on training, until `steps`; returns the trained weights by the network's own names, on the CPU.
+
+    Of a network with frozen parts only the trained ones come back (and are in the checkpoints). `report(step, measured)`
+    is called after every step by the main process. Interrupted, a run loses the steps since its last checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint in `config.output` was made with other settings.
+        OSError: the disk is full; the last checkpoint is whole.
+    """
+    folder = Path(config.output)
+    student, *tuners = accelerator.prepare(Student(network), *optimizers)
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    average = None if config.ema is None else Average(trained, config.ema)
+    if average is not None:
+        accelerator.register_for_checkpointing(average)
+    checkpoint.keep_only_trained(accelerator, set(trained))
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    groups = [group for tuner in tuners for group in tuner.param_groups]
+    peaks = [group["lr"] for group in groups]
+    first = checkpoint.resume(accelerator, folder, settings)
+    groups = [group for tuner in tuners for group in tuner.param_groups]  # loading has made new ones
+    student.train()
+    log = checkpoint.Log(folder / "log.csv", first)
+
+    processes, seen, began = accelerator.num_processes, 0, time.monotonic()
+    for step in range(first, steps):
+        parts = questions(step, accelerator.process_index, processes)
+        here = torch.tensor(sum(part.total for part in parts), device=accelerator.device)
+        total = float(accelerator.reduce(here, reduction="sum"))
+        loss = hits = asked = torch.zeros((), device=accelerator.device)
+        for number, part in enumerate(parts):
+            moved = [value.to(accelerator.device) for value in part[:5]]
+            with accelerator.no_sync(student) if number + 1 < len(parts) else nullcontext():
+                losses, right = student(*moved[:4])
+                share = weighted(losses, moved[4], total)
+                # DDP averages the processes' gradients; the sum is what is meant.
+                accelerator.backward(share * processes)
+            loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
+            seen += part.input_BT.numel() * processes
+        accelerator.clip_grad_norm_(student.parameters(), config.clip)
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * config.rate(step, steps)
+        for tuner in tuners:
+            tuner.step()
+            tuner.zero_grad()
+        if average is not None:
+            average.update(trained, step)
+        loss, hits, asked = accelerator.reduce(torch.stack([loss, hits, asked]), reduction="sum")
+        measured = {
+            "loss": loss.item(),
+            "accuracy": (hits / asked).item(),
+            "tokens_per_second": seen / (time.monotonic() - began),
+        }
+        if accelerator.is_main_process:
+            log.write(step + 1, measured)
+            if report is not None:
+                report(step, measured)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
+            checkpoint.write(accelerator, folder, step + 1, settings)
+    whole = accelerator.get_state_dict(student)
+    weights = {name.removeprefix("network."): tensor for name, tensor in (whole or {}).items()}
+    if average is not None:
+        weights |= {name: tensor.to(weights[name].dtype) for name, tensor in average.shadow.items()}
+    return {name: weights[name].detach().cpu() for name in trained if name in weights}

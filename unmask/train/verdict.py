@@ -1,0 +1,41 @@
+"""Which of several answers to one question count as right: by a key, or by majority where there is none."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+# The most explicit form wins; within a form the last one stated.
+_FORMS = (
+    re.compile(r"\\boxed\{([^{}]*)\}"),
+    re.compile(r"####\s*([^\n]+)"),
+    re.compile(r"[Aa]nswer is:?\s*([^\n]+?)\.?(?:\s|$)"),
+    re.compile(r"(-?[\d,]*\.?\d+)"),
+)
+
+
+def final_answer(text: str) -> str | None:
+    """What a text states as its answer: boxed, after ####, after "answer is", or its last number; None if none of these.
+
+    >>> final_answer("So 3 + 4 = 7. The answer is $1,007."), final_answer("no idea")
+    ('1007', None)
+    """
+    for form in _FORMS:
+        found: list[str] = form.findall(text)
+        if found:
+            return re.sub(r"(?<=\d),(?=\d)", "", found[-1].strip().strip("$").rstrip("."))
+    return None
+
+
+def verdicts(texts: Sequence[str], key: str | None) -> list[bool]:
+    """Whether each text's final answer is `key`; without one, whether it is that of more texts than any other is.
+
+    >>> verdicts(["The answer is 4.", "The answer is 5.", "So 4."], None)
+    [True, False, True]
+    """
+    answers = [final_answer(text) for text in texts]
+    if key is None:
+        common = Counter(answer for answer in answers if answer is not None).most_common(2)
+        if not common or common[0][1] < 2 or (len(common) > 1 and common[1][1] == common[0][1]):
+            return [False] * len(texts)
+        key = common[0][0]
+    return [answer == key for answer in answers]
