@@ -24,14 +24,22 @@ ARROWS = {
     "models": {"decode", "context"},
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models"},
-    "train": {"decode", "models", "tasks"},
+    "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks"},
     "bench": {"engine", "methods", "models", "decode", "tasks"},
     "view": {"engine", "models"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
 }
 # Third-party packages that belong to one room.
-HOMES = {"transformers": {"models", "train"}, "typer": {"cli"}, "rich": {"cli", "view"}, "yaml": {"cli"}}
+HOMES = {
+    "transformers": {"models", "train"},
+    "accelerate": {"train"},
+    "peft": {"train"},
+    "matplotlib": {"train"},
+    "typer": {"cli"},
+    "rich": {"cli", "view"},
+    "yaml": {"cli"},
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,39 +1,51 @@
-"""Noise, loss, tokenizer, problems, and a training that goes on after a kill as if nothing had happened."""
+"""Noise, loss, tokenizer, data, and a training that goes on after a kill as if nothing had happened."""
 
 import itertools
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import log_softmax
 
 import unmask
-from unmask.tasks import arithmetic, sums
-from unmask.tasks.problem import Split
-from unmask.train import noise
-from unmask.train.data import batch, drill
-from unmask.train.loss import masked_loss, row_weights
+from unmask.models.toy import MASK as TOY_MASK
+from unmask.models.toy import toy
+from unmask.tasks import TASKS, problems, sums
+from unmask.train import checkpoint, noise
+from unmask.train.data import batch, drill, similar
+from unmask.train.loss import Question, ask, weighted
 from unmask.train.pretrain import PretrainConfig, pretrain
-from unmask.train.tokenizer import EOS, build
+from unmask.train.tokenizer import EOS, build, vocabulary
+from unmask.train.trainer import Student, TrainingConfig, fit
 
-TOKENIZER = build(arithmetic.words() | sums.words(), model_max_length=512)
+MIXTURE = dict.fromkeys(TASKS, 1.0)
+TOKENIZER = build(vocabulary(MIXTURE), model_max_length=512)
 
 
-def small(output: Path, steps: int = 6) -> PretrainConfig:
+def small(output: Path, steps: int = 6, lessons: int = 2) -> PretrainConfig:
     return PretrainConfig(
         output=str(output),
+        mixture={"chain": 1.0, "equations": 1.0},
         width=32,
         layers=1,
         heads=2,
         mlp=32,
         steps=steps,
-        tokens_per_step=512,
+        lessons=lessons,
+        tokens=256,
         warmup=2,
         checkpoint_every=3,
-        threads=1,
+        precision="fp32",
     )
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,27 +71,127 @@ def test_noise_hides_answers_only_and_something_of_each(rows: int, answer: int, 
         assert not hidden[row, : prompt + first * 8].any()
 
 
-def test_loss_of_parts_is_the_loss_of_the_whole() -> None:
-    """Accumulated == big batch, because every part is divided by the rows of the whole."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(4, 6, 10, generator=generator, dtype=torch.float64)
-    targets = torch.randint(0, 10, (4, 6), generator=generator)
-    hidden = torch.rand(4, 6, generator=generator) < 0.5
-    hidden[:, 0] = True
-    weights = row_weights(hidden)
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 5), st.floats(0.1, 0.9), st.integers(0, 2**31))
+def test_the_block_objective_is_the_papers(rows: int, blocks: int, prompt: int, rate: float, seed: int) -> None:
+    """One block a row, complementary views, weights 1 / p and 1 / (1 - p), earlier blocks clean, later ones hidden."""
+    size = 4
+    answer_BT = torch.zeros(rows, prompt + blocks * size + 2, dtype=torch.bool)  # two tokens behind the canvas
+    answer_BT[:, prompt : prompt + blocks * size] = True
+    eligible = torch.randint(1, blocks + 1, (rows,), generator=torch.Generator().manual_seed(seed))
+    made = noise.redundancy_aware(answer_BT, size, eligible, rate, torch.Generator().manual_seed(seed))
+    assert len(made.hidden_BT) == 2 * rows
+    for row in range(rows):
+        first, second = made.weight_BT[row], made.weight_BT[row + rows]
+        asked = (first > 0) | (second > 0)
+        assert not ((first > 0) & (second > 0)).any()
+        places = asked.nonzero()[:, 0] - prompt
+        assert places.tolist() == list(range(int(places[0]), int(places[0]) + size))
+        block = int(places[0]) // size
+        assert int(places[0]) % size == 0
+        assert block < eligible[row]
+        for view, weight, value in ((row, first, 1 / rate), (row + rows, second, 1 / (1 - rate))):
+            torch.testing.assert_close(weight[weight > 0], torch.full_like(weight[weight > 0], value))
+            assert made.total_B[view] == size
+            hidden = made.hidden_BT[view]
+            assert not hidden[: prompt + block * size].any()
+            assert hidden[prompt + (block + 1) * size : prompt + blocks * size].all()
+            assert not hidden[prompt + blocks * size :].any()
+            assert torch.equal(hidden & asked, weight > 0)
 
-    def loss(rows: slice) -> torch.Tensor:
-        mask = hidden[rows]
-        return masked_loss(logits[rows][mask], targets[rows][mask], weights[rows][mask], 4)
 
-    torch.testing.assert_close(loss(slice(0, 1)) + loss(slice(1, 4)), loss(slice(0, 4)))
-    assert loss(slice(0, 4)).item() == pytest.approx(
-        sum(
-            torch.nn.functional.cross_entropy(logits[row][hidden[row]].float(), targets[row][hidden[row]]).item()
-            for row in range(4)
-        )
-        / 4
-    )
+def test_blocks_and_masks_are_drawn_for_every_row() -> None:
+    answer_BT = torch.ones(64, 64, dtype=torch.bool)
+    made = noise.redundancy_aware(answer_BT, 32, torch.full((64,), 2), 0.5, torch.Generator().manual_seed(0))
+    second = (made.weight_BT[:64, 32:] > 0).any(dim=1)
+    assert 20 < int(second.sum()) < 44
+    patterns = {tuple(row.tolist()) for row in made.weight_BT[:64] > 0}
+    assert len(patterns) == 64
+
+
+def test_the_masked_objective_weighs_one_over_t() -> None:
+    answer_BT = torch.ones(8, 40, dtype=torch.bool)
+    made = noise.masked(answer_BT, torch.Generator().manual_seed(0))
+    share = made.hidden_BT.float().mean(dim=1)
+    torch.testing.assert_close(made.weight_BT, made.hidden_BT / share[:, None])
+    assert made.total_B.tolist() == [40.0] * 8
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def example(family: str) -> tuple[torch.nn.Module, torch.Tensor, noise.Hidden]:
+    generator = torch.Generator().manual_seed(3)
+    network = toy(family, dtype=torch.float64).network.requires_grad_(True)
+    tokens_BT = torch.randint(0, 20, (4, 11), generator=generator)
+    answer_BT = torch.zeros(4, 11, dtype=torch.bool)
+    answer_BT[:, 3:] = True
+    made = noise.redundancy_aware(answer_BT, 4, torch.tensor([2, 1, 2, 2]), 0.4, generator)
+    return network, tokens_BT.repeat(2, 1), made
+
+
+def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
+    found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+    network.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_gradients_are_those_of_the_formula(family: str) -> None:
+    """Against eq. 5 written out token by token in float64, Dream's shift included."""
+    network, tokens_BT, made = example(family)
+    question = ask(tokens_BT, made, TOY_MASK)
+    losses, _ = Student(network)(*question[:4])
+    loss = weighted(losses, question.weight_N, question.total)
+    loss.backward()
+    ours = gradients(network)
+
+    slow = torch.zeros((), dtype=torch.float64)
+    shift = 1 if family == "dream" else 0
+    for row in range(len(tokens_BT)):
+        shown = [TOY_MASK if made.hidden_BT[row, place] else int(tokens_BT[row, place]) for place in range(11)]
+        logits_TV = network(torch.tensor([shown]))[0]
+        for place in range(11):
+            if made.weight_BT[row, place] > 0:
+                weight = 1 / 0.4 if row < 4 else 1 / 0.6
+                slow = slow - weight * log_softmax(logits_TV[place - shift], dim=-1)[tokens_BT[row, place]]
+    slow = slow / (8 * 4)  # eight views of blocks of four
+    slow.backward()
+    torch.testing.assert_close(loss, slow, rtol=1e-6, atol=1e-9)  # the weights are float32
+    for mine, reference in zip(ours, gradients(network), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 8])
+def test_an_accumulated_batch_is_a_big_batch(cut: int) -> None:
+    network, tokens_BT, made = example("llada")
+    whole = ask(tokens_BT, made, TOY_MASK)
+    losses, _ = Student(network)(*whole[:4])
+    weighted(losses, whole.weight_N, whole.total).backward()
+    big = gradients(network)
+    parts = [slice(first, first + cut) for first in range(0, 8, cut)]
+    questions = [ask(tokens_BT[part], made.rows(part), TOY_MASK) for part in parts]
+    assert sum(question.total for question in questions) == whole.total
+    for question in questions:
+        losses, _ = Student(network)(*question[:4])
+        weighted(losses, question.weight_N, whole.total).backward()
+    for mine, reference in zip(gradients(network), big, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_recomputing_layers_changes_no_gradient() -> None:
+    network, tokens_BT, made = example("dream")
+    question = ask(tokens_BT, made, TOY_MASK)
+    found = []
+    for network.checkpointing in (False, True):
+        losses, _ = Student(network)(*question[:4])
+        losses.sum().backward()
+        found.append(gradients(network))
+    for kept, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,38 +202,37 @@ def test_any_text_becomes_known_tokens(text: str) -> None:
     assert isinstance(TOKENIZER.decode(ids), str)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 6))
-def test_problems_survive_the_tokenizer_and_their_own_verifier(seed: int, steps: int) -> None:
-    word = arithmetic.sample(random.Random(seed), steps)
-    for text in (word.question, word.worked, sums.sheet(random.Random(seed), steps)):
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(sorted(TASKS)))
+def test_problems_survive_the_tokenizer_in_whole_words(seed: int, task: str) -> None:
+    problem = TASKS[task](random.Random(seed))
+    for text in (problem.question, problem.worked, sums.sheet(random.Random(seed), 3)):
         assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
-        assert not any(token.startswith("<0x") for token in TOKENIZER.tokenize(text))
-    assert arithmetic.verify(word.worked, word.key)
-    assert not arithmetic.verify(word.worked, word.key + 1)
-    last = word.worked.rsplit("= ", 1)[1].split(".")[0]
-    assert int(last) == word.key
-    assert len(TOKENIZER.encode(word.worked)) < 128
-
-
-def test_splits_share_no_question() -> None:
-    def some(split: Split) -> set[str]:
-        return {problem.question for problem in itertools.islice(arithmetic.problems(split, seed=0, steps=(1,)), 2000)}
-
-    assert not some("train") & some("test")
+        assert not any(len(token) == 1 and token.isalpha() or token.startswith("<0x") for token in TOKENIZER.tokenize(text))
+    assert 5 <= len(TOKENIZER.encode(problem.worked)) < 160
 
 
 def test_a_batch_is_prompts_answers_and_eos() -> None:
-    source = arithmetic.problems("train", seed=0, steps=(2,))
+    source = list(itertools.islice(problems("chain", "train", seed=0), 50))
     data = batch(TOKENIZER, source, random.Random(3), tokens=1024, block_length=32, longest=128)
-    again = arithmetic.problems("train", seed=0, steps=(2,))
     assert data.tokens_BT.shape == data.answer_BT.shape
-    for row, mask in zip(data.tokens_BT, data.answer_BT, strict=True):
-        problem = next(again)
+    assert data.tokens_BT.numel() <= 1024
+    for row, mask, problem in zip(data.tokens_BT, data.answer_BT, source, strict=False):
         answer = row[mask].tolist()
         assert len(answer) % 32 == 0
         assert TOKENIZER.decode([token for token in answer if token != EOS]) == problem.worked
         assert answer[-1] == EOS
+
+
+def test_similar_problems_are_near_in_length_and_short_ones_come_first() -> None:
+    def length(place: int, reach: float, seed: int) -> int:
+        drawn = similar(problems("arithmetic", "train", seed=seed), random.Random(seed), pool=60, reach=reach)
+        return len(drawn[place].question) + len(drawn[place].worked)
+
+    near = [abs(length(0, 1.0, seed) - length(5, 1.0, seed)) for seed in range(20)]
+    far = [abs(length(0, 1.0, seed) - length(59, 1.0, seed)) for seed in range(20)]
+    assert sum(near) < sum(far) / 4
+    assert sum(length(0, 0.2, seed) for seed in range(20)) < sum(length(0, 1.0, seed) for seed in range(20))
 
 
 def test_a_drill_hides_results_only() -> None:
@@ -132,35 +243,117 @@ def test_a_drill_hides_results_only() -> None:
         assert TOKENIZER.convert_ids_to_tokens(row[mask].tolist()) == list("".join(results))
 
 
+# --- the trainer ------------------------------------------------------------------------------------------------------
+
+
 class Killed(Exception):
     """Stands for a power cut."""
+
+
+def interrupted(run: Callable[[Callable[[int, dict[str, float]], None]], object], after: int) -> dict[int, float]:
+    """Losses of a run that dies after a step, and of its continuation."""
+    seen: dict[int, float] = {}
+
+    def report(step: int, measured: dict[str, float]) -> None:
+        seen[step] = measured["loss"]
+        if step == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(report)
+    run(lambda step, measured: seen.update({step: measured["loss"]}))
+    return seen
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     whole: list[float] = []
     pretrain(small(tmp_path / "whole"), lambda step, measured: whole.append(measured["loss"]))
-    parts: dict[int, float] = {}
-
-    def until(last: int) -> None:
-        def report(step: int, measured: dict[str, float]) -> None:
-            parts[step] = measured["loss"]
-            if step == last:
-                raise Killed
-
-        pretrain(small(tmp_path / "parts"), report)
-
-    with pytest.raises(Killed):
-        until(4)  # one step after the checkpoint of step 3 is lost, and made again
-    until(99)
+    # One step after the checkpoint of step 3 is lost, and made again.
+    parts = interrupted(lambda report: pretrain(small(tmp_path / "parts"), report), after=4)
     assert [parts[step] for step in range(6)] == whole
+    logs = [checkpoint.read_log(tmp_path / name / "log.csv") for name in ("whole", "parts")]
+    assert [[row["step"], row["loss"]] for row in logs[0]] == [[row["step"], row["loss"]] for row in logs[1]]
     one, other = [unmask.load(tmp_path / name) for name in ("whole", "parts")]
     for left, right in zip(one.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(left, right)
-    assert one.tokenizer.decode(one.tokenizer.encode("Mia has 23 apples.")) == "Mia has 23 apples."
-    with pytest.raises(unmask.ConfigError, match="other settings"):
+    assert one.tokenizer.decode(one.tokenizer.encode("Compute 23 + 8.")) == "Compute 23 + 8."
+    assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+    assert "| steps | 6 |" in (tmp_path / "whole" / "README.md").read_text()
+    with pytest.raises(unmask.ConfigError, match=r"other settings \(steps\)"):
         pretrain(small(tmp_path / "whole", steps=9))
 
 
-def test_unknown_training_option() -> None:
-    with pytest.raises(unmask.ConfigError, match="stepz"):
-        PretrainConfig.from_dict({"output": "x", "stepz": 3})
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Accelerator.save_state
+    calls = []
+
+    def full(self: Accelerator, folder: str) -> None:
+        calls.append(folder)
+        if len(calls) == 2:
+            (Path(folder) / "model.safetensors").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(self, folder)
+
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(OSError, match="No space"):
+        pretrain(small(tmp_path))
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["checkpoint-000003"]
+    seen: list[int] = []
+    pretrain(small(tmp_path), lambda step, measured: seen.append(step))
+    assert seen == [3, 4, 5]
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["checkpoint-000006"]
+
+
+def test_a_moving_average_is_what_is_kept(tmp_path: Path) -> None:
+    """With an average the weights that come back are not the last ones, and a continued run has the same."""
+    network, tokens_BT, made = example("llada")
+    question = Question(*ask(tokens_BT, made, TOY_MASK))
+    start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+    def run(folder: str, steps: int, ema: float | None) -> dict[str, torch.Tensor]:
+        config = TrainingConfig(
+            output=str(tmp_path / folder), learning_rate=0.1, schedule="constant", warmup=0, ema=ema, precision="fp32"
+        )
+        network.load_state_dict(start)
+        tuner = torch.optim.SGD(network.parameters(), lr=0.1)
+        accelerator = Accelerator(cpu=True)
+        return fit(accelerator, network, [tuner], lambda step, process, processes: [question], config, steps)
+
+    last, mean = run("last", 6, None), run("mean", 6, 0.9)
+    name = "model.transformer.wte.weight"
+    assert not torch.equal(last[name], mean[name])
+    path = start[name].double()
+    shadow = path.clone()
+    for step in range(6):
+        now = run(f"until-{step}", step + 1, None)[name]
+        decay = min(0.9, (1 + step) / (10 + step))
+        shadow = decay * shadow + (1 - decay) * now
+    torch.testing.assert_close(mean[name].double(), shadow, rtol=1e-5, atol=1e-6)
+    run("parts", 3, 0.9)
+    torch.testing.assert_close(run("parts", 6, 0.9)[name], mean[name])
+
+
+def test_bad_training_options() -> None:
+    chain = {"output": "x", "mixture": {"chain": 1.0}}
+    for settings_, said in (
+        (chain | {"stepz": 3}, "stepz"),
+        ({"output": "x"}, "mixture"),
+        (chain | {"schedule": "cosin"}, "did you mean 'cosine'"),
+        (chain | {"learning_rate": "2e-5"}, r"2.0e-5"),
+        (chain | {"ema": 1.5}, "ema"),
+        (chain | {"mixture": {"chian": 1.0}}, "did you mean 'chain'"),
+        (chain | {"heads": 3}, "heads"),
+        (chain | {"longest_answer": 100}, "longest_answer"),
+    ):
+        with pytest.raises(unmask.ConfigError, match=said):
+            PretrainConfig.from_dict(settings_)
+
+
+def test_a_log_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,loss\n1,2.5\n2,2.25\n3")
+    assert checkpoint.read_log(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+    log = checkpoint.Log(path, done=1)
+    log.write(2, {"loss": 2.0})
+    assert checkpoint.read_log(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.0}]
+    assert json.dumps(checkpoint.read_log(path))

@@ -1,13 +1,22 @@
-"""`unmask train`: make models."""
+"""`unmask train`: make models, and tune them on their own least redundant answers."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import read_mapping
+from unmask.cli.choose import Json, read_mapping, read_settings
+
+if TYPE_CHECKING:
+    from unmask.train.budget import Budget
+    from unmask.train.trainer import Report
 
 app = typer.Typer(no_args_is_help=True, help="Train models.", rich_markup_mode=None)
+Config = Annotated[Path, typer.Option(help="A YAML file of settings; see configs/.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
 
 
 @app.callback()
@@ -16,15 +25,79 @@ def train() -> None:
 
 
 @app.command()
-def pretrain(config: Annotated[Path, typer.Option(help="Settings, for example configs/unmask-tiny.yaml.")]) -> None:
+def pretrain(config: Config, settings: Changes = None) -> None:
     """Train a small model from nothing; a killed run goes on where its last checkpoint was."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    chosen = read_mapping(config) | read_settings(settings)
 
     from unmask.train.pretrain import PretrainConfig
     from unmask.train.pretrain import pretrain as run
 
-    chosen = PretrainConfig.from_dict(read_mapping(config))
+    plan = PretrainConfig.from_dict(chosen)
+    with _steps(plan.steps) as report:
+        folder = run(plan, report)
+    print(folder)
+
+
+@app.command()
+def collect(config: Config, settings: Changes = None) -> None:
+    """Sample answers to training prompts and count how redundant each decode was; goes on where it was stopped."""
+    chosen = read_mapping(config) | read_settings(settings)
+
+    from unmask.train.collect import CollectConfig
+    from unmask.train.collect import collect as run
+
+    plan = CollectConfig.from_dict(chosen)
+    with _bar(plan.limit) as update:
+        path = run(plan, lambda done, right: update(done, f"prompts, {right:.0%} of the last answers right"))
+    print(path)
+
+
+@app.command()
+def sft(
+    config: Config,
+    settings: Changes = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print memory, steps and FLOPs; needs no weights.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model on the chosen answers of `collect`; a killed run goes on where its last checkpoint was.
+
+    For a dry run without the model and the data the file may hold `shape` (the model's config.json) and `examples`.
+    """
+    chosen = read_mapping(config) | read_settings(settings)
+    shape, examples = chosen.pop("shape", None), chosen.pop("examples", None)
+
+    from unmask.train.sft import SFTConfig
+    from unmask.train.sft import sft as run
+
+    plan = SFTConfig.from_dict(chosen)
+    if dry_run:
+        from unmask.train.budget import estimate
+
+        budget = estimate(plan, shape, examples)
+        print(json.dumps(budget.to_dict())) if as_json else _show(budget)
+        return
+    with _steps(None) as report:
+        folder = run(plan, report)
+    print(json.dumps({"output": str(folder)}) if as_json else folder)
+
+
+@app.command()
+def merge(config: Config, settings: Changes = None) -> None:
+    """Add the adapter that `sft` made to its base; takes the same file."""
+    chosen = read_mapping(config) | read_settings(settings)
+
+    from unmask.train.sft import SFTConfig
+    from unmask.train.sft import merge as run
+
+    print(run(SFTConfig.from_dict({name: value for name, value in chosen.items() if name not in ("shape", "examples")})))
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Any]:
+    """A progress bar on stderr, silent where that is no terminal; yields update(done, text)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     columns = (
         BarColumn(),
@@ -33,11 +106,34 @@ def pretrain(config: Annotated[Path, typer.Option(help="Settings, for example co
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=chosen.steps)
+        bar = progress.add_task("", total=total)
+        yield lambda done, text: progress.update(bar, completed=done, description=text)
 
-        def report(step: int, measured: dict[str, float]) -> None:
-            line = f"loss {measured['loss']:.3f}  {measured['tokens_per_second']:.0f} tokens/s"
-            progress.update(bar, completed=step + 1, description=line)
 
-        folder = run(chosen, report)
-    print(folder)
+@contextmanager
+def _steps(total: int | None) -> "Iterator[Report]":
+    with _bar(total) as update:
+        yield lambda step, measured: update(
+            step + 1, f"loss {measured['loss']:.3f}  {measured['tokens_per_second']:.0f} tokens/s"
+        )
+
+
+def _show(budget: "Budget") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    gib = 2**30
+    table = Table(box=None, show_header=False)
+    for name, value in (
+        ("parameters", f"{budget.parameters / 1e9:.3f} billion, {budget.trained / 1e6:.2f} million of them trained"),
+        ("examples", f"{budget.examples:,}"),
+        ("steps", f"{budget.steps:,} of {budget.rows_per_step} rows"),
+        ("tokens", f"{budget.tokens / 1e9:.3f} billion"),
+        ("operations", f"{budget.flops:.2e}; {budget.flops / 4e14 / 3600:.1f} hours at 400 TFLOP/s"),
+        ("memory, each device", f"{budget.memory_bytes / gib:.1f} GiB"),
+        ("  weights", f"{budget.weights_bytes / gib:.1f} GiB"),
+        ("  trained part", f"{budget.optimizer_bytes / gib:.2f} GiB"),
+        ("  activations", f"{budget.activation_bytes / gib:.1f} GiB"),
+    ):
+        table.add_row(name, value)
+    Console().print(table)

@@ -5,6 +5,7 @@ remote code.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
 def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     """The network's weights with the adapter of `folder` added in. Raises ConfigError if it does not fit."""
     try:
-        model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
-    except (ValueError, RuntimeError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
+    except (ValueError, RuntimeError, OSError, UserWarning) as error:
         raise ConfigError(f"{folder}: not an adapter for this model ({str(error).splitlines()[0][:200]})") from None
     model.merge_and_unload()
     return dict(network.state_dict())

@@ -27,12 +27,18 @@ def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> tuple[list[i
     return tokenizer.encode(text), tokenizer.encode(problem.worked)
 
 
-def similar(source: Iterator[Problem], rng: random.Random, pool: int) -> list[Problem]:
-    """`pool` problems, the nearest in length to a drawn one first: batches of them need little padding."""
-    drawn = list(itertools.islice(source, pool))
-    lengths = {id(problem): len(problem.question) + len(problem.worked) for problem in drawn}
-    pivot = lengths[id(rng.choice(drawn))]
-    return sorted(drawn, key=lambda problem: abs(lengths[id(problem)] - pivot))
+def similar(source: Iterator[Problem], rng: random.Random, *, pool: int, reach: float = 1.0) -> list[Problem]:
+    """`pool` problems, the nearest in length to a drawn one first: batches of them need little padding.
+
+    The one is drawn among the shortest `reach` (a share) of them.
+    """
+    drawn = sorted(itertools.islice(source, pool), key=_characters)
+    pivot = _characters(drawn[int(rng.random() * reach * pool)])
+    return sorted(drawn, key=lambda problem: abs(_characters(problem) - pivot))
+
+
+def _characters(problem: Problem) -> int:
+    return len(problem.question) + len(problem.worked)
 
 
 def batch(

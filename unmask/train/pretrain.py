@@ -33,7 +33,8 @@ class PretrainConfig(TrainingConfig):
 
     Attributes:
         mixture: task -> weight; see unmask.tasks.
-        drills: steps at the start that are mostly sheets of sums.
+        lessons: a step's batches, shared out to the processes, of `tokens` tokens each.
+        drills, short: the share of the run that is half sheets of sums, and in which the problems grow to their full length.
         learning_rate: AdamW's, for embedding, head and norms; `muon_learning_rate` is for the matrices inside the layers.
     """
 
@@ -45,14 +46,15 @@ class PretrainConfig(TrainingConfig):
     max_length: int = 512
     block_length: int = 32
     longest_answer: int = 128
-    drills: int = 800
-    steps: int = 11000
-    tokens_per_step: int = 4096
+    steps: int = 10000
+    lessons: int = 2
+    tokens: int = 3072
+    drills: float = 0.05
+    short: float = 0.3
     learning_rate: float = 2e-3
     muon_learning_rate: float = 1e-2
     schedule: Schedule = "linear"
     warmup: float = 200
-    threads: int | None = 2
     seed: int = field(default=0)
 
     def __post_init__(self) -> None:
@@ -110,22 +112,37 @@ def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, step: int) -> Batch:
-    """The batch of one training step: a sheet of sums, or problems of the mixture that are about as long.
+def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: int) -> Batch:
+    """One batch of a training step: a sheet of sums, or problems of the mixture that are about as long.
 
-    Mostly sums in the first part of a run, one step in eight later.
+    Half of them sums in the first part of a run, one in eight later; short problems first, all from `short` of the run on.
     """
-    rng = random.Random(f"{config.seed}-{step}")
-    if rng.random() < (0.75 if step < config.drills else 1 / 8):
-        return drill(tokenizer, rng, tokens=config.tokens_per_step, count=8)
+    rng = random.Random(f"{config.seed}-{number}")
+    done = number / (config.steps * config.lessons)
+    if rng.random() < (1 / 2 if done < config.drills else 1 / 8):
+        return drill(tokenizer, rng, tokens=config.tokens, count=8)
+    drawn = problems(config.mixture, "train", seed=rng.getrandbits(48))
     return batch(
         tokenizer,
-        similar(problems(config.mixture, "train", seed=rng.getrandbits(48)), rng, pool=192),
+        similar(drawn, rng, pool=192, reach=min(1.0, 0.3 + 0.7 * done / config.short)),
         rng,
-        tokens=config.tokens_per_step,
+        tokens=config.tokens,
         block_length=config.block_length,
         longest=config.longest_answer,
     )
+
+
+def initialise(network: LLaDA, generator: torch.Generator) -> None:
+    """Large embeddings, small matrices, and an output matrix that starts as a small copy of the embeddings.
+
+    With embeddings as small as the rest, what sets one name apart from another is soon drowned by what all names share, and
+    copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
+    """
+    init_weights(network, std=0.02, generator=generator)
+    embedding, head = network.embedding(), network.head()
+    with torch.no_grad():
+        embedding.weight.normal_(0.0, 1.0, generator=generator)
+        head.weight.copy_(0.02 * embedding.weight)
 
 
 def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.Optimizer]:
@@ -167,13 +184,17 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
     settings = model_config(config, len(tokenizer))
     network = LLaDA(settings)
-    init_weights(network, std=0.02, generator=torch.Generator().manual_seed(config.seed))
+    initialise(network, torch.Generator().manual_seed(config.seed))
+    if config.lessons % accelerator.num_processes:
+        raise ConfigError(f"lessons {config.lessons} cannot be shared out to {accelerator.num_processes} processes")
 
     def questions(step: int, process: int, processes: int) -> Sequence[Question]:
-        number = step * processes + process
-        data = lesson(config, tokenizer, number)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        return [ask(data.tokens_BT, hide(data, digits, config.block_length, generator), MASK)]
+        made = []
+        for number in range(step * config.lessons, (step + 1) * config.lessons)[process::processes]:
+            data = lesson(config, tokenizer, number)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+            made.append(ask(data.tokens_BT, hide(data, digits, config.block_length, generator), MASK))
+        return made
 
     weights = fit(accelerator, network, optimizers(config, network), questions, config, config.steps, report)
     if accelerator.is_main_process:

@@ -1,0 +1,458 @@
+"""Collecting with potential triggers, choosing, fine-tuning, merging, and the estimate of what a run needs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from transformers import AutoModel
+
+import unmask
+from unmask.decode.memory import Streak
+from unmask.decode.proposal import Proposal
+from unmask.engine.request import StepRecord
+from unmask.methods import load
+from unmask.models import loading
+from unmask.models.toy import MASK, toy
+from unmask.train import adapter, checkpoint
+from unmask.train.budget import estimate
+from unmask.train.collect import CollectConfig, collect
+from unmask.train.pretrain import PretrainConfig, initialise, model_config
+from unmask.train.selection import choose, examples, read
+from unmask.train.sft import LoRA, SFTConfig, lay_out, merge, order, questions, sft
+from unmask.train.tokenizer import build, save, vocabulary
+from unmask.train.trajectory import Recorder, Triggers
+from unmask.train.verdict import verdicts
+from tests.train.test_train import interrupted
+
+ROOT = Path(__file__).parents[2]
+MIXTURE = {"chain": 1.0, "equations": 1.0}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained checkpoints of both families with a tokenizer."""
+    tokenizer = build(vocabulary(MIXTURE), model_max_length=256)
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("llada", "dream")}
+    config = PretrainConfig(output="", mixture=MIXTURE, width=32, layers=2, heads=2, mlp=48, max_length=256)
+    settings = model_config(config, len(tokenizer))
+    network = loading.build(settings, Path("llada")).to_empty(device="cpu")
+    initialise(network, torch.Generator().manual_seed(0))
+    checkpoint.export(dict(network.state_dict()), settings, folders["llada"])
+    dream = {
+        "architectures": ["DreamModel"],
+        "model_type": "Dream",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": len(tokenizer),
+        "eos_token_id": 1,
+        "mask_token_id": 2,
+        "max_position_embeddings": 256,
+    }
+    network = loading.build(dream, Path("dream")).to_empty(device="cpu")
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    checkpoint.export(dict(network.state_dict()), dream, folders["dream"])
+    for folder in folders.values():
+        save(tokenizer, folder)
+    return folders
+
+
+def collected(path: Path, count: int = 12) -> Path:
+    """A collected file of short answers, the third candidate of each the least redundant."""
+    tokenizer = build(vocabulary(MIXTURE), model_max_length=256)
+    lines: list[dict[str, Any]] = [{"provenance": {"model": "made by hand"}}]
+    for number in range(count):
+        texts = [f"{number} + {choice} = {number + choice}. The answer is {number + choice}." for choice in range(4)]
+        lines.append(
+            {
+                "id": number,
+                "task": "chain",
+                "prompt": f"Compute {number} + 2.",
+                "key": str(number + 2),
+                "candidates": [
+                    {
+                        "text": text,
+                        "token_ids": tokenizer.encode(text),
+                        "seed": choice,
+                        "right": choice > 0,
+                        "tokens": len(tokenizer.encode(text)),
+                        "forwards": 5,
+                        "triggers": Triggers(windows=[0, 6, 2, 9][choice]).to_dict(),
+                    }
+                    for choice, text in enumerate(texts)
+                ],
+            }
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def tuning(base: Path, tmp_path: Path, **changes: Any) -> SFTConfig:
+    data = tmp_path / "candidates.jsonl"
+    if not data.exists():
+        collected(data)
+    settings: dict[str, Any] = {
+        "model": str(base),
+        "data": str(data),
+        "output": str(tmp_path / "tuned"),
+        "lora": {"rank": 4, "alpha": 8},
+        "length": 96,
+        "batch_size": 4,
+        "micro_batch": 3,
+        "epochs": 2,
+        "learning_rate": 0.01,
+        "checkpoint_every": 2,
+        "precision": "fp32",
+    }
+    return SFTConfig.from_dict(settings | changes)
+
+
+# --- triggers ---------------------------------------------------------------------------------------------------------
+
+
+def record(block: list[int], candidate: list[int], confidence: list[float], committed: list[int], *, refresh: bool) -> StepRecord:
+    return StepRecord(
+        forward=0,
+        rows=[0],
+        refresh=refresh,
+        query_tokens=[[]],
+        committed=[[10 + place for place in committed]],
+        tokens=[[]],
+        rule=[[]],
+        start=[10],
+        block=[block],
+        candidate=[candidate],
+        confidence=[confidence],
+    )
+
+
+def test_potential_triggers_by_hand() -> None:
+    """Two sure windows in one stretch, one run, a stable prediction in the third step; EOS counts for nothing."""
+    rules = load("r2-dllm")
+    recorder = Recorder(rules, prompts=1, mask_id=99, ends=[1])
+    #         two windows of three     a run    alone   taken  EOS
+    candidate = [5, 6, 7, 8, 20, 30, 30, 20, 40, 20, 50, 1, 1, 1]
+    confident = [0.85, 0.82, 0.86, 0.81, 0.1, 0.85, 0.5, 0.1, 0.75, 0.1, 0.95, 0.88, 0.88, 0.88]
+    block = [99] * 14
+    recorder(record(block, candidate, confident, [10], refresh=True))
+    assert recorder.triggers[0] == Triggers(windows=2, components=1, positions=4, runs=1, temporal=0)
+    block[10] = 50
+    recorder(record(block, candidate, confident, [], refresh=False))
+    recorder(record(block, candidate, confident, [], refresh=False))
+    # In the third step 40 (0.75) is stable; what windows and runs would have taken is not watched.
+    assert recorder.triggers[0] == Triggers(windows=6, components=3, positions=12, runs=3, temporal=1)
+
+
+def test_potential_triggers_are_what_the_rules_would_take() -> None:
+    """Against a decode by the reference loop: the recorder on a rule-free decode, the rules asked one by one."""
+    model, rules = toy("llada", sharpness=3.0), load("r2-dllm", threshold=0.97)
+    recorder = Recorder(rules, prompts=3, mask_id=MASK, ends=model.spec.eos_ids)
+    records: list[StepRecord] = []
+
+    def both(step: StepRecord) -> None:
+        recorder(step)
+        records.append(step)
+
+    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    unmask.generate(model, prompts, method=load("fast-dllm", threshold=0.97), max_new_tokens=64, observer=both)
+    expected = [Triggers() for _ in prompts]
+    streaks = [Streak.empty(1, 32, torch.device("cpu"), torch.float32) for _ in prompts]
+    cluster, run, temporal = rules.rules(64, shifted=False)[2], rules.rules(64, shifted=False)[1], rules.rules(64, shifted=False)[3]
+    for step in records:
+        for place, row in enumerate(step.rows):
+            candidate = torch.tensor([step.candidate[place]])
+            masked = torch.tensor([step.block[place]]) == MASK
+            still = masked.clone()
+            still[0, [position - step.start[place] for position in step.committed[place]]] = False
+            still &= candidate != model.spec.eos_ids[0]
+            proposal = Proposal(
+                candidate,
+                torch.tensor([step.confidence[place]]),
+                torch.tensor([step.confidence[place]]),
+                masked,
+                still,
+                ~still,
+                torch.tensor([0 if step.refresh else 1]),
+                torch.tensor([0]),
+            )
+            for rule, name in ((cluster, "positions"), (run, "runs"), (temporal, "temporal")):
+                mask, memory = rule(proposal, streaks[row] if name == "temporal" else None)
+                if name == "temporal":
+                    streaks[row] = memory
+                setattr(expected[row], name, getattr(expected[row], name) + int(mask.sum()))
+                proposal = proposal._replace(open_BL=proposal.open_BL & ~mask)
+    for counted, right in zip(recorder.triggers, expected, strict=True):
+        assert (counted.positions, counted.runs, counted.temporal) == (right.positions, right.runs, right.temporal)
+    assert sum(counted.temporal for counted in recorder.triggers) > 0
+    assert sum(counted.positions for counted in recorder.triggers) > 0
+
+
+def test_verdicts() -> None:
+    texts = [r"so \boxed{12}", "#### 12", "The answer is 12.", "It is 1,012", "nothing"]
+    assert verdicts(texts, "12") == [True, True, True, False, False]
+    assert verdicts(texts, None) == [True, True, True, False, False]
+    assert verdicts(["1", "1", "2", "2"], None) == [False] * 4  # a tie is no majority
+    assert verdicts(["1", "2", "3"], None) == [False] * 3
+
+
+# --- collecting -------------------------------------------------------------------------------------------------------
+
+
+def collecting(base: Path, tmp_path: Path, **changes: Any) -> CollectConfig:
+    settings = {"model": str(base), "output": str(tmp_path / "made" / "candidates.jsonl"), "limit": 5, "max_new_tokens": 32}
+    return CollectConfig.from_dict(settings | {"mixture": MIXTURE, "candidates": 3, "batch": 2} | changes)
+
+
+def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
+    whole = collect(collecting(bases["llada"], tmp_path))
+    provenance, lines = read(whole)
+    assert provenance["method"]["name"] == "fast-dllm"
+    assert [line["id"] for line in lines] == list(range(5))
+    for line in lines:
+        assert len({candidate["seed"] for candidate in line["candidates"]}) == 3
+        for candidate in line["candidates"]:
+            assert set(candidate["triggers"]) == {"windows", "components", "positions", "runs", "temporal"}
+            assert len(candidate["token_ids"]) == candidate["tokens"]
+    other = collecting(bases["llada"], tmp_path, output=str(tmp_path / "cut.jsonl"))
+    text = whole.read_text()
+    Path(other.output).write_text(text[: text.index('{"id": 3') + 20])
+    assert collect(other).read_text() == text
+    with pytest.raises(unmask.ConfigError, match="other settings"):
+        collect(collecting(bases["llada"], tmp_path, temperature=0.5))
+
+
+def test_collecting_from_a_file_of_prompts(bases: dict[str, Path], tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Compute 3 + 4.", "answer": 7}\n{"prompt": "Compute 1 + 1."}\n')
+    config = collecting(bases["llada"], tmp_path, mixture=None, prompts=str(prompts))
+    lines = read(collect(config))[1]
+    assert [(line["prompt"], line["key"]) for line in lines] == [("Compute 3 + 4.", "7"), ("Compute 1 + 1.", None)]
+    prompts.write_text('{"question": "Compute 3 + 4."}\n')
+    with pytest.raises(unmask.ConfigError, match=r"prompts.jsonl:1: expected"):
+        collect(collecting(bases["llada"], tmp_path, mixture=None, prompts=str(prompts), output=str(tmp_path / "new.jsonl")))
+
+
+def test_bad_collecting_options(bases: dict[str, Path], tmp_path: Path) -> None:
+    for changes, said in (
+        ({"limits": 3}, "did you mean 'limit'"),
+        ({"prompts": "x.jsonl"}, "either a mixture"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"candidates": 0}, "candidates"),
+    ):
+        with pytest.raises(unmask.ConfigError, match=said):
+            collecting(bases["llada"], tmp_path, **changes)
+    with pytest.raises(unmask.ConfigError, match="must not have R2-dLLM's rules"):
+        collect(collecting(bases["llada"], tmp_path, method="r2-dllm"))
+    with pytest.raises(unmask.ConfigError, match="turn a rule off"):
+        collect(collecting(bases["llada"], tmp_path, rules={"temporal_steps": None}))
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def test_choosing(tmp_path: Path) -> None:
+    path = collected(tmp_path / "candidates.jsonl")
+    line = read(path)[1][0]
+    pick = {"spatial": "windows", "per_token": True, "seed": "0"}
+    assert choose(line["candidates"], "lowest", **pick)["seed"] == 2
+    assert choose(line["candidates"], "highest", **pick)["seed"] == 3
+    drawn = [choose(line["candidates"], "random", **(pick | {"seed": str(seed)}))["seed"] for seed in range(50)]
+    assert set(drawn) == {1, 2, 3}
+    assert choose(line["candidates"][:1], "lowest", **pick) is None
+    found = examples(path, "lowest", spatial="windows", per_token=True, seed=0)
+    assert len(found) == 12
+    assert found[3].prompt == "Compute 3 + 2."
+    path.write_text("nonsense\n")
+    with pytest.raises(unmask.ConfigError, match="not a file of"):
+        examples(path, "lowest", spatial="windows", per_token=True, seed=0)
+    with pytest.raises(unmask.ConfigError, match="unmask train collect"):
+        examples(tmp_path / "none.jsonl", "lowest", spatial="windows", per_token=True, seed=0)
+
+
+def test_a_count_per_token_does_not_favour_short_answers() -> None:
+    short = {"right": True, "tokens": 10, "triggers": Triggers(windows=2).to_dict()}
+    long = {"right": True, "tokens": 100, "triggers": Triggers(windows=5).to_dict()}
+    assert choose([short, long], "lowest", spatial="windows", per_token=True, seed="") is long
+    assert choose([short, long], "lowest", spatial="windows", per_token=False, seed="") is short
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+def test_every_example_comes_once_an_epoch() -> None:
+    config = SFTConfig(output="", model="", data="", batch_size=4)
+    for epoch in range(3):
+        seen = [index for step in range(3) for index in order(12, config, 3 * epoch + step)]
+        assert sorted(seen) == list(range(12))
+    assert order(12, config, 0) != order(12, config, 3)
+
+
+@pytest.mark.parametrize("objective", ["block", "masked"])
+def test_masks_depend_on_neither_split(objective: str) -> None:
+    """The questions of a step are the same for any micro-batch and any number of processes."""
+    pairs = [([5, 6, 7], list(range(8, 20 + row))) for row in range(7)]
+    rows = lay_out(pairs, length=40, block_length=8, eos_id=1)
+
+    def shown(micro: int, processes: int) -> list[list[int]]:
+        config = SFTConfig(
+            output="", model="", data="", batch_size=5, micro_batch=micro, objective=objective, block_length=8, length=40
+        )
+        parts = [part for process in range(processes) for part in questions(rows, config, 2, 4, process, processes)]
+        return [row for part in parts for row in part.input_BT.tolist()]
+
+    assert shown(1, 1) == shown(16, 1) == shown(3, 2) == shown(2, 4)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_lora_learns_merges_and_loads_everywhere(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    config = tuning(bases[family], tmp_path, epochs=20)
+    losses: list[float] = []
+    folder = sft(config, lambda step, measured: losses.append(measured["loss"]))
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.98 * sum(losses[:10])  # adapters of an untrained model under a frozen head learn little
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    whole = merge(config)
+    tuned, base = unmask.load(whole), unmask.load(bases[family])
+    tokens = torch.arange(20, 50)[None]
+    ours = tuned.network(tokens)
+    assert not torch.allclose(ours, base.network(tokens), atol=1e-2)
+    # The same weights through transformers, and through peft on top of the base.
+    torch.testing.assert_close(AutoModel.from_pretrained(whole)(tokens).logits, ours)
+    from peft import PeftModel
+
+    beside = PeftModel.from_pretrained(AutoModel.from_pretrained(bases[family]), folder)
+    torch.testing.assert_close(beside(tokens).logits, ours, rtol=1e-4, atol=1e-4)
+    assert unmask.generate(tuned, ["Compute 3 + 2."], max_new_tokens=32)[0].forwards > 0
+
+
+def test_a_killed_tuning_goes_on(bases: dict[str, Path], tmp_path: Path) -> None:
+    whole: list[float] = []
+    sft(tuning(bases["llada"], tmp_path, output=str(tmp_path / "whole")), lambda step, measured: whole.append(measured["loss"]))
+    config = tuning(bases["llada"], tmp_path, output=str(tmp_path / "parts"))
+    parts = interrupted(lambda report: sft(config, report), after=3)
+    assert [parts[step] for step in range(6)] == whole
+    names = {path.name for path in checkpoint.found(tmp_path / "parts")[-1].iterdir()}
+    assert "model.safetensors" in names
+    size = (checkpoint.found(tmp_path / "parts")[-1] / "model.safetensors").stat().st_size
+    assert size < (bases["llada"] / "model.safetensors").stat().st_size / 2  # adapters alone
+
+
+def test_training_everything(bases: dict[str, Path], tmp_path: Path) -> None:
+    config = tuning(bases["llada"], tmp_path, lora=None, objective="masked")
+    folder = sft(config)
+    tuned, base = unmask.load(folder), unmask.load(bases["llada"])
+    names = [name for name, tensor in tuned.network.state_dict().items() if torch.equal(tensor, base.network.state_dict()[name])]
+    assert names == []
+    assert tuned.tokenizer is not None
+    with pytest.raises(unmask.ConfigError, match="without LoRA"):
+        merge(config)
+
+
+def test_bad_tuning_options(bases: dict[str, Path], tmp_path: Path) -> None:
+    for changes, said in (
+        ({"select": "lowset"}, "did you mean 'lowest'"),
+        ({"objective": "blocks"}, "did you mean 'block'"),
+        ({"lora": {"ranks": 3}}, "did you mean 'rank'"),
+        ({"mask_rate": 1.0}, "mask_rate"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(unmask.ConfigError, match=said):
+            tuning(bases["llada"], tmp_path, **changes)
+    with pytest.raises(unmask.ConfigError, match="leaves no block"):
+        sft(tuning(bases["llada"], tmp_path, length=20))
+    with pytest.raises(unmask.ConfigError, match="run `unmask train sft` first"):
+        merge(tuning(bases["llada"], tmp_path, output=str(tmp_path / "never")))
+
+
+def test_an_adapter_for_another_model_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    config = tuning(bases["llada"], tmp_path)
+    sft(config)
+    folder = Path(config.output)
+    weights = {f"base_model.model.nowhere.{part}.weight": torch.zeros(4, 4) for part in ("lora_A", "lora_B")}
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(unmask.ConfigError, match="not an adapter for this model"):
+        merge(config)
+
+
+def test_adapters_go_beside_the_seven_matrices_only(bases: dict[str, Path]) -> None:
+    for folder in bases.values():
+        model = unmask.load(folder)
+        settings = loading.read_json(folder / "config.json")
+        before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+        adapter.add(model.network, settings, rank=2, alpha=2, dropout=0.0, seed=0)
+        trained = [name for name, parameter in model.network.named_parameters() if parameter.requires_grad]
+        assert len(trained) == 2 * 2 * 7  # layers, A and B, matrices
+        assert all("lora" in name for name in trained)
+        after = model.network.state_dict()
+        for name, tensor in before.items():
+            owner, _, leaf = name.rpartition(".")
+            assert torch.equal(tensor, after[name] if name in after else after[f"{owner}.base_layer.{leaf}"])
+
+
+# --- what it will need ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "parameters", "steps"), [("llada-8b", 8.016e9, 4875), ("dream-7b", 7.616e9, 4265)])
+def test_the_published_runs_without_weights(name: str, parameters: float, steps: int) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / f"r2-{name}.yaml").read_text())
+    shape, count = settings.pop("shape"), settings.pop("examples")
+    budget = estimate(SFTConfig.from_dict(settings), shape, count)
+    assert budget.parameters == pytest.approx(parameters, rel=0.001)
+    assert budget.steps == steps
+    assert 15 * 2**30 < budget.memory_bytes < 40 * 2**30
+    assert 1e19 < budget.flops < 4e19
+
+
+def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: Path) -> None:
+    config = tuning(bases["dream"], tmp_path)
+    budget = estimate(config, None, None)
+    model = unmask.load(bases["dream"])
+    assert budget.parameters == sum(parameter.numel() for parameter in model.network.parameters())
+    adapter.add(model.network, loading.read_json(bases["dream"] / "config.json"), rank=4, alpha=8, dropout=0.0, seed=0)
+    trained = sum(parameter.numel() for parameter in model.network.parameters() if parameter.requires_grad)
+    assert budget.trained == trained
+    assert (budget.examples, budget.steps) == (12, 6)
+    with pytest.raises(unmask.ConfigError, match="config.json as `shape`"):
+        estimate(tuning(Path("./nowhere"), tmp_path), None, 10)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one(bases: dict[str, Path], tmp_path: Path) -> None:
+    """DDP over gloo through torchrun, as `accelerate launch` does it, against one process: the same curve."""
+    collected(tmp_path / "candidates.jsonl")
+    settings = {
+        "model": str(bases["llada"]),
+        "data": str(tmp_path / "candidates.jsonl"),
+        "lora": {"rank": 4, "alpha": 8},
+        "length": 96,
+        "batch_size": 4,
+        "micro_batch": 3,
+        "epochs": 1,
+        "learning_rate": 0.01,
+        "precision": "fp32",
+    }
+    losses = []
+    for processes in (1, 2):
+        config = tmp_path / f"{processes}.yaml"
+        config.write_text(yaml.safe_dump(settings | {"output": str(tmp_path / f"by-{processes}")}))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *launcher, "-m", "unmask", "train", "sft", "--config", str(config)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses.append([row["loss"] for row in checkpoint.read_log(tmp_path / f"by-{processes}" / "log.csv")])
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -1,0 +1,112 @@
+"""What a fine-tuning will need, from its settings alone: memory, steps, floating-point operations. No weights, no device.
+
+The estimate of one device's memory under data parallelism: every device holds the whole model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.errors import ConfigError, ModelError
+from unmask.models import loading
+from unmask.models.layers import Network, Shape
+from unmask.train.selection import read
+from unmask.train.sft import SFTConfig
+
+GIB = 2**30
+_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Counts, bytes and operations of one run; see `estimate`."""
+
+    parameters: int
+    trained: int
+    examples: int
+    steps: int
+    rows_per_step: int
+    tokens: int
+    flops: float
+    weights_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """The sum of the three, on each device."""
+        return self.weights_bytes + self.optimizer_bytes + self.activation_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document."""
+        return asdict(self) | {"memory_bytes": self.memory_bytes}
+
+
+def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int | None) -> Budget:
+    """The needs of one run.
+
+    Args:
+        config: the run's settings.
+        shape: the model's config.json where the model itself is not here; None reads it from the model's folder.
+        examples: how many; None counts the prompts of the data file that have a right answer.
+
+    Weights: as stored, without LoRA in fp32 and with gradients of the same size. Optimiser: two moments, and for LoRA the
+    fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch` rows, in 2 bytes a number
+    (with gradient checkpointing a layer's input each and one whole layer), and the fp32 logits of the supervised
+    tokens, three times. Operations: 2 a parameter and token forwards and 2 more for the gradient of what flows through, 2
+    more again for that of the weights if all are trained, as much again as forwards under checkpointing; attention beside.
+    """
+    network = _network(config, shape)
+    form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
+    matrices = [part for part in network.blocks()[0].parts() if isinstance(part, torch.nn.Linear)]
+    trained = parameters
+    if config.lora:
+        trained = form.layers * sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
+    count = _count(config) if examples is None else examples
+    steps = config.steps(count)
+    views = 2 if config.objective == "block" and config.complementary else 1
+    tokens = steps * config.batch_size * views * config.length
+    passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
+    embedding = form.vocab * form.width
+    attention = 2 * form.layers * config.length * form.width  # scores and values, a token against all, per factor of 2
+    flops = float(tokens) * passes * (parameters - embedding + attention)
+    return Budget(
+        parameters=parameters,
+        trained=trained,
+        examples=count,
+        steps=steps,
+        rows_per_step=config.batch_size * views,
+        tokens=tokens,
+        flops=flops,
+        weights_bytes=parameters * (_BYTES[config.dtype] if config.lora else 8),
+        optimizer_bytes=trained * (16 if config.lora else 8),
+        activation_bytes=_activations(config, form),
+    )
+
+
+def _activations(config: SFTConfig, shape: Shape) -> int:
+    kv = shape.kv_heads * shape.head_size
+    # Kept of a layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
+    numbers = 7 * shape.width + 2 * shape.width + 2 * kv + 3 * shape.mlp
+    layer = 2 * numbers * config.length
+    kept = 2 * shape.width * config.length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
+    share = config.mask_rate * config.block_length if config.objective == "block" else config.length / 2
+    return round(config.micro_batch * (kept + 3 * 4 * share * shape.vocab))
+
+
+def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
+    if shape is not None:
+        return loading.build(shape, Path("shape"))
+    try:
+        folder = loading.locate(config.model)
+    except ModelError as error:
+        raise ConfigError(f"{error}; a dry run without the model needs its config.json as `shape` in the settings") from None
+    return loading.build(loading.read_json(folder / "config.json"), folder)
+
+
+def _count(config: SFTConfig) -> int:
+    lines = read(Path(config.data))[1]
+    return sum(any(candidate["right"] for candidate in line["candidates"]) for line in lines)
