@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check bench slow clean
+.PHONY: demo test lint check bench redundancy slow clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	touch $@
 
 demo: .venv/installed
@@ -30,6 +30,10 @@ check: lint test
 
 bench: .venv/installed
 	$(BIN)/unmask bench decode
+
+# Collect, tune five ways, measure: an hour or two on two cores; goes on where it was stopped.
+redundancy: .venv/installed
+	$(BIN)/python benchmarks/redundancy.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel
 
 import unmask
+from tests.train.test_train import interrupted
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
 from unmask.engine.request import StepRecord
@@ -25,11 +26,10 @@ from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, collect
 from unmask.train.pretrain import PretrainConfig, initialise, model_config
 from unmask.train.selection import choose, examples, read
-from unmask.train.sft import LoRA, SFTConfig, lay_out, merge, order, questions, sft
+from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
 from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trajectory import Recorder, Triggers
 from unmask.train.verdict import verdicts
-from tests.train.test_train import interrupted
 
 ROOT = Path(__file__).parents[2]
 MIXTURE = {"chain": 1.0, "equations": 1.0}
@@ -120,7 +120,9 @@ def tuning(base: Path, tmp_path: Path, **changes: Any) -> SFTConfig:
 # --- triggers ---------------------------------------------------------------------------------------------------------
 
 
-def record(block: list[int], candidate: list[int], confidence: list[float], committed: list[int], *, refresh: bool) -> StepRecord:
+def record(
+    block: list[int], candidate: list[int], confidence: list[float], committed: list[int], *, refresh: bool
+) -> StepRecord:
     return StepRecord(
         forward=0,
         rows=[0],
@@ -167,7 +169,11 @@ def test_potential_triggers_are_what_the_rules_would_take() -> None:
     unmask.generate(model, prompts, method=load("fast-dllm", threshold=0.97), max_new_tokens=64, observer=both)
     expected = [Triggers() for _ in prompts]
     streaks = [Streak.empty(1, 32, torch.device("cpu"), torch.float32) for _ in prompts]
-    cluster, run, temporal = rules.rules(64, shifted=False)[2], rules.rules(64, shifted=False)[1], rules.rules(64, shifted=False)[3]
+    cluster, run, temporal = (
+        rules.rules(64, shifted=False)[2],
+        rules.rules(64, shifted=False)[1],
+        rules.rules(64, shifted=False)[3],
+    )
     for step in records:
         for place, row in enumerate(step.rows):
             candidate = torch.tensor([step.candidate[place]])
@@ -351,7 +357,9 @@ def test_training_everything(bases: dict[str, Path], tmp_path: Path) -> None:
     config = tuning(bases["llada"], tmp_path, lora=None, objective="masked")
     folder = sft(config)
     tuned, base = unmask.load(folder), unmask.load(bases["llada"])
-    names = [name for name, tensor in tuned.network.state_dict().items() if torch.equal(tensor, base.network.state_dict()[name])]
+    names = [
+        name for name, tensor in tuned.network.state_dict().items() if torch.equal(tensor, base.network.state_dict()[name])
+    ]
     assert names == []
     assert tuned.tokenizer is not None
     with pytest.raises(unmask.ConfigError, match="without LoRA"):
@@ -422,7 +430,7 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
     trained = sum(parameter.numel() for parameter in model.network.parameters() if parameter.requires_grad)
     assert budget.trained == trained
     assert (budget.examples, budget.steps) == (12, 6)
-    with pytest.raises(unmask.ConfigError, match="config.json as `shape`"):
+    with pytest.raises(unmask.ConfigError, match=r"config\.json as `shape`"):
         estimate(tuning(Path("./nowhere"), tmp_path), None, 10)
 
 
@@ -450,7 +458,13 @@ def test_two_processes_train_as_one(bases: dict[str, Path], tmp_path: Path) -> N
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *launcher, "-m", "unmask", "train", "sft", "--config", str(config)]
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=100, check=False
+            command,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         losses.append([row["loss"] for row in checkpoint.read_log(tmp_path / f"by-{processes}" / "log.csv")])

@@ -208,7 +208,7 @@ def test_problems_survive_the_tokenizer_in_whole_words(seed: int, task: str) -> 
     problem = TASKS[task](random.Random(seed))
     for text in (problem.question, problem.worked, sums.sheet(random.Random(seed), 3)):
         assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
-        assert not any(len(token) == 1 and token.isalpha() or token.startswith("<0x") for token in TOKENIZER.tokenize(text))
+        assert not any((len(token) == 1 and token.isalpha()) or token.startswith("<0x") for token in TOKENIZER.tokenize(text))
     assert 5 <= len(TOKENIZER.encode(problem.worked)) < 160
 
 

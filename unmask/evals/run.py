@@ -6,6 +6,7 @@ sample size and 95 % interval.
 
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Summary:
     right: int
     by_steps: dict[int, tuple[int, int]]  # steps of the problem -> (right, asked)
     forwards: int
+    forwards_error: float  # standard error of their mean
     tokens: int
     query_tokens: int
     seconds: float
@@ -44,6 +46,8 @@ class Summary:
             "accuracy_low": low,
             "accuracy_high": high,
             "forwards_mean": self.forwards / self.n,
+            "forwards_low": self.forwards / self.n - 1.96 * self.forwards_error,
+            "forwards_high": self.forwards / self.n + 1.96 * self.forwards_error,
             "tokens_mean": self.tokens / self.n,
             "tokens_per_forward": self.tokens / self.forwards,
             "query_tokens_mean": self.query_tokens / self.n,
@@ -101,7 +105,8 @@ def evaluate(
     summaries = []
     for name, method in methods.items():
         by_steps: dict[int, tuple[int, int]] = {}
-        forwards = tokens = query_tokens = 0
+        forwards: list[int] = []
+        tokens = query_tokens = 0
         began = time.perf_counter()
         for start in range(0, limit, BATCH):
             chunk = asked_for[start : start + BATCH]
@@ -109,7 +114,7 @@ def evaluate(
             for problem, completion in zip(chunk, done, strict=True):
                 right, asked = by_steps.get(problem.steps, (0, 0))
                 by_steps[problem.steps] = (right + problem.verify(completion.text), asked + 1)
-                forwards += completion.forwards
+                forwards.append(completion.forwards)
                 tokens += completion.tokens
                 query_tokens += completion.query_tokens
             if report is not None:
@@ -120,7 +125,8 @@ def evaluate(
                 n=limit,
                 right=sum(right for right, _ in by_steps.values()),
                 by_steps=by_steps,
-                forwards=forwards,
+                forwards=sum(forwards),
+                forwards_error=statistics.stdev(forwards) / math.sqrt(limit) if limit > 1 else 0.0,
                 tokens=tokens,
                 query_tokens=query_tokens,
                 seconds=time.perf_counter() - began,

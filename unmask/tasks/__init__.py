@@ -28,7 +28,7 @@ def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Ite
     Raises ConfigError for an unknown task. The stream of a task with few questions may repeat some, never across splits.
 
     >>> next(problems("chain", "test", seed=0)).question
-    ''
+    'Compute 78 - 7 + 2 + 2 + 9.'
     """
     weights = {weights: 1.0} if isinstance(weights, str) else weights
     for name in weights:

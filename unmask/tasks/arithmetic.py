@@ -22,8 +22,11 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 def sample(rng: random.Random) -> Problem:
     """Draw one problem of one to five steps, of either split.
 
-    >>> sample(random.Random(1)).question
-    ''
+    >>> problem = sample(random.Random(0))
+    >>> problem.question
+    'Noah has 43 hats. On Monday Noah sells 6. How many hats does Noah have?'
+    >>> problem.key
+    '37'
     """
     name, items = rng.choice(NAMES), rng.choice(ITEMS)
     steps = rng.randint(1, len(DAYS))

@@ -11,8 +11,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'Compute 59 + 8 - 8 - 6 - 7.'
+    >>> problem.key
+    '46'
     """
     start = total = rng.randint(10, 99)
     steps = [sums.step(rng, total)]

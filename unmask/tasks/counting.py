@@ -11,8 +11,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem with a word of three to six letters, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'How many times does g occur in a d d h d?'
+    >>> problem.key
+    '0'
     """
     alphabet = rng.sample(LETTERS, 4)
     wanted = alphabet[0]

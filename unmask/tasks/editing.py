@@ -11,8 +11,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem with a line of three to eight words, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'Write from the last word to the first: eggs blue apples pens keys cups'
+    >>> problem.key
+    'cups keys pens apples blue eggs'
     """
     line = [rng.choice((*COLOURS, *ITEMS)) for _ in range(rng.randint(3, 8))]
     shown = " ".join(line)

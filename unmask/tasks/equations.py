@@ -13,8 +13,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'Solve x + 8 + 9 - 6 = 70.'
+    >>> problem.key
+    '59'
     """
     x = rng.randint(10, 99)
     steps = [sums.step(rng, x)]

@@ -13,8 +13,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'What does Python print for min(63, 15) + 6?'
+    >>> problem.key
+    '21'
     """
     name = rng.choice(("max", "min"))
     function, word = _CHOOSE[name]

@@ -12,8 +12,10 @@ def sample(rng: random.Random) -> Problem:
     """Draw one problem of three to six names, of either split.
 
     >>> problem = sample(random.Random(0))
-    >>> problem.question, problem.worked
-    ('', '')
+    >>> problem.question
+    'Sort the names Sam, Ana, Eva, Leo, Iris, Hugo.'
+    >>> problem.key
+    'Ana, Eva, Hugo, Iris, Leo, Sam'
     """
     names = rng.sample(NAMES, rng.randint(3, 6))
     order = sorted(names)

@@ -114,11 +114,11 @@ def redundancy_aware(
     >>> answer, two = torch.ones(1, 4, dtype=torch.bool), torch.tensor([2])
     >>> made = redundancy_aware(answer, 2, two, 0.5, torch.Generator().manual_seed(1))
     >>> made.hidden_BT.long()
-    tensor([[1, 0, 1, 1],
-            [0, 1, 1, 1]])
+    tensor([[0, 0, 0, 1],
+            [0, 0, 1, 0]])
     >>> made.weight_BT
-    tensor([[2., 0., 0., 0.],
-            [0., 2., 0., 0.]])
+    tensor([[0., 0., 0., 2.],
+            [0., 0., 2., 0.]])
     """
     drawn, later = draw_block(answer_BT, length, blocks_B, generator)
     first = drawn & (torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device) < rate)

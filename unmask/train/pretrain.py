@@ -139,10 +139,10 @@ def initialise(network: LLaDA, generator: torch.Generator) -> None:
     copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
     """
     init_weights(network, std=0.02, generator=generator)
-    embedding, head = network.embedding(), network.head()
+    embedding, head = (network.get_parameter(f"model.transformer.{name}.weight") for name in ("wte", "ff_out"))
     with torch.no_grad():
-        embedding.weight.normal_(0.0, 1.0, generator=generator)
-        head.weight.copy_(0.02 * embedding.weight)
+        embedding.normal_(0.0, 1.0, generator=generator)
+        head.copy_(0.02 * embedding)
 
 
 def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.Optimizer]:
