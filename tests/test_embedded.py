@@ -1,14 +1,11 @@
 """The embedded model really answers, and the methods really save forwards on it."""
 
-import itertools
-
 import pytest
 import torch
 
 import unmask
-from unmask.evals.run import evaluate
+from unmask.evals.run import evaluate, held_out
 from unmask.methods import load
-from unmask.tasks import arithmetic
 
 
 def test_it_fits_into_the_package() -> None:
@@ -31,7 +28,7 @@ def test_answers_and_savings() -> None:
 @pytest.mark.parametrize("name", ["vanilla", "fast-dllm", "r2-dllm"])
 def test_drafts_do_not_change_its_answers(name: str) -> None:
     model = unmask.load(dtype="float64")
-    questions = [problem.question for problem in itertools.islice(arithmetic.problems("test", seed=3), 4)]
+    questions = [problem.question for problem in held_out("arithmetic", 4, seed=3)]
     base = unmask.generate(model, questions, method=unmask.method(name, cache="dual"), max_new_tokens=128)
     for drafts in (2, 4, 8):
         method = unmask.method(name, cache="dual", draft_steps=drafts)
@@ -48,7 +45,7 @@ def test_it_is_right_on_a_thousand() -> None:
 
 def test_batches_of_questions_equal_single_ones() -> None:
     model = unmask.load()
-    questions = [problem.question for problem in itertools.islice(arithmetic.problems("test", seed=9), 6)]
+    questions = [problem.question for problem in held_out("arithmetic", 6, seed=9)]
     for name in ("r2-dllm", "streaming-dllm", "freedave"):
         together = unmask.generate(model, questions, method=name)
         for question, row in zip(questions, together, strict=True):

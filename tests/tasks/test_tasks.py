@@ -120,3 +120,26 @@ def test_sums_stay_within_two_digits() -> None:
         assert result == (total + digit if sign == "+" else total - digit)
         assert 10 <= result <= 99
         assert 2 <= digit <= 9
+
+
+def test_gsm_symbolic_is_split_by_template() -> None:
+    pytest.importorskip("reasoning_gym")
+
+    def templates(split: Split) -> set[str | None]:
+        found = list(itertools.islice(problems("gsm_symbolic", split, seed=0), 40))
+        for problem in found:
+            assert problem.verify(problem.worked)
+            assert not problem.verify(f"First {problem.key}. The answer is {problem.key}1.")
+        return {problem.family for problem in found}
+
+    train, test = templates("train"), templates("test")
+    assert not train & test
+    assert len(train) > 20
+    assert len(test) > 2
+
+
+def test_decimal_and_negative_answers() -> None:
+    half = Problem(task="", question="", worked="", key="-3.5", steps=1)
+    assert half.verify("So it is. The answer is -3.5.")
+    assert not half.verify("The answer is -3.")
+    assert not half.verify("The answer is 3.5.")

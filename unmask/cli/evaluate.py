@@ -15,7 +15,7 @@ def evaluate(
     model: Model = "unmask-tiny",
     limit: Annotated[int, typer.Option(help="How many problems.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer in tokens.")] = 160,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",

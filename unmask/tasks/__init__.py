@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from unmask.errors import unknown
-from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, sorting
+from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, gsm_symbolic, sorting
 from unmask.tasks.problem import Problem, Split
 
 TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
@@ -20,6 +20,8 @@ TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
     "expressions": expressions.sample,
     "editing": editing.sample,
 }
+# Tasks that come from a library which is not always installed.
+LIBRARY: Mapping[str, Callable[[random.Random], Problem]] = {"gsm_symbolic": gsm_symbolic.sample}
 
 
 def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
@@ -32,14 +34,15 @@ def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Ite
     """
     weights = {weights: 1.0} if isinstance(weights, str) else weights
     for name in weights:
-        if name not in TASKS:
-            raise unknown("task", name, TASKS)
+        if name not in {**TASKS, **LIBRARY}:
+            raise unknown("task", name, [*TASKS, *LIBRARY])
     return _draw(weights, split, random.Random(f"{split}-{seed}"))
 
 
 def _draw(weights: Mapping[str, float], split: Split, rng: random.Random) -> Iterator[Problem]:
     names, shares = list(weights), list(weights.values())
+    samplers = {**TASKS, **LIBRARY}
     while True:
-        problem = TASKS[rng.choices(names, shares)[0]](rng)
+        problem = samplers[rng.choices(names, shares)[0]](rng)
         if problem.split == split:
             yield problem

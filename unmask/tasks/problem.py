@@ -8,23 +8,27 @@ from typing import Literal
 Split = Literal["train", "test"]
 HELD_OUT = 0.05
 
-_ANSWER = re.compile(r"The answer is ([^.]+)\.")
+_ANSWER = re.compile(r"The answer is ((?:[^.]|\.(?=\d))+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One question, a worked answer, the text that every right answer states, and how many steps it takes."""
+    """One question, a worked answer, the text that every right answer states, and how many steps it takes.
+
+    `family` is what must not be on both sides of the wall: the question itself, or the template that it was made from.
+    """
 
     task: str
     question: str
     worked: str
     key: str
     steps: int
+    family: str | None = None
 
     @property
     def split(self) -> Split:
-        """Decided by a hash of the question: the same on every machine and in every version of Python."""
-        digest = hashlib.sha256(self.question.encode()).digest()
+        """Decided by a hash of the family: the same on every machine and in every version of Python."""
+        digest = hashlib.sha256((self.family or self.question).encode()).digest()
         return "test" if int.from_bytes(digest[:8], "big") < HELD_OUT * 2**64 else "train"
 
     def verify(self, text: str) -> bool:

@@ -1,0 +1,37 @@
+"""GSM-Symbolic through the library reasoning-gym: worked grade-school word problems with fresh names and numbers.
+
+Its 85 templates are questions of GSM8K's *test* split. So templates, not questions, are split into training and held-out
+ones, and a model trained on them must not be scored on GSM8K test as if that were unseen. Needs `pip install
+unmask[gym]`; the library's own scorer is not used (it takes the first number of a text and fails on negative ones).
+"""
+
+import random
+
+from unmask.errors import ConfigError
+from unmask.tasks.problem import Problem
+from unmask.tasks.voice import text
+
+_REQUEST = " Give the result as your final answer. Do not include units."
+
+
+def sample(rng: random.Random) -> Problem:
+    """Draw one problem, of either split; its `steps` are the lines of the worked answer.
+
+    Raises ConfigError where reasoning-gym is not installed.
+    """
+    try:
+        from reasoning_gym import create_dataset
+    except ImportError:
+        raise ConfigError("the task gsm_symbolic needs reasoning-gym: pip install 'unmask[gym]'") from None
+    drawn = create_dataset("gsm_symbolic", seed=rng.getrandbits(32), size=1)
+    template, entry = drawn.task_indices[0], drawn[0]
+    lines = [line.strip() for line in entry["answer_cot"].split("\n")]
+    worked = [line if line.endswith(".") else f"{line}." for line in lines if line and not line.startswith("####")]
+    return Problem(
+        task="gsm_symbolic",
+        question=entry["question"].removesuffix(_REQUEST),
+        worked=text(*worked, f"The answer is {entry['answer']}."),
+        key=entry["answer"],
+        steps=len(worked),
+        family=f"gsm_symbolic template {template}",
+    )
