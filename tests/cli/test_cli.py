@@ -108,6 +108,11 @@ def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "arithmetic", "--limit", "0"], ["limit"]),
         (["compare", QUESTION, "--methods", ","], ["--methods", "vanilla"]),
         (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["train", "pretrain", "--config", "configs/unmask-tiny.yaml", "--set", "step=3"], ["step", "did you mean 'steps'"]),
+        (["train", "collect", "--config", "configs/collect-tiny.yaml", "--set", "limit=0"], ["limit", "at least 1"]),
+        (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "data=no.jsonl"], ["no.jsonl", "unmask train collect"]),
+        (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "learning_rate=fast"], ["learning_rate", "fast"]),
+        (["train", "merge", "--config", "configs/r2-tiny.yaml", "--set", "output=nowhere"], ["nowhere", "sft"]),
         (["genrate", QUESTION], ["genrate"]),
     ],
 )
@@ -187,3 +192,33 @@ def test_watching_shows_masks_then_the_answer_in_the_rules_colours() -> None:
     assert "".join(last.split()).startswith("".join(row.text.split()))
     assert MASK not in last
     assert "■ threshold" in last
+
+
+def test_training_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Collect, choose, tune, merge and decode with the result, as the README says."""
+    configs = Path(__file__).parents[2] / "configs"
+    data, output = f"output={tmp_path}/candidates.jsonl", f"output={tmp_path}/tuned"
+    few = ["--set", "limit=4", "--set", "candidates=2", "--set", "temperature=0.3"]
+    code, out, err = run(capsys, "train", "collect", "--config", str(configs / "collect-tiny.yaml"), "--set", data, *few)
+    assert (code, out.strip(), err) == (0, f"{tmp_path}/candidates.jsonl", "")
+    chosen = ["--config", str(configs / "r2-tiny.yaml"), "--set", f"data={tmp_path}/candidates.jsonl", "--set", output]
+    short = [*chosen, "--set", "epochs=1", "--set", "batch_size=2"]
+    code, out, _ = run(capsys, "train", "sft", *short, "--dry-run", "--json")
+    budget = json.loads(out)
+    assert code == 0
+    assert budget["steps"] == budget["examples"] // 2
+    code, out, _ = run(capsys, "train", "sft", *short)
+    assert (code, out.strip()) == (0, f"{tmp_path}/tuned")
+    code, out, _ = run(capsys, "train", "merge", *short)
+    assert (code, out.strip()) == (0, f"{tmp_path}/tuned/merged")
+    code, out, _ = run(capsys, "generate", QUESTION, "--model", out.strip(), "--json")
+    assert "31" in json.loads(out)["text"]
+
+
+def test_a_dry_run_of_the_real_thing_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(__file__).parents[2] / "configs" / "r2-llada-8b.yaml"
+    code, out, _ = run(capsys, "train", "sft", "--config", str(config), "--dry-run")
+    assert code == 0
+    assert "8.016 billion, 83.89 million of them trained" in out
+    assert "4,875 of 128 rows" in out
+    assert "GiB" in out

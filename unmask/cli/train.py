@@ -1,5 +1,6 @@
 """`unmask train`: make models, and tune them on their own least redundant answers."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import Json, read_mapping, read_settings
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unmask.train.budget import Budget
@@ -22,6 +24,9 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
 @app.callback()
 def train() -> None:
     """Train models."""
+    for package in ("accelerate", "peft", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"training needs {package}: pip install 'unmask[train]'")
 
 
 @app.command()
