@@ -17,7 +17,8 @@ import yaml
 import unmask
 from unmask.evals.run import evaluate
 from unmask.methods import load
-from unmask.train.checkpoint import write_atomically
+from unmask.models.loading import locate
+from unmask.train.checkpoint import fingerprint, write_atomically
 from unmask.train.collect import CollectConfig, collect
 from unmask.train.sft import SFTConfig, merge, sft
 
@@ -42,20 +43,23 @@ ROWS = (
 )
 
 
+def slug(name: str) -> str:
+    """A file name."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def tune(name: str, settings: dict[str, Any]) -> Path:
-    """The folder of a tuned and merged model; made if it is not there."""
-    folder = Path(settings["output"]).parent / name.replace(", ", "-").replace(" ", "-")
+    """The folder of a tuned and merged model; made if it is not there, refused if it was made from something else."""
+    folder = Path(settings["output"]).parent / slug(name)
     config = SFTConfig.from_dict(settings | TUNED[name] | {"output": str(folder)})
-    if not (folder / "merged" / "model.safetensors").exists():
-        print(f"tuning: {name}", flush=True)
-        sft(config)
-        merge(config)
-    return folder / "merged"
+    print(f"tuning: {name}", flush=True)
+    sft(config)  # a finished one has nothing left to do
+    return merge(config)
 
 
 def row(results: Path, model: str, path: str, method: str, task: str, limit: int) -> dict[str, Any]:
-    """One measured row, kept in `results`."""
-    place = results / f"{task}-{limit}-{model.replace(', ', '-').replace(' ', '-')}-{method}.json"
+    """One measured row, kept in `results` under the fingerprint of the weights."""
+    place = results / f"{task}-{limit}-{slug(model)}-{fingerprint(locate(path))}-{method}.json"
     if not place.exists():
         print(f"measuring: {method} on {model}", flush=True)
         summary = evaluate(unmask.load(path), task, {method: load(method)}, limit=limit, seed=1, max_new_tokens=160)[0]

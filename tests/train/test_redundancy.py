@@ -1,5 +1,6 @@
 """Collecting with potential triggers, choosing, fine-tuning, merging, and the estimate of what a run needs."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,20 +11,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import unmask
+from tests.train import gradients
 from tests.train.test_train import interrupted
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
-from unmask.engine.request import StepRecord
+from unmask.engine.request import Completion, StepRecord
 from unmask.methods import load
 from unmask.models import loading
+from unmask.models.denoiser import ModelSpec
 from unmask.models.toy import MASK, toy
 from unmask.train import adapter, checkpoint
 from unmask.train.budget import estimate
-from unmask.train.collect import CollectConfig, collect
+from unmask.train.collect import CollectConfig, _ended, collect, sources
 from unmask.train.pretrain import PretrainConfig, initialise, model_config
 from unmask.train.selection import choose, examples, read
 from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
@@ -209,6 +212,11 @@ def test_verdicts() -> None:
     assert verdicts(texts, None) == [True, True, True, False, False]
     assert verdicts(["1", "1", "2", "2"], None) == [False] * 4  # a tie is no majority
     assert verdicts(["1", "2", "3"], None) == [False] * 3
+    assert verdicts(["#### 1,000", "The answer is **1000**."], "1,000") == [True, True]
+    assert verdicts(["#### 72", "So 71."], "She sold 72 clips in all.\n#### 72") == [True, False]
+    halves = [r"\boxed{\frac{1}{2}}", r"\boxed{\frac{3}{2}}", r"so \boxed{\frac{1}{2}}."]
+    assert verdicts(halves, None) == [True, False, True]
+    assert verdicts(halves, r"\frac{3}{2}") == [False, True, False]
 
 
 # --- collecting -------------------------------------------------------------------------------------------------------
@@ -235,6 +243,28 @@ def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path)
     assert collect(other).read_text() == text
     with pytest.raises(unmask.ConfigError, match="other settings"):
         collect(collecting(bases["llada"], tmp_path, temperature=0.5))
+
+
+def test_a_collection_that_failed_at_once_leaves_nothing_in_the_way(bases: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(unmask.ConfigError, match="does not divide"):
+        collect(collecting(bases["llada"], tmp_path, max_new_tokens=100))
+    assert len(read(collect(collecting(bases["llada"], tmp_path)))[1]) == 5
+
+
+def test_what_a_model_wrote_is_kept_with_the_end_of_its_turn() -> None:
+    def answer(ids: list[int], tokens: int) -> Completion:
+        return Completion(text="", token_ids=ids, tokens=tokens, forwards=1, query_tokens=1, finish_reason="stop", seconds=0.0)
+
+    spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64, turn_ids=(3,))
+    assert _ended(answer([5, 6, 3, 1], 2), spec) == [5, 6, 3]
+    assert _ended(answer([5, 6, 1, 1], 2), spec) == [5, 6]
+    assert _ended(answer([5, 6, 7, 8], 4), spec) == [5, 6, 7, 8]
+
+
+def test_prompts_are_training_problems(bases: dict[str, Path], tmp_path: Path) -> None:
+    drawn = list(itertools.islice(sources(collecting(bases["llada"], tmp_path)), 60))
+    assert {prompt.problem.split for prompt in drawn if prompt.problem} == {"train"}
+    assert len({prompt.text for prompt in drawn}) == 60
 
 
 def test_collecting_from_a_file_of_prompts(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -317,6 +347,8 @@ def test_masks_depend_on_neither_split(objective: str) -> None:
         return [row for part in parts for row in part.input_BT.tolist()]
 
     assert shown(1, 1) == shown(16, 1) == shown(3, 2) == shown(2, 4)
+    with pytest.raises(unmask.ConfigError, match="raise batch_size"):
+        shown(1, 11)
 
 
 @pytest.mark.parametrize("family", ["llada", "dream"])
@@ -353,6 +385,15 @@ def test_a_killed_tuning_goes_on(bases: dict[str, Path], tmp_path: Path) -> None
     assert size < (bases["llada"] / "model.safetensors").stat().st_size / 2  # adapters alone
 
 
+def test_a_tuning_does_not_go_on_with_other_data(bases: dict[str, Path], tmp_path: Path) -> None:
+    config = tuning(bases["llada"], tmp_path)
+    sft(config)
+    sft(tuning(bases["llada"], tmp_path, micro_batch=1))  # finished, and only split otherwise: nothing to do
+    collected(tmp_path / "candidates.jsonl", count=20)
+    with pytest.raises(unmask.ConfigError, match=r"other settings \((steps|examples)\)"):
+        sft(config)
+
+
 def test_training_everything(bases: dict[str, Path], tmp_path: Path) -> None:
     config = tuning(bases["llada"], tmp_path, lora=None, objective="masked")
     folder = sft(config)
@@ -373,11 +414,14 @@ def test_bad_tuning_options(bases: dict[str, Path], tmp_path: Path) -> None:
         ({"lora": {"ranks": 3}}, "did you mean 'rank'"),
         ({"mask_rate": 1.0}, "mask_rate"),
         ({"batch_size": 0}, "batch_size"),
+        ({"dtype": "bf16"}, "dtype"),
     ):
         with pytest.raises(unmask.ConfigError, match=said):
             tuning(bases["llada"], tmp_path, **changes)
     with pytest.raises(unmask.ConfigError, match="leaves no block"):
         sft(tuning(bases["llada"], tmp_path, length=20))
+    with pytest.raises(unmask.ConfigError, match="exceeds the model's 256"):
+        sft(tuning(bases["llada"], tmp_path, length=512))
     with pytest.raises(unmask.ConfigError, match="run `unmask train sft` first"):
         merge(tuning(bases["llada"], tmp_path, output=str(tmp_path / "never")))
 
@@ -437,36 +481,26 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one(bases: dict[str, Path], tmp_path: Path) -> None:
-    """DDP over gloo through torchrun, as `accelerate launch` does it, against one process: the same curve."""
-    collected(tmp_path / "candidates.jsonl")
-    settings = {
-        "model": str(bases["llada"]),
-        "data": str(tmp_path / "candidates.jsonl"),
-        "lora": {"rank": 4, "alpha": 8},
-        "length": 96,
-        "batch_size": 4,
-        "micro_batch": 3,
-        "epochs": 1,
-        "learning_rate": 0.01,
-        "precision": "fp32",
-    }
-    losses = []
-    for processes in (1, 2):
-        config = tmp_path / f"{processes}.yaml"
-        config.write_text(yaml.safe_dump(settings | {"output": str(tmp_path / f"by-{processes}")}))
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *launcher, "-m", "unmask", "train", "sft", "--config", str(config)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        losses.append([row["loss"] for row in checkpoint.read_log(tmp_path / f"by-{processes}" / "log.csv")])
-    assert len(losses[0]) == 3
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+def launched(processes: int, *arguments: str) -> int:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *launcher, str(ROOT / "tests" / "train" / "gradients.py"), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False).returncode
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DDP over gloo, as `accelerate launch` does it, with uneven shares, killed once and continued: the weights of one."""
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    gradients.main(str(tmp_path / "alone"), 99)
+    assert launched(2, str(tmp_path / "together"), "3") != 0  # killed after three steps of five, the checkpoint is of two
+    assert [path.name for path in checkpoint.found(tmp_path / "together")] == ["checkpoint-000002"]
+    assert launched(2, str(tmp_path / "together"), "99") == 0
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "together"))
+    start = toy().network.state_dict()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=3e-4)
+    assert max((tensor - start[name]).abs().max().item() for name, tensor in one.items()) > 0.01
+    logs = [checkpoint.read_log(tmp_path / name / "log.csv") for name in ("alone", "together")]
+    assert [row["step"] for row in logs[1]] == [1, 2, 3, 4, 5]
+    assert [row["loss"] for row in logs[1]] == pytest.approx([row["loss"] for row in logs[0]], rel=1e-4)

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ import unmask
 from unmask.models.toy import MASK as TOY_MASK
 from unmask.models.toy import toy
 from unmask.tasks import TASKS, problems, sums
+from unmask.tasks.problem import Problem
 from unmask.train import checkpoint, noise
 from unmask.train.data import batch, drill, similar
 from unmask.train.loss import Question, ask, weighted
-from unmask.train.pretrain import PretrainConfig, pretrain
+from unmask.train.pretrain import PretrainConfig, lesson, pretrain
 from unmask.train.tokenizer import EOS, build, vocabulary
-from unmask.train.trainer import Student, TrainingConfig, fit
+from unmask.train.trainer import Report, Student, TrainingConfig, fit
 
 MIXTURE = dict.fromkeys(TASKS, 1.0)
 TOKENIZER = build(vocabulary(MIXTURE), model_max_length=512)
@@ -235,6 +237,22 @@ def test_similar_problems_are_near_in_length_and_short_ones_come_first() -> None
     assert sum(length(0, 0.2, seed) for seed in range(20)) < sum(length(0, 1.0, seed) for seed in range(20))
 
 
+def test_lessons_are_training_problems_of_every_task() -> None:
+    config = PretrainConfig(output="", mixture=MIXTURE, tokens=256, longest_answer=32, block_length=32, short=0.0)
+    for number in range(20):
+        data = lesson(config, TOKENIZER, number)
+        for row, mask in zip(data.tokens_BT.tolist(), data.answer_BT.tolist(), strict=True):
+            if row[0] == TOKENIZER.convert_tokens_to_ids("<|user|>"):
+                question = TOKENIZER.decode(row[1 : row.index(TOKENIZER.convert_tokens_to_ids("<|assistant|>"))])
+                assert Problem(task="", question=question, worked="", key="", steps=0).split == "train"
+                assert not mask[0]
+
+
+def test_a_mixture_without_sums_can_be_drilled(tmp_path: Path) -> None:
+    config = replace(small(tmp_path, steps=3), mixture={"sorting": 1.0}, drills=1.0)
+    assert unmask.load(pretrain(config)).tokenizer is not None
+
+
 def test_a_drill_hides_results_only() -> None:
     data = drill(TOKENIZER, random.Random(0), tokens=500, count=3)
     for row, mask in zip(data.tokens_BT, data.answer_BT, strict=True):
@@ -310,14 +328,20 @@ def test_a_moving_average_is_what_is_kept(tmp_path: Path) -> None:
     question = Question(*ask(tokens_BT, made, TOY_MASK))
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
-    def run(folder: str, steps: int, ema: float | None) -> dict[str, torch.Tensor]:
+    def run(folder: str, steps: int, ema: float | None, report: Report | None = None) -> dict[str, torch.Tensor]:
         config = TrainingConfig(
-            output=str(tmp_path / folder), learning_rate=0.1, schedule="constant", warmup=0, ema=ema, precision="fp32"
+            output=str(tmp_path / folder),
+            learning_rate=0.1,
+            schedule="constant",
+            warmup=0,
+            ema=ema,
+            precision="fp32",
+            checkpoint_every=3,
         )
         network.load_state_dict(start)
         tuner = torch.optim.SGD(network.parameters(), lr=0.1)
         accelerator = Accelerator(cpu=True)
-        return fit(accelerator, network, [tuner], lambda step, process, processes: [question], config, steps)
+        return fit(accelerator, network, [tuner], lambda step, process, processes: [question], config, steps, report)
 
     last, mean = run("last", 6, None), run("mean", 6, 0.9)
     name = "model.transformer.wte.weight"
@@ -329,8 +353,9 @@ def test_a_moving_average_is_what_is_kept(tmp_path: Path) -> None:
         decay = min(0.9, (1 + step) / (10 + step))
         shadow = decay * shadow + (1 - decay) * now
     torch.testing.assert_close(mean[name].double(), shadow, rtol=1e-5, atol=1e-6)
-    run("parts", 3, 0.9)
-    torch.testing.assert_close(run("parts", 6, 0.9)[name], mean[name])
+    kept: list[dict[str, torch.Tensor]] = []
+    interrupted(lambda report: kept.append(run("parts", 6, 0.9, report)), after=4)
+    torch.testing.assert_close(kept[0][name], mean[name])
 
 
 def test_bad_training_options() -> None:
@@ -339,7 +364,10 @@ def test_bad_training_options() -> None:
         (chain | {"stepz": 3}, "stepz"),
         ({"output": "x"}, "mixture"),
         (chain | {"schedule": "cosin"}, "did you mean 'cosine'"),
-        (chain | {"learning_rate": "2e-5"}, r"2.0e-5"),
+        (chain | {"learning_rate": "2e-5"}, r"2\.0e-5"),
+        (chain | {"muon_learning_rate": "1e-2"}, "muon_learning_rate"),
+        (chain | {"mixture": {}}, "positive weights"),
+        (chain | {"steps": 0}, "steps"),
         (chain | {"ema": 1.5}, "ema"),
         (chain | {"mixture": {"chian": 1.0}}, "did you mean 'chain'"),
         (chain | {"heads": 3}, "heads"),
@@ -351,7 +379,7 @@ def test_bad_training_options() -> None:
 
 def test_a_log_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    path.write_text("step,loss\n1,2.5\n2,2.25\n3")
+    path.write_text("step,loss\n1,2.5\n2,2.25\n3,")
     assert checkpoint.read_log(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
     log = checkpoint.Log(path, done=1)
     log.write(2, {"loss": 2.0})

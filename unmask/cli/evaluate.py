@@ -10,7 +10,12 @@ from unmask.cli.compare import METHODS
 
 
 def evaluate(
-    task: Annotated[str, typer.Argument(help="A task of the embedded model (arithmetic, chain ...), or mixture for all of them; held-out problems.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="A task of the embedded model (arithmetic, chain ...), or mixture for all of them; held-out problems."
+        ),
+    ],
     methods: Annotated[str, typer.Option(help="Presets or settings files, separated by commas.")] = METHODS,
     model: Model = "unmask-tiny",
     limit: Annotated[int, typer.Option(help="How many problems.")] = 200,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def pretrain(config: Config, settings: Changes = None) -> None:
     plan = PretrainConfig.from_dict(chosen)
     with _steps(plan.steps) as report:
         folder = run(plan, report)
-    print(folder)
+    _say(str(folder))
 
 
 @app.command()
@@ -79,11 +80,14 @@ def sft(
         from unmask.train.budget import estimate
 
         budget = estimate(plan, shape, examples)
-        print(json.dumps(budget.to_dict())) if as_json else _show(budget)
+        if as_json:
+            print(json.dumps(budget.to_dict()))
+        else:
+            _show(budget)
         return
     with _steps(None) as report:
         folder = run(plan, report)
-    print(json.dumps({"output": str(folder)}) if as_json else folder)
+    _say(json.dumps({"output": str(folder)}) if as_json else str(folder))
 
 
 @app.command()
@@ -95,6 +99,12 @@ def merge(config: Config, settings: Changes = None) -> None:
     from unmask.train.sft import merge as run
 
     print(run(SFTConfig.from_dict({name: value for name, value in chosen.items() if name not in ("shape", "examples")})))
+
+
+def _say(line: str) -> None:
+    """Print once, however many processes a launcher has started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
 
 
 @contextmanager

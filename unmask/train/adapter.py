@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
@@ -64,7 +65,7 @@ def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
-    except (ValueError, RuntimeError, OSError, UserWarning) as error:
+    except (ValueError, RuntimeError, OSError, UserWarning, SafetensorError) as error:
         raise ConfigError(f"{folder}: not an adapter for this model ({str(error).splitlines()[0][:200]})") from None
     model.merge_and_unload()
     return dict(network.state_dict())

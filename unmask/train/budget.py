@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from unmask.errors import ConfigError, ModelError
+from unmask.errors import ConfigError
 from unmask.models import loading
 from unmask.models.layers import Network, Shape
 from unmask.train.selection import read
 from unmask.train.sft import SFTConfig
 
 GIB = 2**30
-_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}  # auto: what 7-8B checkpoints are stored in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch` rows, in 2 bytes a number
     (with gradient checkpointing a layer's input each and one whole layer), and the fp32 logits of the supervised
     tokens, three times. Operations: 2 a parameter and token forwards and 2 more for the gradient of what flows through, 2
-    more again for that of the weights if all are trained, as much again as forwards under checkpointing; attention beside.
+    more again for that of the weights if all are trained, as much again as forwards under checkpointing; attention beside;
+    the output matrix for supervised tokens alone.
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
@@ -70,9 +71,14 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     views = 2 if config.objective == "block" and config.complementary else 1
     tokens = steps * config.batch_size * views * config.length
     passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
-    embedding = form.vocab * form.width
+    matrix = form.vocab * form.width
+    inside = parameters - matrix * (1 if form.tied else 2)
     attention = 2 * form.layers * config.length * form.width  # scores and values, a token against all, per factor of 2
-    flops = float(tokens) * passes * (parameters - embedding + attention)
+    # The output matrix meets supervised tokens only: half of an answer, or a block's share. All others count nothing there.
+    asked = (
+        tokens / 2 if config.objective == "masked" else steps * config.batch_size * config.block_length * _share(config, views)
+    )
+    flops = passes * (float(tokens) * (inside + attention) + asked * matrix)
     return Budget(
         parameters=parameters,
         trained=trained,
@@ -93,17 +99,25 @@ def _activations(config: SFTConfig, shape: Shape) -> int:
     numbers = 7 * shape.width + 2 * shape.width + 2 * kv + 3 * shape.mlp
     layer = 2 * numbers * config.length
     kept = 2 * shape.width * config.length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
-    share = config.mask_rate * config.block_length if config.objective == "block" else config.length / 2
-    return round(config.micro_batch * (kept + 3 * 4 * share * shape.vocab))
+    # A micro-batch may hold nothing but the fuller of the two views, or rows that are all hidden.
+    rate = max(config.mask_rate, 1 - config.mask_rate) if config.complementary else config.mask_rate
+    asked = rate * config.block_length if config.objective == "block" else config.length
+    return round(config.micro_batch * (kept + 3 * 4 * asked * shape.vocab))
+
+
+def _share(config: SFTConfig, views: int) -> float:
+    """Supervised share of a block, over the views of an example."""
+    return 1.0 if views == 2 else config.mask_rate
 
 
 def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
     if shape is not None:
         return loading.build(shape, Path("shape"))
-    try:
-        folder = loading.locate(config.model)
-    except ModelError as error:
-        raise ConfigError(f"{error}; a dry run without the model needs its config.json as `shape` in the settings") from None
+    folder = Path(config.model).expanduser() if config.model not in loading.EMBEDDED else loading.locate(config.model)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no folder '{config.model}' here: a dry run needs one, or the config.json as `shape` in the settings"
+        )
     return loading.build(loading.read_json(folder / "config.json"), folder)
 
 

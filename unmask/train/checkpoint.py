@@ -10,6 +10,7 @@ Everything is written beside its place and then renamed, so a full disk, a kill 
 """
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -48,7 +49,9 @@ def keep_only_trained(accelerator: Accelerator, names: set[str]) -> None:
     def load(models: list[nn.Module], folder: str) -> None:
         while models:
             student = accelerator.unwrap_model(models.pop())
-            student.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
+            state = load_file(Path(folder) / "model.safetensors")
+            assert set(state) == kept, "the settings are the same, so the trained weights are"
+            student.load_state_dict(state, strict=False)
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
@@ -131,13 +134,10 @@ class Log:
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """The rows of a log.csv, as numbers; a last line cut short by a kill is left out."""
-    rows: list[dict[str, float]] = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if None in row.values():
-                break
-            rows.append({name: int(value) if name == "step" else float(value) for name, value in row.items()})
-    return rows
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        {name: int(value) if name == "step" else float(value) for name, value in row.items()} for row in csv.DictReader(lines)
+    ]
 
 
 def plot(folder: Path) -> None:
@@ -182,6 +182,18 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             "adapter_config.json",
         ):
             write_atomically(folder / path.name, lambda place, path=path: shutil.copyfile(path, place))  # type: ignore[misc]
+
+
+def fingerprint(folder: Path) -> str:
+    """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def card(folder: Path, title: str, data: str, settings: Mapping[str, Any]) -> None:

@@ -12,9 +12,9 @@ rules would have taken (train/trajectory.py). One line of JSON a prompt; the fir
 Interrupted, it goes on behind the last whole line.
 """
 
-import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
 from unmask.tasks.problem import Problem
-from unmask.train.checkpoint import write_atomically
+from unmask.train.checkpoint import fingerprint, write_atomically
+from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
 from unmask.train.verdict import verdicts
 
@@ -83,7 +84,8 @@ class CollectConfig:
         for name in ("limit", "candidates", "batch"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ConfigError(f"collect: {name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        if self.temperature <= 0:
+        check_number("collect: temperature", self.temperature, 0.0)
+        if self.temperature == 0:
             raise ConfigError("collect: a temperature of 0 makes all candidates of a prompt the same")
 
 
@@ -110,10 +112,12 @@ def sources(config: CollectConfig) -> Iterator[Prompt]:
             for number, line in enumerate(lines, start=1):
                 try:
                     row = json.loads(line)
-                    key = row.get("answer")
-                    yield Prompt(row["prompt"], None if key is None else str(key), None)
+                    key, asked = row.get("answer"), row["prompt"]
+                    if not asked.strip():
+                        raise KeyError("prompt")
                 except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
                     raise ConfigError(f'{path}:{number}: expected {{"prompt": ..., "answer": ...}}') from None
+                yield Prompt(asked, None if key is None else str(key), None)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -124,6 +128,8 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
     `report(prompts done, share of right answers in the batch)` is called after every batch.
     Raises ConfigError if the file was collected with other settings.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("collect runs as one process: give each its own `seed` and `output` instead")
     model = loading.load(config.model, device=config.device, dtype=config.dtype)
     method = load_method(config.method) if isinstance(config.method, str) else Method.from_dict(config.method)
     if method.confidence_cluster or method.token_cluster or method.temporal:
@@ -203,8 +209,8 @@ def _answer(
 
 def _ended(answer: Completion, spec: ModelSpec) -> list[int]:
     """The ids before the EOS, the end of the turn included where the model has one: what it really wrote."""
-    end = answer.tokens + (answer.token_ids[answer.tokens : answer.tokens + 1][:1] in [[turn] for turn in spec.turn_ids])
-    return answer.token_ids[:end]
+    following = answer.token_ids[answer.tokens : answer.tokens + 1]
+    return answer.token_ids[: answer.tokens] + [token for token in following if token in spec.turn_ids]
 
 
 def resume(path: Path, provenance: Mapping[str, Any]) -> int:
@@ -215,21 +221,12 @@ def resume(path: Path, provenance: Mapping[str, Any]) -> int:
         write_atomically(path, lambda place: place.write_text(header))
         return 0
     lines = path.read_text().splitlines(keepends=True)
+    if len(lines) < 2:  # no answer yet: nothing to protect
+        lines = [header]
+        write_atomically(path, lambda place: place.write_text(header))
     if lines[:1] != [header]:
         raise ConfigError(f"{path} was collected with other settings: use another `output` or delete it")
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) < len(lines):
         write_atomically(path, lambda place: place.write_text("".join(whole)))
     return len(whole) - 1
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over config.json and the names and sizes of the weights: which model it was, without reading gigabytes."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]

@@ -57,7 +57,7 @@ def batch(
     """
     assert tokenizer.eos_token_id is not None
     rows: list[tuple[list[int], list[int]]] = []
-    longer = rng.randrange(1, longest // block_length) if rng.random() < 0.25 else 0
+    longer = rng.randrange(1, max(2, longest // block_length)) if rng.random() < 0.25 else 0
     width = 0
     for problem in source:
         prompt, answer = encode(tokenizer, problem)

@@ -24,7 +24,7 @@ from unmask.train import checkpoint, noise
 from unmask.train.data import Batch, batch, drill, similar
 from unmask.train.loss import Question, ask
 from unmask.train.tokenizer import EOS, MASK, PAD, build, save, vocabulary
-from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
+from unmask.train.trainer import Report, Schedule, TrainingConfig, check_number, fit, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,12 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        next(problems(self.mixture, "train", seed=0))
+        if not self.mixture or min(self.mixture.values()) < 0 or not sum(self.mixture.values()):
+            raise ConfigError(f"mixture must give tasks positive weights, got {dict(self.mixture)}")
+        problems(self.mixture, "train", seed=0)  # names an unknown task
+        check_number("muon_learning_rate", self.muon_learning_rate, 0.0)
+        for name in ("steps", "lessons", "tokens", "layers", "block_length"):
+            check_number(name, getattr(self, name), 1)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}, by an even number")
         if self.longest_answer % self.block_length:
@@ -124,7 +129,7 @@ def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: i
     drawn = problems(config.mixture, "train", seed=rng.getrandbits(48))
     return batch(
         tokenizer,
-        similar(drawn, rng, pool=192, reach=min(1.0, 0.3 + 0.7 * done / config.short)),
+        similar(drawn, rng, pool=192, reach=1.0 if done >= config.short else 0.3 + 0.7 * done / config.short),
         rng,
         tokens=config.tokens,
         block_length=config.block_length,

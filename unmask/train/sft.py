@@ -9,11 +9,12 @@ usual one of masked diffusion (train/noise.py).
 """
 
 import functools
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from unmask.train.selection import Example, Select, Spatial, examples
 from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
 
 Objective = Literal["block", "masked"]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ class SFTConfig(TrainingConfig):
     learning_rate: float = 2e-5
     schedule: Schedule = "constant"
     warmup: float = 0.0
+    # Neither changes what is computed, only how much of it at once.
+    free: ClassVar[tuple[str, ...]] = (*TrainingConfig.free, "micro_batch", "gradient_checkpointing")
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
@@ -94,6 +98,8 @@ class SFTConfig(TrainingConfig):
         for name in ("block_length", "length", "batch_size", "micro_batch", "epochs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", str(self.dtype), DTYPES)
         if not 0 < self.mask_rate < 1:
             raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
 
@@ -125,7 +131,9 @@ def lay_out(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int
     for row, (prompt, answer) in enumerate(pairs):
         room = (length - len(prompt)) // block_length
         if room < 1:
-            raise ConfigError(f"a prompt of {len(prompt)} tokens leaves no block of {block_length} within length {length}")
+            raise ConfigError(
+                f"prompt {row} has {len(prompt)} tokens and leaves no block of {block_length} within length {length}"
+            )
         canvas = room * block_length
         kept = list(answer[:canvas])
         tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
@@ -160,8 +168,9 @@ def questions(rows: Rows, config: SFTConfig, mask_id: int, step: int, process: i
         tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
     else:
         hidden = noise.masked(answer_BT, generator)
-    share = -(-len(tokens_BT) // processes)
-    mine = range(process * share, min((process + 1) * share, len(tokens_BT)))
+    mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
+    if not mine:
+        raise ConfigError(f"{len(tokens_BT)} rows a step cannot be shared out to {processes} processes: raise batch_size")
     parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
     return [ask(tokens_BT[part], hidden.rows(part), mask_id) for part in parts]
 
@@ -183,7 +192,8 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         from unmask.train import adapter as lora
 
         sizes = config.lora
-        adapter = lora.add(network, settings, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
+        named = settings | {"_name_or_path": config.model}
+        adapter = lora.add(network, named, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
     else:
         network.requires_grad_(True)
     rows = lay_out(_encode(model, chosen), length=config.length, block_length=config.block_length, eos_id=model.spec.eos_ids[0])
@@ -192,6 +202,8 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
+    if config.length > model.spec.max_length:
+        raise ConfigError(f"length {config.length} exceeds the model's {model.spec.max_length}")
     steps = config.steps(len(chosen))
     weights = fit(
         accelerator,
@@ -201,6 +213,7 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         config,
         steps,
         report,
+        {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": checkpoint.fingerprint(base)},
     )
     folder = Path(config.output)
     if accelerator.is_main_process:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from unmask.tasks import problems
+from unmask.tasks import problems, sums
 
 SPECIAL = ("<|pad|>", "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>")
 # What a number is glued to; the decoder puts a space wherever one of these meets a digit.
@@ -36,7 +36,7 @@ def vocabulary(mixture: Mapping[str, float], texts: int = 5000) -> list[str]:
     >>> "▁Compute" in vocabulary({"chain": 1.0}, texts=10)
     True
     """
-    found: set[str] = set()
+    found = {"▁" + word for word in sums.words()}
     for problem in itertools.islice(problems(mixture, "train", seed=0), texts):
         for text in (problem.question, problem.worked):
             found.update(word if open else "▁" + word for open, word in _WORD.findall(text))

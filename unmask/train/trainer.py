@@ -1,4 +1,4 @@
-"""The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP, FSDP).
+"""The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP).
 
 It knows a network, a stream of questions that is a function of the step number, and optimisers; it does not know what
 the questions are about. Because nothing depends on what came before but weights and optimiser, a killed run goes on from
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -27,8 +27,6 @@ Precision = Literal["auto", "bf16", "fp32"]
 Report = Callable[[int, dict[str, float]], None]
 # This process's micro-batches of a step: (step, process, processes) -> questions.
 Questions = Callable[[int, int, int], Sequence[Question]]
-# What may change between a run and its continuation.
-FREE = ("output", "checkpoint_every", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,8 @@ class TrainingConfig:
     seed: int = 0
     checkpoint_every: int = 250
     threads: int | None = None
+    # What may change between a run and its continuation.
+    free: ClassVar[tuple[str, ...]] = ("output", "checkpoint_every", "threads")
 
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
@@ -65,12 +65,9 @@ class TrainingConfig:
             raise unknown("precision", str(self.precision), get_args(Precision))
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must be between 0 and 1, got {self.ema}")
-        if not isinstance(self.learning_rate, float | int) or self.learning_rate <= 0:
-            # YAML reads 2e-5 as a word.
-            raise ConfigError(f"learning_rate must be a number above 0, got {self.learning_rate!r}; write 2.0e-5, not 2e-5")
+        check_number("learning_rate", self.learning_rate, 0.0)
         for name in ("warmup", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+            check_number(name, getattr(self, name), 0.0)
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
 
@@ -101,8 +98,14 @@ class TrainingConfig:
         return left if self.schedule == "linear" else 0.5 - 0.5 * float(torch.cos(torch.tensor(torch.pi * left)))
 
 
+def check_number(name: str, value: object, least: float) -> None:
+    """Raises ConfigError unless `value` is a number of at least `least`; a word that looks like one is YAML's 2e-5."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or value < least:
+        raise ConfigError(f"{name} must be a number of at least {least:g}, got {value!r} (in YAML write 2.0e-5, not 2e-5)")
+
+
 class Student(nn.Module):
-    """A network as something to train: questions in, cross-entropies out. Also what DDP and FSDP wrap."""
+    """A network as something to train: questions in, cross-entropies out. Also what DDP wraps."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -137,7 +140,8 @@ class Average:
         return self.shadow
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.shadow = state
+        for name, value in state.items():
+            self.shadow[name].copy_(value)
 
 
 def precision(choice: Precision) -> str:
@@ -153,7 +157,12 @@ def start(config: TrainingConfig) -> Accelerator:
     """The accelerator of this run; under `accelerate launch` one of several."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return Accelerator(mixed_precision=precision(config.precision), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision=precision(config.precision), cpu=not torch.cuda.is_available())
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} is not supported: every device must hold the whole model (DDP)"
+        )
+    return accelerator
 
 
 def fit(
@@ -164,11 +173,13 @@ def fit(
     config: TrainingConfig,
     steps: int,
     report: Report | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
     """Train, or go on training, until `steps`; returns the trained weights by the network's own names, on the CPU.
 
     Of a network with frozen parts only the trained ones come back (and are in the checkpoints). `report(step, measured)`
-    is called after every step by the main process. Interrupted, a run loses the steps since its last checkpoint.
+    is called after every step by the main process. `facts` (fingerprints of data and base) must be the same when a run goes
+    on, as the settings must. Interrupted, a run loses the steps since its last checkpoint.
 
     Raises:
         ConfigError: the checkpoint in `config.output` was made with other settings.
@@ -181,18 +192,21 @@ def fit(
     if average is not None:
         accelerator.register_for_checkpointing(average)
     checkpoint.keep_only_trained(accelerator, set(trained))
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    settings = {name: value for name, value in asdict(config).items() if name not in config.free} | {
+        "steps": steps,
+        **(facts or {}),
+    }
     groups = [group for tuner in tuners for group in tuner.param_groups]
     peaks = [group["lr"] for group in groups]
     first = checkpoint.resume(accelerator, folder, settings)
     groups = [group for tuner in tuners for group in tuner.param_groups]  # loading has made new ones
     student.train()
-    log = checkpoint.Log(folder / "log.csv", first)
+    log = checkpoint.Log(folder / "log.csv", first) if accelerator.is_main_process else None
 
     processes, seen, began = accelerator.num_processes, 0, time.monotonic()
     for step in range(first, steps):
         parts = questions(step, accelerator.process_index, processes)
-        here = torch.tensor(sum(part.total for part in parts), device=accelerator.device)
+        here = torch.tensor(sum(part.total for part in parts), dtype=torch.float32, device=accelerator.device)
         total = float(accelerator.reduce(here, reduction="sum"))
         loss = hits = asked = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
@@ -218,14 +232,14 @@ def fit(
             "accuracy": (hits / asked).item(),
             "tokens_per_second": seen / (time.monotonic() - began),
         }
-        if accelerator.is_main_process:
+        if log is not None:
             log.write(step + 1, measured)
             if report is not None:
                 report(step, measured)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
             checkpoint.write(accelerator, folder, step + 1, settings)
     whole = accelerator.get_state_dict(student)
-    weights = {name.removeprefix("network."): tensor for name, tensor in (whole or {}).items()}
+    weights = {name.removeprefix("network."): tensor for name, tensor in whole.items()}
     if average is not None:
         weights |= {name: tensor.to(weights[name].dtype) for name, tensor in average.shadow.items()}
-    return {name: weights[name].detach().cpu() for name in trained if name in weights}
+    return {name: weights[name].detach().cpu() for name in trained}

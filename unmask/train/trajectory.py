@@ -1,6 +1,6 @@
 """How redundant a decode was: what R2-dLLM's rules would have committed, counted while they are off.
 
-A recorder watches a decode made without the rules (an engine observer) and asks each of them, in their order, what it
+A recorder watches a decode made without the rules (an engine observer) and asks each of them, in the published order, what it
 would take of what the base rule left masked. The text is untouched: these are potential triggers (arXiv 2604.18995,
 section 5.1 and appendix A.3). The paper does not say what one trigger is, so several counts are kept.
 """

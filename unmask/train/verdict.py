@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 # The most explicit form wins; within a form the last one stated.
 _FORMS = (
-    re.compile(r"\\boxed\{([^{}]*)\}"),
+    re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"),
     re.compile(r"####\s*([^\n]+)"),
     re.compile(r"[Aa]nswer is:?\s*([^\n]+?)\.?(?:\s|$)"),
     re.compile(r"(-?[\d,]*\.?\d+)"),
@@ -22,7 +22,7 @@ def final_answer(text: str) -> str | None:
     for form in _FORMS:
         found: list[str] = form.findall(text)
         if found:
-            return re.sub(r"(?<=\d),(?=\d)", "", found[-1].strip().strip("$").rstrip("."))
+            return re.sub(r"(?<=\d),(?=\d{3})", "", found[-1].strip(" $*").rstrip("."))
     return None
 
 
@@ -38,4 +38,6 @@ def verdicts(texts: Sequence[str], key: str | None) -> list[bool]:
         if not common or common[0][1] < 2 or (len(common) > 1 and common[1][1] == common[0][1]):
             return [False] * len(texts)
         key = common[0][0]
+    # A key may be the bare answer or a whole worked one, as GSM8K's are.
+    key = (final_answer(key) if "####" in key or "boxed" in key else None) or re.sub(r"(?<=\d),(?=\d{3})", "", key.strip())
     return [answer == key for answer in answers]
