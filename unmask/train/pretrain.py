@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from unmask.errors import ConfigError
+from unmask.models import loading
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
 from unmask.tasks import problems
@@ -33,12 +34,14 @@ class PretrainConfig(TrainingConfig):
 
     Attributes:
         mixture: task -> weight; see unmask.tasks.
+        begin: a model of the same shape and tokenizer to go on from with a new schedule; None: from nothing.
         lessons: a step's batches, shared out to the processes, of `tokens` tokens each.
         drills, short: the share of the run that is half sheets of sums, and in which the problems grow to their full length.
         learning_rate: AdamW's, for embedding, head and norms; `muon_learning_rate` is for the matrices inside the layers.
     """
 
     mixture: Mapping[str, float]
+    begin: str | None = None
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -190,6 +193,11 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
     settings = model_config(config, len(tokenizer))
     network = LLaDA(settings)
     initialise(network, torch.Generator().manual_seed(config.seed))
+    if config.begin is not None:
+        before = loading.load(config.begin, device="cpu", dtype="float32")
+        if before.network.shape != network.shape or before.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ConfigError(f"{config.begin} has another shape or tokenizer than these settings make")
+        network.load_state_dict(before.network.state_dict())
     if config.lessons % accelerator.num_processes:
         raise ConfigError(f"lessons {config.lessons} cannot be shared out to {accelerator.num_processes} processes")
 
