@@ -16,13 +16,13 @@ def test_it_fits_into_the_package() -> None:
 
 
 def test_answers_and_savings() -> None:
-    """36 held-out problems, all numbers of steps: right four times in five, R2-dLLM under 40 % of vanilla's forwards."""
+    """36 held-out problems: right two times in three, R2-dLLM under 40 % of vanilla's forwards and under Fast-dLLM's."""
     methods = {name: load(name) for name in ("vanilla", "fast-dllm", "r2-dllm")}
     rows = {row.method: row for row in evaluate(unmask.load(), "arithmetic", methods, limit=36, seed=5)}
     for row in rows.values():
-        assert row.right / row.n >= 0.8, row
+        assert row.right / row.n >= 2 / 3, row
     assert rows["r2-dllm"].forwards <= 0.4 * rows["vanilla"].forwards
-    assert rows["r2-dllm"].forwards <= rows["fast-dllm"].forwards
+    assert rows["r2-dllm"].forwards < rows["fast-dllm"].forwards
 
 
 @pytest.mark.parametrize("name", ["vanilla", "fast-dllm", "r2-dllm"])

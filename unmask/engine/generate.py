@@ -47,7 +47,7 @@ def generate(
     >>> model = unmask.load("unmask-tiny")
     >>> question = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
     >>> unmask.generate(model, [question], max_new_tokens=64)[0].text
-    'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. The answer is 31.'
+    'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. So Mia has 31 apples. The answer is 31.'
     """
     if isinstance(prompts, str):
         raise ConfigError("prompts must be a list: write [prompt]")

@@ -21,6 +21,10 @@ from unmask.models.layers import Network
 from unmask.train.checkpoint import write_atomically
 
 
+# peft asks transformers for a property by its old name.
+_RENAMED = "`is_gradient_checkpointing` is deprecated"
+
+
 def targets(network: Network) -> str:
     r"""A pattern that matches the seven matrices of every layer, and not the output matrix that may share a name.
 
@@ -42,8 +46,9 @@ def add(network: Network, settings: Mapping[str, Any], *, rank: int, alpha: int,
     if rank < 1:
         raise ConfigError(f"lora rank must be at least 1, got {rank}")
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=targets(network))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)  # peft draws from the global generator
+        warnings.filterwarnings("ignore", message=_RENAMED)
         return get_peft_model(wrap(network, settings), config)
 
 
@@ -51,7 +56,8 @@ def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors; `weights` by the network's own names."""
     state = {f"base_model.model.{name}": tensor for name, tensor in weights.items()}
     partial = folder / "adapter.partial"
-    model.save_pretrained(str(partial), state_dict=state)
+    # No embedding is trained; to find out by itself peft would ask the hub for the base.
+    model.save_pretrained(str(partial), state_dict=state, save_embedding_layers=False)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         write_atomically(folder / name, lambda place, name=name: (partial / name).rename(place))  # type: ignore[misc]
     for left in partial.iterdir():
@@ -63,6 +69,7 @@ def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[
     """The network's weights with the adapter of `folder` added in. Raises ConfigError if it does not fit."""
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_RENAMED)
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
     except (ValueError, RuntimeError, OSError, UserWarning, SafetensorError) as error:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -157,6 +158,7 @@ def start(config: TrainingConfig) -> Accelerator:
     """The accelerator of this run; under `accelerate launch` one of several."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    AcceleratorState._reset_state()  # else a second training in one process could not have another precision
     accelerator = Accelerator(mixed_precision=precision(config.precision), cpu=not torch.cuda.is_available())
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ConfigError(
