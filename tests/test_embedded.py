@@ -16,11 +16,11 @@ def test_it_fits_into_the_package() -> None:
 
 
 def test_answers_and_savings() -> None:
-    """36 held-out problems: right two times in three, R2-dLLM under 40 % of vanilla's forwards and under Fast-dLLM's."""
+    """36 held-out problems: vanilla right four times in five, R2-dLLM under 40 % of vanilla's forwards and under Fast-dLLM's."""
     methods = {name: load(name) for name in ("vanilla", "fast-dllm", "r2-dllm")}
     rows = {row.method: row for row in evaluate(unmask.load(), "arithmetic", methods, limit=36, seed=5)}
     for row in rows.values():
-        assert row.right / row.n >= 2 / 3, row
+        assert row.right / row.n >= (0.8 if row.method == "vanilla" else 0.6), row
     assert rows["r2-dllm"].forwards <= 0.4 * rows["vanilla"].forwards
     assert rows["r2-dllm"].forwards < rows["fast-dllm"].forwards
 
@@ -40,7 +40,7 @@ def test_drafts_do_not_change_its_answers(name: str) -> None:
 @pytest.mark.slow
 def test_it_is_right_on_a_thousand() -> None:
     row = evaluate(unmask.load(), "arithmetic", {"vanilla": load("vanilla")}, limit=1000, seed=11)[0]
-    assert row.right / row.n >= 0.8
+    assert row.right / row.n >= 0.9
 
 
 def test_batches_of_questions_equal_single_ones() -> None:
