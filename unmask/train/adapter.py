@@ -20,7 +20,6 @@ from unmask.models.hf import wrap
 from unmask.models.layers import Network
 from unmask.train.checkpoint import write_atomically
 
-
 # peft asks transformers for a property by its old name.
 _RENAMED = "`is_gradient_checkpointing` is deprecated"
 
