@@ -25,7 +25,7 @@ def sample(rng: random.Random) -> Problem:
         raise ConfigError("the task gsm_symbolic needs reasoning-gym: pip install 'unmask[gym]'") from None
     drawn = create_dataset("gsm_symbolic", seed=rng.getrandbits(32), size=1)
     template, entry = drawn.task_indices[0], drawn[0]
-    lines = [line.strip() for line in entry["answer_cot"].split("\n")]
+    lines = [line.strip() for line in entry["metadata"]["answer_cot"].split("\n")]
     worked = [line if line.endswith(".") else f"{line}." for line in lines if line and not line.startswith("####")]
     return Problem(
         task="gsm_symbolic",
