@@ -135,7 +135,6 @@ def test_what_is_measured_is_held_out_and_different(monkeypatch: pytest.MonkeyPa
 
 
 def test_gsm_symbolic_is_split_by_template() -> None:
-    pytest.importorskip("reasoning_gym")
 
     def templates(split: Split) -> set[str | None]:
         found = list(itertools.islice(problems("gsm_symbolic", split, seed=0), 40))
