@@ -16,7 +16,7 @@ from unmask.engine.generate import generate
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.tasks import LIBRARY, TASKS, problems
+from unmask.tasks import EVERY, TASKS, problems
 from unmask.tasks.problem import Problem
 
 MIXTURE = "mixture"
@@ -74,8 +74,8 @@ def held_out(task: str, limit: int, seed: int) -> list[Problem]:
 
     Raises ConfigError for an unknown task, or where a task has fewer different problems than that.
     """
-    if task not in (*TASKS, *LIBRARY, MIXTURE):
-        raise unknown("task", task, [*TASKS, *LIBRARY, MIXTURE])
+    if task not in (*EVERY, MIXTURE):
+        raise unknown("task", task, [*EVERY, MIXTURE])
     found: dict[str, Problem] = {}
     drawn = problems(dict.fromkeys(TASKS, 1.0) if task == MIXTURE else task, "test", seed=seed)
     for problem in itertools.islice(drawn, 20 * limit + 1000):

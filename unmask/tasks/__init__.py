@@ -22,27 +22,27 @@ TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
 }
 # Tasks that come from a library which is not always installed.
 LIBRARY: Mapping[str, Callable[[random.Random], Problem]] = {"gsm_symbolic": gsm_symbolic.sample}
+EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LIBRARY}
 
 
 def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
-    """An endless stream of different questions of one split: of one task by name, or of a mixture by weights.
+    """An endless stream of problems of one split: of one task by name, or of a mixture by weights.
 
-    Raises ConfigError for an unknown task. The stream of a task with few questions may repeat some, never across splits.
+    Raises ConfigError for an unknown task. A stream repeats itself sooner or later, the fewer questions a task has the sooner.
 
     >>> next(problems("chain", "test", seed=0)).question
     'Compute 78 - 7 + 2 + 2 + 9.'
     """
     weights = {weights: 1.0} if isinstance(weights, str) else weights
     for name in weights:
-        if name not in {**TASKS, **LIBRARY}:
-            raise unknown("task", name, [*TASKS, *LIBRARY])
+        if name not in EVERY:
+            raise unknown("task", name, EVERY)
     return _draw(weights, split, random.Random(f"{split}-{seed}"))
 
 
 def _draw(weights: Mapping[str, float], split: Split, rng: random.Random) -> Iterator[Problem]:
     names, shares = list(weights), list(weights.values())
-    samplers = {**TASKS, **LIBRARY}
     while True:
-        problem = samplers[rng.choices(names, shares)[0]](rng)
+        problem = EVERY[rng.choices(names, shares)[0]](rng)
         if problem.split == split:
             yield problem

@@ -10,8 +10,8 @@ learn on a laptop; the days tell it which sentence to read next.
 import random
 
 from unmask.tasks import sums
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 from unmask.tasks.words import ITEMS, NAMES
 
 GAINS = ("buys", "finds", "gets", "wins")
@@ -50,10 +50,10 @@ def sample(rng: random.Random) -> Problem:
         total = after
     told.append(f"How many {items} does {name} have?")
     worked.append(voice.say("", f"So {name} has {total} {items}.", f"In the end {name} has {total} {items} left."))
-    return Problem(
+    return solved(
         task="arithmetic",
         question=" ".join(told),
-        worked=text(*worked, f"The answer is {total}."),
+        worked=worked,
         key=str(total),
         steps=steps,
     )

@@ -3,8 +3,8 @@
 import random
 
 from unmask.tasks import sums
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 
 
 def sample(rng: random.Random) -> Problem:
@@ -17,27 +17,25 @@ def sample(rng: random.Random) -> Problem:
     '46'
     """
     start = total = rng.randint(10, 99)
-    steps = [sums.step(rng, total)]
-    for _ in range(rng.randrange(4)):
-        steps.append(sums.step(rng, steps[-1][2]))
+    steps = sums.run(rng, total, most=4)
     voice = Voice(rng)
     worked = []
     for number, (sign, digit, after) in enumerate(steps):
-        rest = "".join(f" {later} {operand}" for later, operand, _ in steps[number + 1 :])
+        left = sums.written(str(after), steps[number + 1 :])
         worked.append(
             voice.say(
                 f"{total} {sign} {digit} = {after}.",
-                f"{total} {sign} {digit} = {after}, which leaves {after}{rest}.",
-                f"From the left we take {total} {sign} {digit} and get {after}, so what is left is {after}{rest}.",
+                f"{total} {sign} {digit} = {after}, which leaves {left}.",
+                f"From the left we take {total} {sign} {digit} and get {after}, so what is left is {left}.",
             )
         )
         total = after
-    expression = f"{start}" + "".join(f" {sign} {digit}" for sign, digit, _ in steps)
+    expression = sums.written(str(start), steps)
     worked.append(voice.say("", f"So {expression} = {total}.", f"All in all {expression} = {total}."))
-    return Problem(
+    return solved(
         task="chain",
         question=f"Compute {expression}.",
-        worked=text(*worked, f"The answer is {total}."),
+        worked=worked,
         key=str(total),
         steps=len(steps),
     )

@@ -2,8 +2,8 @@
 
 import random
 
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 from unmask.tasks.words import LETTERS
 
 
@@ -34,10 +34,10 @@ def sample(rng: random.Random) -> Problem:
                 else f"The next letter is {letter}, which is not {wanted}, so we keep {count}.",
             )
         )
-    return Problem(
+    return solved(
         task="counting",
         question=f"How many times does {wanted} occur in {' '.join(word)}?",
-        worked=text(*worked, f"The answer is {count}."),
+        worked=worked,
         key=str(count),
         steps=len(word),
     )

@@ -2,8 +2,8 @@
 
 import random
 
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 from unmask.tasks.words import COLOURS, ITEMS
 
 
@@ -32,10 +32,10 @@ def sample(rng: random.Random) -> Problem:
         question = f"Write {new} for {old}: {shown}"
         key = " ".join(new if word == old else word for word in line)
         how = voice.say("", f"Every {old} becomes {new}.", f"The words are {shown}. Every {old} in them becomes {new}.")
-    return Problem(
+    return solved(
         task="editing",
         question=question,
-        worked=text(how, f"The answer is {key}."),
+        worked=[how],
         key=key,
         steps=len(line),
     )

@@ -3,8 +3,8 @@
 import random
 
 from unmask.tasks import sums
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 
 _UNDO = {"+": ("-", "Subtract", "from"), "-": ("+", "Add", "to")}
 
@@ -19,12 +19,10 @@ def sample(rng: random.Random) -> Problem:
     '59'
     """
     x = rng.randint(10, 99)
-    steps = [sums.step(rng, x)]
-    for _ in range(rng.randrange(3)):
-        steps.append(sums.step(rng, steps[-1][2]))
+    steps = sums.run(rng, x, most=3)
     voice = Voice(rng)
     totals = [x, *(after for *_, after in steps)]
-    left = ["x" + "".join(f" {sign} {digit}" for sign, digit, _ in steps[:count]) for count in range(len(steps) + 1)]
+    left = [sums.written("x", steps[:count]) for count in range(len(steps) + 1)]
     worked = []
     for number in reversed(range(len(steps))):
         sign, digit, after = steps[number]
@@ -37,12 +35,12 @@ def sample(rng: random.Random) -> Problem:
                 f"To get rid of {sign} {digit} we {verb.lower()} {digit} {preposition} both sides, and that gives {result}",
             )
         )
-    check = " ".join([f"{x}", *(f"{sign} {digit}" for sign, digit, _ in steps)])
+    check = sums.written(str(x), steps)
     worked.append(voice.say("", f"So x = {x}.", f"We check that {check} = {totals[-1]}."))
-    return Problem(
+    return solved(
         task="equations",
         question=f"Solve {left[-1]} = {totals[-1]}.",
-        worked=text(*worked, f"The answer is {x}."),
+        worked=worked,
         key=str(x),
         steps=len(steps),
     )

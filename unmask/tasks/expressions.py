@@ -3,8 +3,8 @@
 import random
 
 from unmask.tasks import sums
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 
 _CHOOSE = {"max": (max, "larger"), "min": (min, "smaller")}
 
@@ -44,10 +44,10 @@ def sample(rng: random.Random) -> Problem:
             )
         )
         total = after
-    return Problem(
+    return solved(
         task="expressions",
         question=f"What does Python print for {expression}?",
-        worked=text(*worked, f"The answer is {total}."),
+        worked=worked,
         key=str(total),
         steps=steps + 1,
     )

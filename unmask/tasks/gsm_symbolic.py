@@ -8,8 +8,7 @@ unmask[gym]`; the library's own scorer is not used (it takes the first number of
 import random
 
 from unmask.errors import ConfigError
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import text
+from unmask.tasks.problem import Problem, solved
 
 _REQUEST = " Give the result as your final answer. Do not include units."
 
@@ -27,10 +26,10 @@ def sample(rng: random.Random) -> Problem:
     template, entry = drawn.task_indices[0], drawn[0]
     lines = [line.strip() for line in entry["metadata"]["answer_cot"].split("\n")]
     worked = [line if line.endswith(".") else f"{line}." for line in lines if line and not line.startswith("####")]
-    return Problem(
+    return solved(
         task="gsm_symbolic",
         question=entry["question"].removesuffix(_REQUEST),
-        worked=text(*worked, f"The answer is {entry['answer']}."),
+        worked=worked,
         key=entry["answer"],
         steps=len(worked),
         family=f"gsm_symbolic template {template}",

@@ -2,12 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "test"]
 HELD_OUT = 0.05
 
+# Read by `verify`, written by `solved`.
 _ANSWER = re.compile(r"The answer is ((?:[^.]|\.(?=\d))+)\.")
 
 
@@ -40,3 +42,14 @@ class Problem:
         """
         stated: list[str] = _ANSWER.findall(text)
         return bool(stated) and stated[-1] == self.key
+
+
+def solved(*, task: str, question: str, worked: Iterable[str], key: str, steps: int, family: str | None = None) -> Problem:
+    """A problem from the sentences of its solution, empty ones left out; the answer is stated behind them.
+
+    >>> solved(task="chain", question="Compute 12 - 9.", worked=["", "12 - 9 = 3."], key="3", steps=1).worked
+    '12 - 9 = 3. The answer is 3.'
+    """
+    sentences = [sentence for sentence in worked if sentence]
+    text = " ".join([*sentences, f"The answer is {key}."])
+    return Problem(task=task, question=question, worked=text, key=key, steps=steps, family=family)

@@ -3,8 +3,8 @@
 import itertools
 import random
 
-from unmask.tasks.problem import Problem
-from unmask.tasks.voice import Voice, text
+from unmask.tasks.problem import Problem, solved
+from unmask.tasks.voice import Voice
 from unmask.tasks.words import NAMES
 
 
@@ -23,10 +23,10 @@ def sample(rng: random.Random) -> Problem:
     worked = [voice.say("", f"{order[0]} comes first.", f"The first of all {len(order)} names is {order[0]}.")]
     for before, name in itertools.pairwise(order):
         worked.append(voice.say("", f"After {before} comes {name}.", f"Of those that are left {name} is next after {before}."))
-    return Problem(
+    return solved(
         task="sorting",
         question=f"Sort the names {', '.join(names)}.",
-        worked=text(*worked, f"The answer is {', '.join(order)}."),
+        worked=worked,
         key=", ".join(order),
         steps=len(names),
     )

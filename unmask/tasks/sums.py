@@ -1,6 +1,7 @@
 """Sums of a digit: the tables behind the word problems, and a sheet of them to drill."""
 
 import random
+from collections.abc import Iterable
 
 
 def words() -> set[str]:
@@ -18,6 +19,27 @@ def step(rng: random.Random, total: int) -> tuple[str, int, int]:
     can_gain, can_lose = total + digit <= 99, total - digit >= 10
     gain = can_gain and (not can_lose or rng.random() < 0.5)
     return ("+", digit, total + digit) if gain else ("-", digit, total - digit)
+
+
+def run(rng: random.Random, total: int, most: int) -> list[tuple[str, int, int]]:
+    """One to `most` steps, each going on from the total of the one before.
+
+    >>> run(random.Random(1), 12, 1)
+    [('+', 4, 16)]
+    """
+    steps = [step(rng, total)]
+    for _ in range(rng.randrange(most)):
+        steps.append(step(rng, steps[-1][2]))
+    return steps
+
+
+def written(start: str, steps: Iterable[tuple[str, int, int]]) -> str:
+    """The expression of some steps.
+
+    >>> written("x", [("+", 4, 16), ("-", 2, 14)])
+    'x + 4 - 2'
+    """
+    return start + "".join(f" {sign} {digit}" for sign, digit, _ in steps)
 
 
 def sheet(rng: random.Random, count: int) -> str:

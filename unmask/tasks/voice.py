@@ -21,12 +21,3 @@ class Voice:
         """One of the three wordings."""
         options = (terse, plain, wordy)
         return options[self._habit] if self._rng.random() < FAITHFUL else self._rng.choice(options)
-
-
-def text(*sentences: str) -> str:
-    """Sentences, the empty ones left out, joined by spaces.
-
-    >>> text("", "So 3 + 4 = 7.", "The answer is 7.")
-    'So 3 + 4 = 7. The answer is 7.'
-    """
-    return " ".join(sentence for sentence in sentences if sentence)

@@ -16,7 +16,6 @@ from unmask.models.layers import Network, Shape
 from unmask.train.selection import read
 from unmask.train.sft import SFTConfig
 
-GIB = 2**30
 _BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}  # auto: what 7-8B checkpoints are stored in
 
 
@@ -74,10 +73,9 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     matrix = form.vocab * form.width
     inside = parameters - matrix * (1 if form.tied else 2)
     attention = 2 * form.layers * config.length * form.width  # scores and values, a token against all, per factor of 2
-    # The output matrix meets supervised tokens only: half of an answer, or a block's share. All others count nothing there.
-    asked = (
-        tokens / 2 if config.objective == "masked" else steps * config.batch_size * config.block_length * _share(config, views)
-    )
+    # The output matrix meets supervised tokens only: half of an answer, or a block's share.
+    share = 1.0 if views == 2 else config.mask_rate  # two views together ask for the whole block
+    asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * config.block_length * share
     flops = passes * (float(tokens) * (inside + attention) + asked * matrix)
     return Budget(
         parameters=parameters,
@@ -103,11 +101,6 @@ def _activations(config: SFTConfig, shape: Shape) -> int:
     rate = max(config.mask_rate, 1 - config.mask_rate) if config.complementary else config.mask_rate
     asked = rate * config.block_length if config.objective == "block" else config.length
     return round(config.micro_batch * (kept + 3 * 4 * asked * shape.vocab))
-
-
-def _share(config: SFTConfig, views: int) -> float:
-    """Supervised share of a block, over the views of an example."""
-    return 1.0 if views == 2 else config.mask_rate
 
 
 def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
