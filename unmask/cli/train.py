@@ -15,6 +15,7 @@ from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unmask.train.budget import Budget
+    from unmask.train.sft import SFTConfig
     from unmask.train.trainer import Report
 
 app = typer.Typer(no_args_is_help=True, help="Train models.", rich_markup_mode=None)
@@ -69,13 +70,10 @@ def sft(
 
     For a dry run without the model and the data the file may hold `shape` (the model's config.json) and `examples`.
     """
-    chosen = read_mapping(config) | read_settings(settings)
-    shape, examples = chosen.pop("shape", None), chosen.pop("examples", None)
+    plan, shape, examples = _tuning(config, settings)
 
-    from unmask.train.sft import SFTConfig
     from unmask.train.sft import sft as run
 
-    plan = SFTConfig.from_dict(chosen)
     if dry_run:
         from unmask.train.budget import estimate
 
@@ -93,12 +91,21 @@ def sft(
 @app.command()
 def merge(config: Config, settings: Changes = None) -> None:
     """Add the adapter that `sft` made to its base; takes the same file."""
-    chosen = read_mapping(config) | read_settings(settings)
+    plan, _, _ = _tuning(config, settings)
 
-    from unmask.train.sft import SFTConfig
     from unmask.train.sft import merge as run
 
-    print(run(SFTConfig.from_dict({name: value for name, value in chosen.items() if name not in ("shape", "examples")})))
+    print(run(plan))
+
+
+def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[str, Any] | None, int | None]":
+    """A fine-tuning's settings, and apart from them what only a dry run reads: `shape` and `examples`."""
+    chosen = read_mapping(config) | read_settings(settings)
+    shape, examples = chosen.pop("shape", None), chosen.pop("examples", None)
+
+    from unmask.train.sft import SFTConfig
+
+    return SFTConfig.from_dict(chosen), shape, examples
 
 
 def _say(line: str) -> None:

@@ -143,13 +143,13 @@ class Method:
     def __post_init__(self) -> None:
         _one_of("parity", self.parity, (None, "official"))
         _one_of("cache", self.cache, get_args(CacheName))
-        _whole("max_new_tokens", self.max_new_tokens, 1)
-        _whole("block_length", self.block_length, 1)
-        _whole("top_k", self.top_k, 1)
+        whole("max_new_tokens", self.max_new_tokens, 1)
+        whole("block_length", self.block_length, 1)
+        whole("top_k", self.top_k, 1)
         _number("temperature", self.temperature, 0.0, 100.0)
         _number("top_p", self.top_p, 0.0, 1.0)
         if isinstance(self.commit, CommitQuota | CommitSchedule):
-            _whole("steps", self.commit.steps, 1)
+            whole("steps", self.commit.steps, 1)
             if self.dynamic_threshold is not None:
                 raise ConfigError(f"dynamic_threshold needs the rule threshold, not {self.commit.rule}")
         if isinstance(self.commit, CommitSchedule):
@@ -161,27 +161,27 @@ class Method:
             if self.dynamic_threshold is not None:
                 raise ConfigError("dynamic_threshold needs the rule threshold, not factor")
         if self.confidence_cluster is not None:
-            _whole("confidence_cluster.size", self.confidence_cluster.size, 1, required=True)
+            whole("confidence_cluster.size", self.confidence_cluster.size, 1, required=True)
             _number("confidence_cluster.threshold", self.confidence_cluster.threshold, 0.0, 1.0, required=True)
-            _whole("confidence_cluster.max_unmasked", self.confidence_cluster.max_unmasked, 0)
+            whole("confidence_cluster.max_unmasked", self.confidence_cluster.max_unmasked, 0)
         if self.token_cluster is not None:
-            _whole("token_cluster.min_length", self.token_cluster.min_length, 1, required=True)
+            whole("token_cluster.min_length", self.token_cluster.min_length, 1, required=True)
             _number("token_cluster.threshold", self.token_cluster.threshold, 0.0, 1.0, required=True)
             _one_of("token_cluster.pick", self.token_cluster.pick, get_args(Pick))
         if self.temporal is not None:
-            _whole("temporal.steps", self.temporal.steps, 1, required=True)
+            whole("temporal.steps", self.temporal.steps, 1, required=True)
             _number("temporal.threshold", self.temporal.threshold, 0.0, 1.0, required=True)
             _one_of("temporal.metric", self.temporal.metric, get_args(Metric))
         if self.suffix is not None:
-            _whole("suffix.window", self.suffix.window, 0, required=True)
-            _whole("suffix.tail", self.suffix.tail, 0, required=True)
+            whole("suffix.window", self.suffix.window, 0, required=True)
+            whole("suffix.tail", self.suffix.tail, 0, required=True)
         if self.dynamic_threshold is not None:
             _number("dynamic_threshold.alpha", self.dynamic_threshold.alpha, 0.0, 1.0, required=True)
         if self.stop_at_eos is not None:
             _one_of("stop_at_eos.check", self.stop_at_eos.check, get_args(Check))
-            _whole("stop_at_eos.eos_id", self.stop_at_eos.eos_id, 0)
+            whole("stop_at_eos.eos_id", self.stop_at_eos.eos_id, 0)
         if self.draft is not None:
-            _whole("draft.steps", self.draft.steps, 1, required=True)
+            whole("draft.steps", self.draft.steps, 1, required=True)
             _one_of("draft.match", self.draft.match, get_args(Match))
 
     # --- what the engine asks
@@ -253,10 +253,10 @@ class Method:
             if key == "commit":
                 parts[key] = _commit(value)
             elif key in _PARTS and value is not None:
-                parts[key] = _read(_PARTS[key], value, key)
+                parts[key] = from_mapping(_PARTS[key], value, key)
             else:
                 parts[key] = value
-        return _read(cls, parts, "method")
+        return from_mapping(cls, parts, "method")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back; what is None or unnamed is left out."""
@@ -312,8 +312,8 @@ _PARTS: Mapping[str, type[Any]] = {
 T = TypeVar("T")
 
 
-def _read(kind: type[T], data: Any, where: str) -> T:
-    """Build a dataclass from a mapping, strictly: no unknown name, none missing."""
+def from_mapping(kind: type[T], data: Any, where: str) -> T:
+    """Build a dataclass from a mapping, strictly: no unknown name, none missing. Raises ConfigError that names it."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {data!r}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
@@ -331,10 +331,11 @@ def _commit(data: Any) -> Commit:
         raise ConfigError(f"commit: expected a mapping with a 'rule' ({', '.join(COMMITS)}), got {data!r}")
     if data["rule"] not in COMMITS:
         raise unknown("commit rule", str(data["rule"]), COMMITS)
-    return _read(COMMITS[data["rule"]], {key: value for key, value in data.items() if key != "rule"}, "commit")
+    return from_mapping(COMMITS[data["rule"]], {key: value for key, value in data.items() if key != "rule"}, "commit")
 
 
-def _whole(name: str, value: Any, least: int, *, required: bool = False) -> None:
+def whole(name: str, value: Any, least: int, *, required: bool = False) -> None:
+    """Raises ConfigError unless `value` is a whole number of at least `least`, or None where that is allowed."""
     if value is None and not required:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Self
 
 from unmask.engine.generate import generate
 from unmask.engine.request import Completion
-from unmask.errors import ConfigError, unknown
+from unmask.errors import ConfigError
 from unmask.methods import load as load_method
-from unmask.methods.method import Method
+from unmask.methods.method import Method, from_mapping, whole
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
@@ -70,20 +70,13 @@ class CollectConfig:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
         """Raises ConfigError on a name that is no field, or where one is missing."""
-        for name in settings:
-            if name not in cls.__dataclass_fields__:
-                raise unknown("collect option", str(name), cls.__dataclass_fields__)
-        for name in ("model", "output", "limit"):
-            if name not in settings:
-                raise ConfigError(f"collect: the option '{name}' is missing")
-        return cls(**settings)
+        return from_mapping(cls, settings, "collect")
 
     def __post_init__(self) -> None:
         if (self.mixture is None) == (self.prompts is None):
             raise ConfigError("collect: give either a mixture of tasks or a file of prompts")
         for name in ("limit", "candidates", "batch"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"collect: {name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+            whole(f"collect: {name}", getattr(self, name), 1, required=True)
         check_number("collect: temperature", self.temperature, 0.0)
         if self.temperature == 0:
             raise ConfigError("collect: a temperature of 0 makes all candidates of a prompt the same")
@@ -216,15 +209,12 @@ def _ended(answer: Completion, spec: ModelSpec) -> list[int]:
 def resume(path: Path, provenance: Mapping[str, Any]) -> int:
     """Start the file, or drop a line cut short by a kill; returns how many prompts it already holds."""
     header = json.dumps({"provenance": provenance}) + "\n"
-    if not path.exists():
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if len(lines) < 2:  # no answer yet: nothing to protect
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda place: place.write_text(header))
         return 0
-    lines = path.read_text().splitlines(keepends=True)
-    if len(lines) < 2:  # no answer yet: nothing to protect
-        lines = [header]
-        write_atomically(path, lambda place: place.write_text(header))
-    if lines[:1] != [header]:
+    if lines[0] != header:
         raise ConfigError(f"{path} was collected with other settings: use another `output` or delete it")
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) < len(lines):

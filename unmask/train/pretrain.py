@@ -8,7 +8,7 @@ function of its step number.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,6 @@ class PretrainConfig(TrainingConfig):
     muon_learning_rate: float = 1e-2
     schedule: Schedule = "linear"
     warmup: float = 200
-    seed: int = field(default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

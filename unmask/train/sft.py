@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unmask.engine.generate import encode
 from unmask.errors import ConfigError, unknown
+from unmask.methods.method import from_mapping, whole
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
 from unmask.train import checkpoint, noise
@@ -84,10 +85,7 @@ class SFTConfig(TrainingConfig):
         """Raises ConfigError on a name that is no field, or where one is missing."""
         lora = settings.get("lora")
         if isinstance(lora, Mapping):
-            for name in lora:
-                if name not in LoRA.__dataclass_fields__:
-                    raise unknown("lora option", str(name), LoRA.__dataclass_fields__)
-            settings = settings | {"lora": LoRA(**lora)}
+            settings = settings | {"lora": from_mapping(LoRA, lora, "lora")}
         return super().from_dict(settings)
 
     def __post_init__(self) -> None:
@@ -96,8 +94,7 @@ class SFTConfig(TrainingConfig):
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
         for name in ("block_length", "length", "batch_size", "micro_batch", "epochs"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+            whole(name, getattr(self, name), 1, required=True)
         if self.dtype not in DTYPES:
             raise unknown("dtype", str(self.dtype), DTYPES)
         if not 0 < self.mask_rate < 1:
@@ -186,6 +183,8 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
     settings = loading.read_json(base / "config.json")
     dtype = config.dtype if config.lora else "float32"
     model = loading.load(config.model, device=str(accelerator.device), dtype=dtype)
+    if config.length > model.spec.max_length:
+        raise ConfigError(f"length {config.length} exceeds the model's {model.spec.max_length}")
     network, adapter = model.network.train(), None
     network.checkpointing = config.gradient_checkpointing
     if config.lora:
@@ -202,8 +201,6 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    if config.length > model.spec.max_length:
-        raise ConfigError(f"length {config.length} exceeds the model's {model.spec.max_length}")
     steps = config.steps(len(chosen))
     weights = fit(
         accelerator,

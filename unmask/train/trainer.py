@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from unmask.errors import ConfigError, unknown
+from unmask.methods.method import from_mapping, whole
 from unmask.models.layers import Network
 from unmask.train import checkpoint
 from unmask.train.loss import Question, weighted
@@ -69,19 +70,12 @@ class TrainingConfig:
         check_number("learning_rate", self.learning_rate, 0.0)
         for name in ("warmup", "weight_decay"):
             check_number(name, getattr(self, name), 0.0)
-        if self.checkpoint_every < 1:
-            raise ConfigError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        whole("checkpoint_every", self.checkpoint_every, 1, required=True)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
         """Raises ConfigError on a name that is no field, or where one is missing."""
-        for name in settings:
-            if name not in cls.__dataclass_fields__:
-                raise unknown("training option", str(name), cls.__dataclass_fields__)
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__}: {str(error).split(') ', 1)[-1]}") from None
+        return from_mapping(cls, settings, "training")
 
     def rate(self, step: int, steps: int) -> float:
         """Fraction of the peak learning rate at a step.
