@@ -16,9 +16,9 @@ import yaml
 
 import unmask
 from unmask.evals.run import evaluate
+from unmask.files import write_atomically
 from unmask.methods import load
-from unmask.models.loading import locate
-from unmask.train.checkpoint import fingerprint, write_atomically
+from unmask.models.loading import fingerprint, locate
 from unmask.train.collect import CollectConfig, collect
 from unmask.train.sft import SFTConfig, merge, sft
 

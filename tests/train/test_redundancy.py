@@ -20,6 +20,7 @@ from tests.train.test_train import interrupted
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
 from unmask.engine.request import Completion, StepRecord
+from unmask.files import read_journal
 from unmask.methods import load
 from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
@@ -28,7 +29,7 @@ from unmask.train import adapter, checkpoint
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
 from unmask.train.pretrain import PretrainConfig, initialise, model_config
-from unmask.train.selection import choose, examples, read
+from unmask.train.selection import choose, examples
 from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
 from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trajectory import Recorder, Triggers
@@ -229,7 +230,7 @@ def collecting(base: Path, tmp_path: Path, **changes: Any) -> CollectConfig:
 
 def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path) -> None:
     whole = collect(collecting(bases["llada"], tmp_path))
-    provenance, lines = read(whole)
+    provenance, lines = read_journal(whole, "collect")
     assert provenance["method"]["name"] == "fast-dllm"
     assert [line["id"] for line in lines] == list(range(5))
     for line in lines:
@@ -248,7 +249,7 @@ def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path)
 def test_a_collection_that_failed_at_once_leaves_nothing_in_the_way(bases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(unmask.ConfigError, match="does not divide"):
         collect(collecting(bases["llada"], tmp_path, max_new_tokens=100))
-    assert len(read(collect(collecting(bases["llada"], tmp_path)))[1]) == 5
+    assert len(read_journal(collect(collecting(bases["llada"], tmp_path)), "collect")[1]) == 5
 
 
 def test_what_a_model_wrote_is_kept_with_the_end_of_its_turn() -> None:
@@ -271,7 +272,7 @@ def test_collecting_from_a_file_of_prompts(bases: dict[str, Path], tmp_path: Pat
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "Compute 3 + 4.", "answer": 7}\n{"prompt": "Compute 1 + 1."}\n')
     config = collecting(bases["llada"], tmp_path, mixture=None, prompts=str(prompts))
-    lines = read(collect(config))[1]
+    lines = read_journal(collect(config), "collect")[1]
     assert [(line["prompt"], line["key"]) for line in lines] == [("Compute 3 + 4.", "7"), ("Compute 1 + 1.", None)]
     prompts.write_text('{"question": "Compute 3 + 4."}\n')
     with pytest.raises(unmask.ConfigError, match=r"prompts.jsonl:1: expected"):
@@ -298,7 +299,7 @@ def test_bad_collecting_options(bases: dict[str, Path], tmp_path: Path) -> None:
 
 def test_choosing(tmp_path: Path) -> None:
     path = collected(tmp_path / "candidates.jsonl")
-    line = read(path)[1][0]
+    line = read_journal(path, "collect")[1][0]
     pick = {"spatial": "windows", "per_token": True, "seed": "0"}
     assert choose(line["candidates"], "lowest", **pick)["seed"] == 2
     assert choose(line["candidates"], "highest", **pick)["seed"] == 3

@@ -1,1 +1,40 @@
-"""Measuring: the same problems, stop rule and token count for every method."""
+"""Measuring: the same problems, stop rule and token count for every method.
+
+task = unmask.evals.load("gsm8k", Source(data=Path("data/gsm8k"), limit=100))
+runs = evaluate(model, task, {"r2-dllm": unmask.method("r2-dllm")})       # evals/run.py
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+
+from unmask.errors import ConfigError, unknown
+from unmask.evals.generated import MIXTURE, generated
+from unmask.evals.task import Source, Task
+from unmask.tasks import EVERY
+
+# Tasks that are read from disk; those of unmask.tasks are generated.
+TABLE: Mapping[str, str] = {
+    "gsm8k": "unmask.evals.gsm8k:gsm8k",
+    "math500": "unmask.evals.math500:math500",
+    "humaneval": "unmask.evals.humaneval:humaneval",
+    "mbpp": "unmask.evals.mbpp:mbpp",
+    "svamp": "unmask.evals.svamp:svamp",
+    "sudoku": "unmask.evals.sudoku:sudoku",
+    "countdown": "unmask.evals.countdown:countdown",
+}
+
+
+def load(name: str, source: Source) -> Task:
+    """A task by its name: one of TABLE, one of unmask.tasks, or "mixture" for all of those evenly.
+
+    Raises ConfigError for an unknown name, missing or malformed data, or options that the task has no use for.
+    """
+    if name in TABLE:
+        if source.data is None:
+            raise ConfigError(f"{name} is read from disk: say where its data lies with --data")
+        module, function = TABLE[name].split(":")
+        read: Callable[[Source], Task] = getattr(importlib.import_module(module), function)
+        return read(source)
+    if name not in (*EVERY, MIXTURE):
+        raise unknown("task", name, [*TABLE, *EVERY, MIXTURE])
+    return generated(name, source)

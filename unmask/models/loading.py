@@ -4,6 +4,7 @@ Tensors go to their place one by one, so the peak is the weights plus what one s
 ModelError that names the file and the tensor.
 """
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -97,6 +98,18 @@ def locate(name: str) -> Path:
         # The hub's client wraps whatever its HTTP library raised; the first line says it.
         reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
         raise ModelError(f"cannot download '{name}': offline, or the hub does not answer ({reason})") from None
+
+
+def fingerprint(folder: Path) -> str:
+    """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
+from unmask.files import write_atomically
 from unmask.models.hf import wrap
 from unmask.models.layers import Network
-from unmask.train.checkpoint import write_atomically
 
 # peft asks transformers for a property by its old name.
 _RENAMED = "`is_gradient_checkpointing` is deprecated"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from unmask.errors import ConfigError
+from unmask.files import read_journal
 from unmask.models import loading
 from unmask.models.layers import Network, Shape
-from unmask.train.selection import read
 from unmask.train.sft import SFTConfig
 
 _BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}  # auto: what 7-8B checkpoints are stored in
@@ -115,5 +115,5 @@ def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
 
 
 def _count(config: SFTConfig) -> int:
-    lines = read(Path(config.data))[1]
+    lines = read_journal(Path(config.data), "unmask train collect")[1]
     return sum(any(candidate["right"] for candidate in line["candidates"]) for line in lines)

@@ -10,11 +10,10 @@ Everything is written beside its place and then renamed, so a full disk, a kill 
 """
 
 import csv
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
+from unmask.files import write_atomically
 
 _PREFIX = "checkpoint-"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 # --- to go on from ----------------------------------------------------------------------------------------------------
@@ -182,18 +175,6 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             "adapter_config.json",
         ):
             write_atomically(folder / path.name, lambda place, path=path: shutil.copyfile(path, place))  # type: ignore[misc]
-
-
-def fingerprint(folder: Path) -> str:
-    """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 def card(folder: Path, title: str, data: str, settings: Mapping[str, Any]) -> None:

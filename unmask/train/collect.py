@@ -23,13 +23,13 @@ from typing import Any, NamedTuple, Self
 from unmask.engine.generate import generate
 from unmask.engine.request import Completion
 from unmask.errors import ConfigError
+from unmask.files import Journal
 from unmask.methods import load as load_method
 from unmask.methods.method import Method, from_mapping, whole
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
 from unmask.tasks.problem import Problem
-from unmask.train.checkpoint import fingerprint, write_atomically
 from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
 from unmask.train.verdict import verdicts
@@ -135,14 +135,14 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
         **{name: value for name, value in asdict(config).items() if name not in ("output", "limit", "batch", "device")},
         "method": method.to_dict(),
         "rules": rules.to_dict(),
-        "weights": fingerprint(loading.locate(config.model)),
+        "weights": loading.fingerprint(loading.locate(config.model)),
     }
-    done = resume(path, json.loads(json.dumps(provenance)))
+    journal = Journal(path, provenance, "collected")
+    done = len(journal.rows)
     todo = itertools.islice(enumerate(sources(config)), done, config.limit)
     while chunk := list(itertools.islice(todo, config.batch)):
         rows = _answer(model, method, rules, config, chunk)
-        with path.open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        journal.append(rows)
         done += len(rows)
         if report is not None:
             every = [candidate["right"] for row in rows for candidate in row["candidates"]]
@@ -204,19 +204,3 @@ def _ended(answer: Completion, spec: ModelSpec) -> list[int]:
     """The ids before the EOS, the end of the turn included where the model has one: what it really wrote."""
     following = answer.token_ids[answer.tokens : answer.tokens + 1]
     return answer.token_ids[: answer.tokens] + [token for token in following if token in spec.turn_ids]
-
-
-def resume(path: Path, provenance: Mapping[str, Any]) -> int:
-    """Start the file, or drop a line cut short by a kill; returns how many prompts it already holds."""
-    header = json.dumps({"provenance": provenance}) + "\n"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if len(lines) < 2:  # no answer yet: nothing to protect
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda place: place.write_text(header))
-        return 0
-    if lines[0] != header:
-        raise ConfigError(f"{path} was collected with other settings: use another `output` or delete it")
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        write_atomically(path, lambda place: place.write_text("".join(whole)))
-    return len(whole) - 1

@@ -1,12 +1,12 @@
 """From collected candidates to training examples: one right answer a prompt. Pure."""
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unmask.errors import ConfigError
+from unmask.files import read_journal
 
 Select = Literal["lowest", "highest", "random"]
 Spatial = Literal["windows", "components", "positions"]
@@ -49,21 +49,10 @@ def choose(
 def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, seed: int) -> list[Example]:
     """The chosen answers of a collected file. Raises ConfigError if it is no such file or no answer in it is right."""
     chosen = []
-    for line in read(path)[1]:
+    for line in read_journal(path, "unmask train collect")[1]:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
             chosen.append(Example(line["prompt"], tuple(best["token_ids"])))
     if not chosen:
         raise ConfigError(f"{path}: none of its answers is right, so there is nothing to learn from")
     return chosen
-
-
-def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Provenance and lines of a collected file."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return rows[0]["provenance"], rows[1:]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); `unmask train collect` makes it") from None
-    except (json.JSONDecodeError, KeyError, IndexError, TypeError):
-        raise ConfigError(f"{path}: not a file of `unmask train collect`, or its last line is cut short") from None

@@ -210,7 +210,7 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         config,
         steps,
         report,
-        {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": checkpoint.fingerprint(base)},
+        {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": loading.fingerprint(base)},
     )
     folder = Path(config.output)
     if accelerator.is_main_process:

@@ -1,0 +1,87 @@
+"""What a task is: items to answer, and a score for each answer. It knows no model and no method.
+
+A task is one file beside this one and one line in unmask.evals.TABLE: a function from a Source to a Task.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import ConfigError
+from unmask.methods.method import whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which items of a task are wanted.
+
+    Attributes:
+        data: folder or file of a task that is read from disk; None for one that is generated.
+        limit: how many items; None: all there are.
+        seed: which items, where there are more than `limit`.
+        shots: worked examples before the question; None: the task's own number.
+    """
+
+    data: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    shots: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("limit", self.limit, 1)
+        whole("shots", self.shots, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question.
+
+    Attributes:
+        id: names it in every run, whatever the limit.
+        prompt: what the model is asked, worked examples included; the tokenizer's chat template goes around it.
+        reference: an answer that every check accepts.
+        group: what results are broken down by (steps, level, subject ...); None: nothing.
+        facts: what only the task's own score reads (a key, unit tests ...).
+    """
+
+    id: str
+    prompt: str
+    reference: str
+    group: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Items and how their answers are judged.
+
+    Attributes:
+        name: as `unmask eval` takes it.
+        items: in the order they are asked.
+        metrics: names of the verdicts of `score`; the first one is the accuracy.
+        score: (item, answer) -> a verdict a metric. Any text may be handed in; it must not raise.
+        max_new_tokens: length of an answer unless the caller says otherwise.
+        stop: strings that end an answer.
+        shots: worked examples in each prompt.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    metrics: tuple[str, ...]
+    score: Callable[[Item, str], Mapping[str, bool]]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    shots: int = 0
+
+
+def chosen(items: list[Item], source: Source, where: str) -> tuple[Item, ...]:
+    """The first `limit` items in an order that `source.seed` shuffles (seed 0: as they lie in the file).
+
+    Raises ConfigError where there are fewer than asked for.
+    """
+    if source.limit is not None and source.limit > len(items):
+        raise ConfigError(f"{where} has {len(items)} items: ask for fewer than {source.limit}")
+    ordered = items if source.seed == 0 else random.Random(source.seed).sample(items, len(items))
+    return tuple(ordered[: source.limit])
