@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import unmask
-from unmask.context.plan import assemble
+from unmask.context.plan import Query, assemble
 from unmask.context.policy import Window, policy
+from unmask.context.pool import pages_for
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = sorted(folder.name for folder in (GOLDEN / "models").iterdir())
@@ -68,13 +69,15 @@ def test_logits_with_and_without_a_cache(name: str, cache_name: str) -> None:
             total = known["tokens"].shape[1]
             window = Window(start=start, end=end, total=total)
             plan = policy(cache_name.removesuffix("_cache"), None)
-            pool = denoiser.pool(2, total)
-            first, later = [plan(window, age) for age in (0, 1)]
-            both = [
-                assemble([row, row], [start, start], end - start, slots=total, device=torch.device("cpu"))
-                for row in (first, later)
-            ]
-            network.hidden(known["tokens"], both[0], pool)
-            query = known["tokens_after"][:, later.query]
-            logits = network.project(network.hidden(query, both[1], pool))
+            pool = denoiser.pool(2 * pages_for(total))
+            pages = [pool.take(pages_for(total)) for _ in range(2)]
+            for age, name_of_tokens in enumerate(("tokens", "tokens_after")):
+                row_plan = plan(window, age)
+                queries = [
+                    Query(plan=row_plan, tokens=row[row_plan.query], start=start, length=end - start, pages=lent)
+                    for row, lent in zip(known[name_of_tokens].tolist(), pages, strict=True)
+                ]
+                tokens, joined = assemble(queries, device=torch.device("cpu"))
+                hidden = network.hidden(tokens[None], joined, pool)
+            logits = network.project(hidden).unflatten(1, (2, -1))[0]
     torch.testing.assert_close(logits, known[f"logits_{cache_name}"], atol=1e-4, rtol=0)

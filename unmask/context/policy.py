@@ -114,6 +114,22 @@ def policy(cache: str, suffix: tuple[int, int] | None) -> ContextPolicy:
 
 
 def most_slots(cache: str, total: int, block_length: int, branches: int) -> int:
-    """Slots of key/value memory that a row of `total` positions can need, its drafts' copies of the query included."""
-    copied = {"none": total, "prefix": total, "dual": block_length + 1}[cache]
-    return total + (branches - 1) * copied
+    """Slots of key/value memory that a row of `total` positions can need, its drafts' copies of the query included.
+
+    >>> most_slots("none", 100, 32, 4), most_slots("dual", 100, 32, 1), most_slots("dual", 100, 32, 4)
+    (0, 100, 199)
+    """
+    return 0 if cache == "none" else total + (branches - 1) * _most_queried(cache, total, block_length)
+
+
+def most_tokens(cache: str, total: int, block_length: int, branches: int) -> int:
+    """Query tokens that a forward of a row of `total` positions can need: a refresh, or that many states of its query.
+
+    >>> most_tokens("dual", 100, 32, 1), most_tokens("dual", 100, 32, 4)
+    (100, 132)
+    """
+    return max(total, branches * _most_queried(cache, total, block_length))
+
+
+def _most_queried(cache: str, total: int, block_length: int) -> int:
+    return block_length + 1 if cache == "dual" else total

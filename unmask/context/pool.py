@@ -1,36 +1,60 @@
-"""The only owner of key/value memory: one pair of tensors a layer, written in place, keys already rotated."""
+"""The only owner of key/value memory: pages that rows take and give back, written in place, keys already rotated."""
 
 import torch
 from torch import Tensor
 
+PAGE = 16  # slots; what a row wastes is less than a page, and what a free list counts is pages
+
+
+def pages_for(slots: int) -> int:
+    """Pages that hold this many slots.
+
+    >>> pages_for(0), pages_for(16), pages_for(17)
+    (0, 1, 2)
+    """
+    return -(-slots // PAGE)
+
 
 class KVPool:
-    """Keys and values of B rows and S slots; the plan that assigns slots sends padding to one behind those in use.
+    """Keys and values of a bounded number of slots, [slots, G, D] a layer, shared by rows of any length.
 
-    A slot is where a token's key lives; its rotary position is baked into the key, so slots may be compact while
-    positions have gaps (pruned suffix). Shapes: [B, G, S + 1, D] a layer, the last slot for padding.
+    A slot is where a token's key lives; its rotary position is baked into the key, so a row's slots may be compact while
+    its positions have gaps (pruned suffix), and its pages may lie anywhere. Rows that come or go move nobody else's keys.
     """
 
     def __init__(
-        self, *, layers: int, rows: int, kv_heads: int, slots: int, head_size: int, dtype: torch.dtype, device: torch.device
+        self, *, layers: int, pages: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (rows, kv_heads, slots + 1, head_size)
+        shape = (pages * PAGE, kv_heads, head_size)
+        self.pages = pages
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self._free = list(range(pages))
 
-    def write(self, layer: int, k_BGQD: Tensor, v_BGQD: Tensor, slots_BQ: Tensor, rows_B: Tensor | None) -> None:
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def take(self, pages: int) -> tuple[int, ...]:
+        """Hand out this many pages; the caller knows that they are there."""
+        assert pages <= self.free, "more pages than are free"
+        return tuple(self._free.pop() for _ in range(pages))
+
+    def give(self, pages: tuple[int, ...]) -> None:
+        """Take pages back; what they hold is overwritten by the next owner before it is read."""
+        self._free += pages
+
+    def write(self, layer: int, k_MGD: Tensor, v_MGD: Tensor, slots_M: Tensor) -> None:
         """Store fresh keys and values in these slots, in place."""
-        rows = torch.arange(slots_BQ.shape[0], device=slots_BQ.device) if rows_B is None else rows_B
-        # Two index tensors around a slice put the indexed axes first: [B, Q, G, D].
-        self.keys[layer][rows[:, None], :, slots_BQ] = k_BGQD.transpose(1, 2)
-        self.values[layer][rows[:, None], :, slots_BQ] = v_BGQD.transpose(1, 2)
+        self.keys[layer].index_copy_(0, slots_M, k_MGD)
+        self.values[layer].index_copy_(0, slots_M, v_MGD)
 
-    def read(self, layer: int, slots: int, rows_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, G, slots, D] of the first `slots` slots: a view if every row is read, else a copy."""
-        keys, values = self.keys[layer][:, :, :slots], self.values[layer][:, :, :slots]
-        return (keys, values) if rows_B is None else (keys[rows_B], values[rows_B])
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop every row but `rows` (int64, in order)."""
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+    def read(self, layer: int, slots_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values in these slots, [B, G, S, D]."""
+        rows, slots = slots_BS.shape
+        keys, values = (whole[layer].index_select(0, slots_BS.flatten()) for whole in (self.keys, self.values))
+        return (
+            keys.view(rows, slots, *keys.shape[1:]).transpose(1, 2),
+            values.view(rows, slots, *values.shape[1:]).transpose(1, 2),
+        )

@@ -1,32 +1,32 @@
-"""The tokens of a batch while they are being decoded.
+"""The tokens of one row while they are being decoded."""
 
-Shapes: B rows, T tokens of the longest row, L block length.
-"""
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 
 class Canvas:
-    """Device state of a batch: each row is its prompt, then the answer, masked at first; shorter rows end in EOS.
+    """A prompt, then the answer, masked at first. `commit` is the only place that writes a token.
 
-    `commit` is the only place that writes a token.
+    It lives on the host: the host reads every step's blocks anyway, to know which rows are over and what to hand out, and
+    rows that come and go then share no tensor.
+
+    >>> canvas = Canvas([5, 6], 4, mask_id=9)
+    >>> canvas.commit(2, [7, 9])
+    >>> canvas.tokens, canvas.written
+    ([5, 6, 7, 9, 9, 9], [7])
     """
 
-    def __init__(self, prompts: list[list[int]], answer: int, *, mask_id: int, eos_id: int, device: torch.device) -> None:
-        """`answer` is the number of masks behind each prompt."""
-        longest = max(len(prompt) for prompt in prompts)
-        rows = [prompt + [mask_id] * answer + [eos_id] * (longest - len(prompt)) for prompt in prompts]
-        self.tokens_BT = torch.tensor(rows, device=device)
+    def __init__(self, prompt: Sequence[int], answer: int, *, mask_id: int) -> None:
+        """`answer` is the number of masks behind the prompt."""
+        self.tokens = [*prompt, *[mask_id] * answer]
+        self.prompt = len(prompt)
+        self.mask_id = mask_id
 
-    def commit(self, start_B: Tensor, window_BL: Tensor, rows_B: Tensor | None) -> None:
-        """Write the blocks that begin at `start_B`; `rows_B` names their rows, None means all in order."""
-        index_BL = start_B[:, None] + torch.arange(window_BL.shape[1], device=start_B.device)
-        if rows_B is None:
-            self.tokens_BT.scatter_(1, index_BL, window_BL)
-        else:
-            self.tokens_BT[rows_B[:, None], index_BL] = window_BL
+    @property
+    def written(self) -> list[int]:
+        """The answer up to its first mask: what can no longer change."""
+        answer = self.tokens[self.prompt :]
+        return answer[: answer.index(self.mask_id)] if self.mask_id in answer else answer
 
-    def keep(self, rows_B: Tensor) -> None:
-        """Drop every row but these (int64, in order)."""
-        self.tokens_BT = self.tokens_BT[rows_B]
+    def commit(self, start: int, block: Sequence[int]) -> None:
+        """Write the block that begins at `start`."""
+        self.tokens[start : start + len(block)] = block

@@ -69,6 +69,7 @@ def generate(
     requests = [
         Request(
             prompt=encode(model, prompt),
+            method=method,
             max_new_tokens=method.max_new_tokens or DEFAULT_NEW_TOKENS,
             temperature=method.temperature or 0.0,
             top_p=method.top_p,
@@ -78,7 +79,7 @@ def generate(
         )
         for prompt, row_seed in zip(prompts, seeds, strict=True)
     ]
-    return decode(model, requests, method, observer)
+    return decode(model, requests, observer)
 
 
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from unmask.methods.method import Method
+
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt and how long, how random and until where to answer it.
+    """One prompt and how, how long, how random and until where to answer it.
 
     Attributes:
         prompt: token ids.
+        method: how to decode; its own `max_new_tokens`, `temperature`, `top_p` and `top_k` are not looked at any more.
         max_new_tokens: length of the answer, EOS filler included.
         temperature: 0 takes the most probable token.
         top_p, top_k: narrow the sampled distribution; None: the whole of it.
@@ -21,6 +24,7 @@ class Request:
     """
 
     prompt: tuple[int, ...]
+    method: Method
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float | None = None
@@ -40,7 +44,7 @@ class Completion:
         forwards: model calls in which this row took part, refreshes included.
         query_tokens: tokens handed to the model over all those calls, drafts included.
         finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens.
-        seconds: from the start of the batch until the row was done.
+        seconds: from the request until the row was done, waiting included.
     """
 
     text: str
@@ -88,3 +92,38 @@ class StepRecord:
 
 
 Observer = Callable[[StepRecord], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """How an answer would go on if every guess of the current block stood; anything of it may still change.
+
+    Attributes:
+        start: letters of text handed out so far; the draft goes behind them.
+        text: decoded up to a guessed EOS.
+        masked: offsets in the answer of the tokens that are guesses.
+        forward: 0-based number of the request's forward.
+    """
+
+    start: int
+    text: str
+    masked: list[int]
+    forward: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one forward made of one request.
+
+    Attributes:
+        number: of the request, from `submit`.
+        text: new text that can no longer change; all of them together are the completion's.
+        completion: with the last progress; None before.
+        record, draft: only where the request is watched. The record is that of a batch of this request alone.
+    """
+
+    number: int
+    text: str
+    completion: Completion | None = None
+    record: StepRecord | None = None
+    draft: Draft | None = None

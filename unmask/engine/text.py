@@ -17,15 +17,14 @@ def read(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop:
 
     `tokens` counts the ids before the cut; an id in which a stop string begins is not counted.
     """
-    end = next((place for place, token in enumerate(token_ids) if token in eos_ids), len(token_ids))
+    end = _end(token_ids, eos_ids)
     stopped = end < len(token_ids)
     if tokenizer is None:
         return Answer("", end, stopped)
     text = decode(tokenizer, token_ids[:end])
-    cuts = [text.find(string) for string in stop if string in text]
-    if not cuts:
+    whole = text[: _cut(text, stop)]
+    if len(whole) == len(text):
         return Answer(text, end, stopped)
-    whole = text[: min(cuts)]
     # The longest run of tokens whose text does not reach beyond the cut.
     low, high = 0, end
     while low < high:
@@ -37,6 +36,33 @@ def read(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop:
     return Answer(whole, low, True)
 
 
+def settled(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+    """The text of a growing answer that no further token can change, so that a stream never takes anything back.
+
+    Held back at the end: a letter of which some bytes are still to come, and what may turn out to begin a stop string.
+    """
+    if tokenizer is None:
+        return ""
+    end = _end(token_ids, eos_ids)
+    text = decode(tokenizer, token_ids[:end])
+    cut = _cut(text, stop)
+    if end == len(token_ids):
+        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        starts = [len(text) - size for string in stop for size in range(1, len(string)) if text.endswith(string[:size])]
+        cut = min(cut, *starts) if starts else cut
+    return text[:cut]
+
+
 def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True)
     return text
+
+
+def _end(token_ids: Sequence[int], eos_ids: Sequence[int]) -> int:
+    """The place of the first EOS, or the end."""
+    return next((place for place, token in enumerate(token_ids) if token in eos_ids), len(token_ids))
+
+
+def _cut(text: str, stop: Sequence[str]) -> int:
+    """Where the first stop string begins, or the end."""
+    return min((text.find(string) for string in stop if string in text), default=len(text))

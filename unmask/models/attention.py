@@ -1,23 +1,41 @@
 """The one seam through which every model attends; today PyTorch's SDPA on every device.
 
-Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size.
+Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, N packed queries.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
 
-def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, visible: Tensor | None) -> Tensor:
-    """Bidirectional attention: softmax(q k^T / sqrt(D)) v over the visible keys.
 
-    `visible` is a bool mask, [B, S] (the same keys for every query of a row) or [B, Q, S]; None shows every key.
-    A query that sees no key at all (padding) gives zeros or NaN; nobody reads it. Returns [B, H, Q, D].
-    """
-    if visible is not None:
-        visible = visible[:, None, None, :] if visible.dim() == 2 else visible[:, None, :, :]
+def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, visible_BS: Tensor | None = None) -> Tensor:
+    """Bidirectional attention: softmax(q k^T / sqrt(D)) v over the visible keys; None shows every key. [B, H, Q, D]."""
+    mask = None if visible_BS is None else visible_BS[:, None, None, :]
     grouped = q_BHQD.shape[1] != k_BGSD.shape[1]
-    return scaled_dot_product_attention(q_BHQD, k_BGSD, v_BGSD, attn_mask=visible, enable_gqa=grouped)
+    return scaled_dot_product_attention(q_BHQD, k_BGSD, v_BGSD, attn_mask=mask, enable_gqa=grouped)
+
+
+def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan, pool: KVPool | None, layer: int) -> Tensor:
+    """Attention of packed queries, each to its own row: first what is remembered is stored, then group by group. [H, N, D]."""
+    remembered = len(plan.slots_M)
+    if remembered:
+        assert pool is not None, "a forward that remembers needs a pool"
+        pool.write(layer, k_GND[:, :remembered].transpose(0, 1), v_GND[:, :remembered].transpose(0, 1), plan.slots_M)
+    heard, begin = [], 0
+    for group in plan.groups:
+        mine = slice(begin, begin + group.queries * group.length)
+        q_BHQD, k_BGSD, v_BGSD = (
+            x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
+        )
+        if group.keys_BS is not None:
+            assert pool is not None, "a forward that remembers needs a pool"
+            k_BGSD, v_BGSD = pool.read(layer, group.keys_BS)
+        heard.append(attend(q_BHQD, k_BGSD, v_BGSD, group.visible_BS).transpose(0, 1).flatten(1, 2))
+        begin = mine.stop
+    return heard[0] if len(heard) == 1 else torch.cat(heard, dim=1)
 
 
 def rotate(x_BHQD: Tensor, cos_BQD: Tensor, sin_BQD: Tensor) -> Tensor:

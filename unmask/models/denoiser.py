@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
-from unmask.context.pool import KVPool
+from unmask.context.pool import PAGE, KVPool
 
 if TYPE_CHECKING:
     from unmask.models.layers import Network
@@ -56,19 +56,24 @@ class Denoiser:
     def dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
 
-    def forward(self, tokens_BQ: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """Logits [B, R, V] of the tokens that the plan reads: row i always predicts token i."""
-        logits: Tensor = self.network(tokens_BQ, plan, pool)
-        return logits
+    def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """Logits [R, V] of the tokens that the plan reads: row i always predicts token i."""
+        logits: Tensor = self.network(tokens_N[None], plan, pool)
+        return logits[0]
 
-    def pool(self, rows: int, slots: int) -> KVPool:
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page of key/value memory."""
+        shape = self.network.shape
+        return 2 * shape.layers * shape.kv_heads * shape.head_size * PAGE * self.dtype.itemsize
+
+    def pool(self, pages: int) -> KVPool:
         """Empty key/value memory of the model's shape."""
         shape = self.network.shape
         return KVPool(
             layers=shape.layers,
-            rows=rows,
+            pages=pages,
             kv_heads=shape.kv_heads,
-            slots=slots,
             head_size=shape.head_size,
             dtype=self.dtype,
             device=self.device,

@@ -124,6 +124,6 @@ class Dream(Network):
     def head(self) -> nn.Module:
         return self.model.embed_tokens if self.shape.tied else self.lm_head
 
-    def predicting(self, read_BR: Tensor) -> Tensor:
+    def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
         """The row before each token. A query's first token has none and takes its own, which is not aligned."""
-        return (read_BR - 1).clamp(min=0)
+        return (read - 1).clamp(min=first)

@@ -1,7 +1,7 @@
 """The transformer that LLaDA and Dream share: pre-norm, RMSNorm, rotary, grouped heads, SwiGLU, no causal mask.
 
 A model's own file names its modules as its checkpoints do; this file only says how they are joined.
-Shapes: B rows, Q query tokens, C model width, R tokens to predict, V vocabulary.
+Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query tokens, R tokens to predict.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.errors import ModelError
-from unmask.models.attention import attend, rotary, rotate
+from unmask.models.attention import attend, attend_packed, rotary, rotate
 from unmask.models.denoiser import ModelSpec
 
 
@@ -130,15 +130,18 @@ class Network(nn.Module):
         logits = nn.functional.linear(hidden, head.weight, getattr(head, "bias", None))
         return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
-    def predicting(self, read_BR: Tensor) -> Tensor:
-        """Index into Q of the row whose output predicts each token of `read`: the token's own row."""
-        return read_BR
+    def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
+        """Index of the row whose output predicts each token of `read`: the token's own. `first` is where its query begins."""
+        return read
 
     def hidden(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
-        """The last layer's normalised states [B, Q, C]; without a plan, of whole sequences from position 0."""
-        positions = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device)[None] if plan is None else plan.positions_BQ
+        """The last layer's normalised states [B, Q, C]: of whole sequences from position 0, or of a plan's packed queries.
+
+        Packed queries are one row, [1, N].
+        """
+        positions_Q = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device) if plan is None else plan.positions_N
         x = self.embed(tokens_BQ)
-        cos, sin = rotary(positions, self.shape.head_size, self.shape.theta, x.dtype)
+        cos, sin = rotary(positions_Q[None], self.shape.head_size, self.shape.theta, x.dtype)
         for number, block in enumerate(self.blocks()):
             inputs = (x, block.parts(), number, cos, sin, plan, pool)
             x = recompute(self._layer, *inputs, use_reentrant=False) if self.checkpointing else self._layer(*inputs)
@@ -146,15 +149,12 @@ class Network(nn.Module):
         return normed
 
     def forward(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
-        """Logits [B, R, V]: row i predicts token `plan.read_BR[:, i]`, whatever the model's own alignment.
+        """Logits [1, R, V] of the tokens that a plan reads: row i predicts token `plan.read_R[i]`, whatever the alignment.
 
         Without a plan: the raw logits [B, Q, V] of every row of the whole sequences, in the checkpoint's own alignment.
         """
         hidden = self.hidden(tokens_BQ, plan, pool)
-        if plan is None:
-            return self.project(hidden)
-        rows = self.predicting(plan.read_BR)
-        return self.project(hidden.gather(1, rows[:, :, None].expand(-1, -1, hidden.shape[-1])))
+        return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
 
     def _layer(
         self, x: Tensor, parts: Parts, number: int, cos: Tensor, sin: Tensor, plan: ForwardPlan | None, pool: KVPool | None
@@ -164,11 +164,7 @@ class Network(nn.Module):
         q = rotate(parts.q(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
         k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
         v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-        if pool is not None and plan is not None and plan.slots_BQ is not None:
-            pool.write(number, k, v, plan.slots_BQ, plan.rows_B)
-            if not plan.fresh:
-                k, v = pool.read(number, plan.keys, plan.rows_B)
-        heard = attend(q, k, v, None if plan is None else plan.visible)
+        heard = attend(q, k, v) if plan is None else attend_packed(q[0], k[0], v[0], plan, pool, number)[None]
         x = x + parts.o(heard.transpose(1, 2).flatten(2))
         normed = parts.mlp_norm(x)
         widened: Tensor = parts.down(silu(parts.gate(normed)) * parts.up(normed))

@@ -1,0 +1,113 @@
+"""The engine's asyncio face: one thread steps, each request is a stream of its own.
+
+    async with AsyncEngine(Engine(model)) as engine:
+        async for progress in engine.stream(request):
+            print(progress.text, end="")
+
+A client that leaves (its task is cancelled, its generator closed) frees what its request held.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import NamedTuple, Self
+
+from unmask.engine.engine import Engine
+from unmask.engine.request import Completion, Progress, Request
+
+
+class _Listener(NamedTuple):
+    """Where a request's progress goes: the queue, and the loop that may touch it."""
+
+    loop: asyncio.AbstractEventLoop
+    queue: asyncio.Queue[Progress | Exception]
+
+    def hand(self, item: Progress | Exception) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
+
+
+class AsyncEngine:
+    """Steps an engine in a thread of its own while anybody asks; nobody else may step it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._listeners: dict[int, _Listener] = {}
+        self._lock = threading.Lock()  # around the listeners, and a number's birth: no progress comes before its listener
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
+        self._thread.start()
+
+    async def stream(self, request: Request, *, watch: bool = False) -> AsyncIterator[Progress]:
+        """The request's progress; the last one has its completion.
+
+        Raises ConfigError or RequestError before anything is yielded where the request cannot be answered
+        (`engine.check` tells so without a stream), and whatever a forward raised where one failed.
+        """
+        listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            number = self.engine.submit(request, watch=watch)
+            self._listeners[number] = listener
+        self._wake.set()
+        try:
+            while True:
+                item = await listener.queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.completion is not None:
+                    return
+        finally:
+            with self._lock:
+                self._listeners.pop(number, None)
+            self.engine.abort(number)
+
+    async def complete(self, request: Request) -> Completion:
+        """The request's completion."""
+        async with aclosing(self.stream(request)) as stream:  # type: ignore[type-var]
+            async for progress in stream:
+                if progress.completion is not None:
+                    return progress.completion
+        raise AssertionError("a stream ends with a completion")
+
+    async def close(self) -> None:
+        """End the thread after its forward; whoever still waits gets a RuntimeError."""
+        with self._lock:
+            self._closed = True
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join)
+        self._fail(RuntimeError("the engine is closed"))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                made = self.engine.step()
+            except Exception as error:
+                # A failed forward (out of memory, for one) ends the requests that were alive, not the service.
+                self._fail(error)
+                continue
+            for progress in made:
+                with self._lock:
+                    listener = self._listeners.get(progress.number)
+                if listener is not None:
+                    listener.hand(progress)
+            if not self.engine.busy:
+                self._wake.wait()
+                self._wake.clear()
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            failed, self._listeners = self._listeners, {}
+        for number, listener in failed.items():
+            self.engine.abort(number)
+            listener.hand(error)

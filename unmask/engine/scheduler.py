@@ -1,0 +1,41 @@
+"""Who joins and who runs, as pure functions of numbers; both lists come longest waiting first.
+
+Nobody starves. The first in line joins before anybody behind it, and whoever runs goes to the end of the line, so a row
+that the budget leaves out moves up until it is first; the first always fits, because what can never fit is refused.
+"""
+
+from collections.abc import Sequence
+
+
+def admit(pages: Sequence[int], *, free: int, rows: int) -> int:
+    """How many of those who wait for memory join: `pages` is what each needs, `free` and `rows` what there is of both.
+
+    Strictly in order: a small request does not overtake a large one, which would otherwise never find room.
+
+    >>> admit([4, 2, 9, 1], free=8, rows=5), admit([4, 2, 1], free=8, rows=2)
+    (2, 2)
+    """
+    joined = 0
+    for wanted in pages[: max(0, rows)]:
+        if wanted > free:
+            break
+        free -= wanted
+        joined += 1
+    return joined
+
+
+def pick(tokens: Sequence[int], *, budget: int) -> list[int]:
+    """Indices of the rows that share the next forward: `tokens` is what each would hand to it, `budget` what it may hold.
+
+    Who does not fit is left out and those behind it may run, so the refreshes of long prompts take turns beside the block
+    forwards of everybody else.
+
+    >>> pick([32, 900, 900, 32], budget=1000)
+    [0, 1, 3]
+    """
+    picked = []
+    for index, cost in enumerate(tokens):
+        if cost <= budget:
+            budget -= cost
+            picked.append(index)
+    return picked
