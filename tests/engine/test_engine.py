@@ -1,0 +1,250 @@
+"""The engine equals the reference loop request by request, keeps its limits, and streams what stays."""
+
+import dataclasses
+import random
+import threading
+
+import pytest
+import torch
+
+import unmask
+from unmask.engine.engine import Engine, Limits
+from unmask.engine.request import Completion, Progress, Request
+from unmask.engine.simple import decode
+from unmask.methods import TABLE
+from unmask.models.denoiser import Denoiser
+from unmask.models.toy import EOS, MASK, toy
+
+FAMILIES = ("llada", "dream")
+
+
+class Bytes:
+    """A tokenizer of one byte a token, several of which make a letter now and then."""
+
+    chat_template = None
+    table = "abcdefgh é€".encode() + "é€é€".encode()  # 24 bytes and more: the mask and EOS are never decoded
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return bytes(self.table[token] for token in ids if token < EOS).decode(errors="replace")
+
+
+def model(family: str = "llada", *, seed: int = 5, dtype: torch.dtype = torch.float32) -> Denoiser:
+    return dataclasses.replace(toy(family, seed=seed, sharpness=3, dtype=dtype), tokenizer=Bytes())
+
+
+def drawn(rng: random.Random) -> Request:
+    """Any request: method, context, drafts, lengths, sampling and stop strings."""
+    name = rng.choice(list(TABLE))
+    options: dict[str, object] = {"block_length": rng.choice([8, 16]), "cache": rng.choice(["none", "prefix", "dual"])}
+    if rng.random() < 0.5:
+        options["suffix_window"] = rng.choice([None, 5])
+    if rng.random() < 0.3:
+        options["draft_steps"] = rng.choice([1, 2, 4])
+    return Request(
+        prompt=tuple(rng.randrange(EOS) for _ in range(rng.choice([1, 2, 9, 30, 70]))),
+        method=unmask.method(name, **options),
+        max_new_tokens=rng.choice([16, 32, 48]),
+        temperature=rng.choice([0.0, 0.0, 1.0]),
+        top_p=rng.choice([None, 0.9]),
+        seed=rng.randrange(100),
+        stop=rng.choice([(), (), ("ab", "b€"), ("h",)]),
+    )
+
+
+def told(completion: Completion) -> tuple[object, ...]:
+    return tuple(getattr(completion, part.name) for part in dataclasses.fields(completion) if part.name != "seconds")
+
+
+def run(engine: Engine, requests: list[Request], rng: random.Random, *, watch: bool = False) -> list[list[Progress]]:
+    """Let the requests arrive at random moments; each one's progress."""
+    seen: list[list[Progress]] = []
+    arriving = list(requests)
+    while arriving or engine.busy:
+        while arriving and rng.random() < 0.4:
+            assert engine.submit(arriving.pop(0), watch=watch) == len(seen)
+            seen.append([])
+        for progress in engine.step():
+            seen[progress.number].append(progress)
+        load = engine.load
+        assert load.running <= engine.limits.rows
+        assert load.pages <= load.all_pages
+    assert engine.load[:3] == (0, 0, 0)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_equals_the_reference_loop_request_by_request(family: str, seed: int) -> None:
+    """Two dozen requests of any kind at any time, in fp32 and under tight limits: answers, costs, ends and every record."""
+    rng = random.Random(seed)
+    denoiser, requests = model(family), [drawn(rng) for _ in range(24)]
+    engine = Engine(denoiser, Limits(memory=60 * denoiser.page_bytes, rows=7, tokens=900))
+    seen = run(engine, requests, rng, watch=True)
+    for request, progress in zip(requests, seen, strict=True):
+        records: list[unmask.StepRecord] = []
+        alone = decode(denoiser, [request], records.append)[0]
+        completion = progress[-1].completion
+        assert completion is not None
+        assert told(completion) == told(alone)
+        assert [made.completion for made in progress[:-1]] == [None] * (alone.forwards - 1)
+        for made, record in zip(progress, records, strict=True):
+            assert made.record is not None
+            # What the last of several states showed depends on how many the batch tried; what was done does not.
+            bare = {"candidate": [], "confidence": []}
+            assert dataclasses.replace(made.record, **bare) == dataclasses.replace(record, **bare)
+        assert "".join(made.text for made in progress) == alone.text
+
+
+def test_forwards_are_shared_by_any_methods_and_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight methods side by side take as many forwards as the longest of them, refreshes and block forwards together."""
+    denoiser, counts = model(), list[int]()
+    forward = Denoiser.forward
+
+    def counted(self: Denoiser, tokens_N: torch.Tensor, *rest: object) -> torch.Tensor:
+        counts.append(len(tokens_N))
+        return forward(self, tokens_N, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Denoiser, "forward", counted)
+    requests = [
+        Request(prompt=(1, 2, 3), method=unmask.method(name, block_length=8), max_new_tokens=32)
+        for name in TABLE
+        if not name.startswith("vanilla")
+    ]
+    done = Engine(denoiser).generate(requests)
+    assert len(counts) == max(completion.forwards for completion in done)
+    counts.clear()
+    done = Engine(denoiser, Limits(tokens=70)).generate(requests)
+    assert max(counts) <= 70
+    assert len(counts) < sum(completion.forwards for completion in done) / 1.5
+
+
+def test_first_done_first_out_and_long_ones_do_not_wait() -> None:
+    denoiser = model()
+    short = Request(prompt=(1, 2), method=unmask.method("r2-dllm", block_length=8), max_new_tokens=8)
+    long = Request(prompt=(1, 2), method=unmask.method("vanilla-official", block_length=8), max_new_tokens=64)
+    engine = Engine(denoiser, Limits(rows=2))
+    numbers = [engine.submit(request) for request in (long, short, short, short)]
+    order = []
+    while engine.busy:
+        order += [progress.number for progress in engine.step() if progress.completion is not None]
+    assert order == [*numbers[1:], numbers[0]]
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "words"),
+    [
+        (Limits(memory=0), {}, ["memory for 42 tokens", "holds 0", "cache=none"]),
+        (Limits(memory=2 * 16 * 512), {"draft_steps": 4}, ["93 tokens", "holds 32"]),
+        (Limits(tokens=41), {}, ["up to 42 tokens", "hold 41"]),
+        (Limits(), {"block_length": 5}, ["block_length 5", "use 4"]),
+    ],
+)
+def test_what_can_never_fit_is_refused_at_once(limits: Limits, options: dict[str, object], words: list[str]) -> None:
+    engine = Engine(model(), limits)
+    request = Request(
+        prompt=(1,) * 10, method=unmask.method("fast-dllm", **({"block_length": 16} | options)), max_new_tokens=32
+    )
+    with pytest.raises(unmask.UnmaskError) as caught:
+        engine.submit(request)
+    for word in words:
+        assert word in str(caught.value)
+    with pytest.raises(unmask.UnmaskError):
+        engine.generate(
+            [
+                dataclasses.replace(request, prompt=(1,), max_new_tokens=16, method=unmask.method("vanilla", block_length=8)),
+                request,
+            ]
+        )
+    assert not engine.busy
+    # Without a cache nothing is remembered, so no memory is needed.
+    if limits.memory == 0:
+        free = dataclasses.replace(request, method=unmask.method("fast-dllm", block_length=16, cache="none"))
+        assert engine.generate([free])[0].forwards > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_aborts_at_any_moment_free_everything_and_disturb_nobody(seed: int) -> None:
+    rng = random.Random(seed)
+    denoiser, requests = model("dream"), [drawn(rng) for _ in range(20)]
+    engine = Engine(denoiser, Limits(memory=40 * denoiser.page_bytes, rows=5, tokens=700))
+    numbers = [engine.submit(request) for request in requests]
+    doomed = set(rng.sample(numbers, 10))
+    done: dict[int, Completion] = {}
+    while engine.busy:
+        if doomed and rng.random() < 0.5:
+            engine.abort(doomed.pop())
+        for progress in engine.step():
+            if progress.completion is not None:
+                done[progress.number] = progress.completion
+    assert engine.load[:3] == (0, 0, 0)
+    assert len(done) >= 10
+    for number, completion in done.items():
+        assert told(completion) == told(decode(denoiser, [requests[number]])[0])
+    engine.abort(numbers[0])  # long gone: nothing happens
+
+
+def test_an_abort_during_a_forward_ends_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = model()
+    engine = Engine(denoiser)
+    request = Request(prompt=(1, 2), method=unmask.method("fast-dllm", block_length=8), max_new_tokens=32)
+    kept, gone = engine.submit(request), engine.submit(request)
+    forward = Denoiser.forward
+
+    def meanwhile(self: Denoiser, *rest: object) -> torch.Tensor:
+        client = threading.Thread(target=engine.abort, args=(gone,))
+        client.start()
+        client.join(timeout=10)  # the lock is free during a forward
+        assert not client.is_alive()
+        return forward(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Denoiser, "forward", meanwhile)
+    assert [progress.number for progress in engine.step()] == [kept]
+    assert engine.load.running == 1
+
+
+def test_requests_from_many_threads() -> None:
+    denoiser = model()
+    engine = Engine(denoiser, Limits(rows=4))
+    rng = random.Random(0)
+    requests = [drawn(rng) for _ in range(24)]
+    numbers: dict[int, int] = {}
+
+    def client(part: int) -> None:
+        for index in range(part, len(requests), 4):
+            numbers[engine.submit(requests[index])] = index
+
+    threads = [threading.Thread(target=client, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    done: dict[int, Completion] = {}
+    while len(done) < len(requests):
+        done |= {made.number: made.completion for made in engine.step() if made.completion is not None}
+    assert sorted(numbers) == sorted(done) == list(range(24))
+    for number, completion in done.items():
+        assert told(completion) == told(decode(denoiser, [requests[numbers[number]]])[0])
+
+
+def test_drafts_go_on_from_the_text_and_end_in_the_answer() -> None:
+    """A draft says which tokens are guesses; with the text handed out it is a whole block, and less is open every time."""
+    rng = random.Random(3)
+    denoiser, drafts = model(), 0
+    requests = [dataclasses.replace(drawn(rng), stop=()) for _ in range(10)]
+    for request, progress in zip(requests, run(Engine(denoiser), requests, rng, watch=True), strict=True):
+        text, final = "", progress[-1].completion
+        assert final is not None
+        for made in progress:
+            text += made.text
+            if made.draft is None:
+                continue
+            drafts += 1
+            assert made.record is not None
+            assert made.draft.start == len(text)
+            assert made.draft.forward == made.record.forward
+            begin = made.record.start[0] - len(request.prompt)
+            length = len(made.record.block[0])
+            committed = [place - len(request.prompt) for place in made.record.committed[0]]
+            before = [begin + place for place, token in enumerate(made.record.block[0]) if token == MASK]
+            assert made.draft.masked == [place for place in before if place not in committed]
+            assert set(made.draft.masked) <= set(range(begin, begin + length))
+        assert text == final.text
+    assert drafts > 50
