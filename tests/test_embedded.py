@@ -1,9 +1,15 @@
 """The embedded model really answers, and the methods really save forwards on it."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import unmask
+from unmask.engine.engine import Engine, Limits
+from unmask.engine.generate import encode
+from unmask.engine.request import Request
+from unmask.engine.simple import decode
 from unmask.evals.run import evaluate, held_out
 from unmask.methods import load
 
@@ -51,6 +57,19 @@ def test_batches_of_questions_equal_single_ones() -> None:
         for question, row in zip(questions, together, strict=True):
             alone = unmask.generate(model, [question], method=name)[0]
             assert (row.text, row.token_ids, row.forwards) == (alone.text, alone.token_ids, alone.forwards)
+
+
+def test_the_engine_answers_as_the_reference_loop() -> None:
+    """Methods of every kind side by side in fp32, few rows at a time: text, tokens and costs of each request alone."""
+    model = unmask.load()
+    names = ("r2-dllm", "fast-dllm", "streaming-dllm", "freedave", "r2-dllm-official")
+    requests = [
+        Request(prompt=encode(model, problem.question), method=load(names[number % len(names)]), max_new_tokens=64)
+        for number, problem in enumerate(held_out("arithmetic", 15, seed=9))
+    ]
+    for request, together in zip(requests, Engine(model, Limits(rows=6, tokens=400)).generate(requests), strict=True):
+        alone = decode(model, [request])[0]
+        assert dataclasses.replace(together, seconds=0.0) == dataclasses.replace(alone, seconds=0.0)
 
 
 def test_loading_in_half_precision_still_answers() -> None:

@@ -51,6 +51,39 @@ def generate(
     """
     if isinstance(prompts, str):
         raise ConfigError("prompts must be a list: write [prompt]")
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
+    requests = [
+        ask(
+            model,
+            prompt,
+            method=method,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=row_seed,
+            stop=stop,
+        )
+        for prompt, row_seed in zip(prompts, seeds, strict=True)
+    ]
+    return decode(model, requests, observer)
+
+
+def ask(
+    model: Denoiser,
+    prompt: str | Sequence[int],
+    *,
+    method: Method | str = DEFAULT_METHOD,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int = 0,
+    stop: Sequence[str] | None = None,
+) -> Request:
+    """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there."""
     if isinstance(method, str):
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -58,28 +91,20 @@ def generate(
     stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")
-    if isinstance(stop, str) or not all(stop):
+    if isinstance(stop, str) or not all(isinstance(string, str) and string for string in stop):
         raise ConfigError("stop must be a list of strings that are not empty")
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
-    for row_seed in seeds:
-        if not isinstance(row_seed, int) or not 0 <= row_seed < 2**63:
-            raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {row_seed!r}")
-    requests = [
-        Request(
-            prompt=encode(model, prompt),
-            method=method,
-            max_new_tokens=method.max_new_tokens or DEFAULT_NEW_TOKENS,
-            temperature=method.temperature or 0.0,
-            top_p=method.top_p,
-            top_k=method.top_k,
-            seed=row_seed,
-            stop=tuple(stop),
-        )
-        for prompt, row_seed in zip(prompts, seeds, strict=True)
-    ]
-    return decode(model, requests, observer)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    return Request(
+        prompt=encode(model, prompt),
+        method=method,
+        max_new_tokens=method.max_new_tokens or DEFAULT_NEW_TOKENS,
+        temperature=method.temperature or 0.0,
+        top_p=method.top_p,
+        top_k=method.top_k,
+        seed=seed,
+        stop=tuple(stop),
+    )
 
 
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:

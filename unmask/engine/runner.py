@@ -30,7 +30,7 @@ from unmask.engine.row import Row
 from unmask.models.denoiser import Denoiser
 
 
-def step(model: Denoiser, pool: KVPool | None, rows: Sequence[Row], watched: Sequence[bool]) -> list[StepRecord | None]:
+def step(model: Denoiser, pool: KVPool, rows: Sequence[Row], watched: Sequence[bool]) -> list[StepRecord | None]:
     """One forward for these rows, each with its pages; a record of each watched one, numbered by its own forwards."""
     parts: dict[tuple[Recipe, bool], list[Row]] = {}
     for row in rows:
