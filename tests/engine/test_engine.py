@@ -32,23 +32,28 @@ def model(family: str = "llada", *, seed: int = 5, dtype: torch.dtype = torch.fl
     return dataclasses.replace(toy(family, seed=seed, sharpness=3, dtype=dtype), tokenizer=Bytes())
 
 
-def drawn(rng: random.Random) -> Request:
-    """Any request: method, context, drafts, lengths, sampling and stop strings."""
-    name = rng.choice(list(TABLE))
-    options: dict[str, object] = {"block_length": rng.choice([8, 16]), "cache": rng.choice(["none", "prefix", "dual"])}
-    if rng.random() < 0.5:
-        options["suffix_window"] = rng.choice([None, 5])
-    if rng.random() < 0.3:
-        options["draft_steps"] = rng.choice([1, 2, 4])
-    return Request(
-        prompt=tuple(rng.randrange(EOS) for _ in range(rng.choice([1, 2, 9, 30, 70]))),
-        method=unmask.method(name, **options),
-        max_new_tokens=rng.choice([16, 32, 48]),
-        temperature=rng.choice([0.0, 0.0, 1.0]),
-        top_p=rng.choice([None, 0.9]),
-        seed=rng.randrange(100),
-        stop=rng.choice([(), (), ("ab", "b€"), ("h",)]),
-    )
+def drawn(rng: random.Random, count: int) -> list[Request]:
+    """Any requests: six methods with any context and drafts, any lengths, sampling and stop strings."""
+    methods = []
+    for _ in range(6):
+        options: dict[str, object] = {"block_length": rng.choice([8, 16]), "cache": rng.choice(["none", "prefix", "dual"])}
+        if rng.random() < 0.5:
+            options["suffix_window"] = rng.choice([None, 5])
+        if rng.random() < 0.3:
+            options["draft_steps"] = rng.choice([1, 2, 4])
+        methods.append(unmask.method(rng.choice(list(TABLE)), **options))
+    return [
+        Request(
+            prompt=tuple(rng.randrange(EOS) for _ in range(rng.choice([1, 2, 9, 30, 70]))),
+            method=rng.choice(methods),
+            max_new_tokens=rng.choice([16, 32, 48]),
+            temperature=rng.choice([0.0, 0.0, 1.0]),
+            top_p=rng.choice([None, 0.9]),
+            seed=rng.randrange(100),
+            stop=rng.choice([(), (), ("ab", "b€"), ("h",)]),
+        )
+        for _ in range(count)
+    ]
 
 
 def told(completion: Completion) -> Completion:
@@ -77,7 +82,7 @@ def run(engine: Engine, requests: list[Request], rng: random.Random, *, watch: b
 def test_it_equals_the_reference_loop_request_by_request(family: str, seed: int) -> None:
     """Two dozen requests of any kind at any time, in fp32 and under tight limits: answers, costs, ends and every record."""
     rng = random.Random(seed)
-    denoiser, requests = model(family), [drawn(rng) for _ in range(24)]
+    denoiser, requests = model(family), drawn(rng, 24)
     engine = Engine(denoiser, Limits(memory=60 * denoiser.page_bytes, rows=7, tokens=900))
     seen = run(engine, requests, rng, watch=True)
     for request, progress in zip(requests, seen, strict=True):
@@ -179,7 +184,7 @@ def test_what_can_never_fit_is_refused_at_once(limits: Limits, options: dict[str
 @pytest.mark.parametrize("seed", range(3))
 def test_aborts_at_any_moment_free_everything_and_disturb_nobody(seed: int) -> None:
     rng = random.Random(seed)
-    denoiser, requests = model("dream"), [drawn(rng) for _ in range(20)]
+    denoiser, requests = model("dream"), drawn(rng, 20)
     engine = Engine(denoiser, Limits(memory=40 * denoiser.page_bytes, rows=5, tokens=700))
     numbers = [engine.submit(request) for request in requests]
     doomed = set(rng.sample(numbers, 10))
@@ -220,7 +225,7 @@ def test_requests_from_many_threads() -> None:
     denoiser = model()
     engine = Engine(denoiser, Limits(rows=4))
     rng = random.Random(0)
-    requests = [drawn(rng) for _ in range(24)]
+    requests = drawn(rng, 24)
     numbers: dict[int, int] = {}
 
     def client(part: int) -> None:
@@ -242,7 +247,7 @@ def test_drafts_go_on_from_the_text_and_end_in_the_answer() -> None:
     """A draft says which tokens are guesses; with the text handed out it is a whole block, and less is open every time."""
     rng = random.Random(3)
     denoiser, drafts = model(), 0
-    requests = [dataclasses.replace(drawn(rng), stop=()) for _ in range(10)]
+    requests = [dataclasses.replace(request, stop=()) for request in drawn(rng, 10)]
     for request, progress in zip(requests, run(Engine(denoiser), requests, rng, watch=True), strict=True):
         text, final = "", progress[-1].completion
         assert final is not None

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import unmask
+from unmask.context.plan import Query, assemble
+from unmask.context.policy import Window, policy
 from unmask.methods import TABLE
 from unmask.models.toy import EOS, MASK, toy
 
@@ -122,3 +124,22 @@ def test_seeds_make_samples_and_nothing_else_does() -> None:
     first, second, again = unmask.generate(model, [prompt] * 3, seed=[1, 2, 1], **options)
     assert first.token_ids == again.token_ids != second.token_ids
     assert unmask.generate(model, [prompts(2)[1], prompt], seed=[9, 2], **options)[1].token_ids == second.token_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lookbehind", [0, 1])
+def test_packed_queries_do_not_hear_each_other(family: str, lookbehind: int) -> None:
+    """Logits of three block forwards behind each other, in fp64: those of each alone, a query's first token included."""
+    model = toy(family, seed=2, dtype=torch.float64)
+    pool = model.pool(9)
+    asked = []
+    for prompt in ([1, 2, 3], [4] * 20, [5] * 7):
+        tokens, begin, pages = [*prompt, *[MASK] * 8], len(prompt), pool.take(3)
+        for age in (0, 1):
+            plan = policy("dual", None)(Window(start=begin, end=begin + 4, total=len(tokens), lookbehind=lookbehind), age)
+            query = Query(plan=plan, tokens=tokens[plan.query], start=begin, length=4, pages=pages)
+            alone = model.forward(*assemble([query], device=model.device), pool)
+        asked.append((query, alone))
+    for order in (asked, asked[::-1]):
+        together = model.forward(*assemble([query for query, _ in order], device=model.device), pool)
+        torch.testing.assert_close(together, torch.cat([alone for _, alone in order]))
