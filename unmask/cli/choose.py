@@ -1,11 +1,12 @@
 """What several commands share: the options that pick a model and a method, and how a method's name or file is read."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from unmask.methods.method import Method
@@ -73,6 +74,32 @@ def read_methods(names: str) -> dict[str, "Method"]:
     if not chosen:
         raise ConfigError("--methods names no method: write for example vanilla,r2-dllm")
     return chosen
+
+
+def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
+    """Presets and settings files, each with every combination of the values of `KEY=A,B,C` axes that it has.
+
+    A preset without any of the axes stays as it is, so that a yardstick can stand beside a sweep.
+
+    >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
+    ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']
+    """
+    from unmask.methods import TABLE, options
+
+    axes = [axis.partition("=")[::2] for axis in sweep or []]
+    plain = read_methods(names)
+    known = {name: [axis for axis, _ in axes if name not in TABLE or axis in options(name)] for name in plain}
+    for axis, values in axes:
+        if not values:
+            raise ConfigError(f"--sweep {axis}: write it as key=first,second")
+        if not any(axis in own for own in known.values()):
+            raise unknown(f"option of {', '.join(plain)}", axis, {option for name in plain for option in options(name)})
+    found: dict[str, Method] = {}
+    for name in plain:
+        mine = [[f"{axis}={value}" for value in values.split(",")] for axis, values in axes if axis in known[name]]
+        for pairs in itertools.product(*mine):
+            found[" ".join([name, *pairs])] = read_method(name, list(pairs))
+    return found
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

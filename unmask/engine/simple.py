@@ -94,6 +94,7 @@ class _State:
     canvas: Canvas
     memories: tuple[Memory, ...]
     step_B: Tensor
+    commits_BR: Tensor  # tokens written by each rule
     last: Proposal | None = None  # each row's newest evidence; kept only where drafts are made from it
 
     def take(self, rows_B: Tensor | None) -> tuple[Tensor, tuple[Memory, ...], Tensor]:
@@ -104,9 +105,13 @@ class _State:
 
     def put(self, rows_B: Tensor | None, outcome: Outcome) -> None:
         """Store what `advance` handed back for those rows."""
+        rules_R = torch.arange(1, self.commits_BR.shape[1] + 1, device=self.commits_BR.device)
+        new_BR = (outcome.taken_BL[..., None] == rules_R).sum(dim=1)
         if rows_B is None:
+            self.commits_BR += new_BR
             self.memories, self.step_B = outcome.memories, outcome.step_B
             return
+        self.commits_BR[rows_B] += new_BR
         self.step_B[rows_B] = outcome.step_B
         for kept, new in zip(self.memories, outcome.memories, strict=True):
             for whole, part in zip(kept or (), new or (), strict=True):
@@ -117,6 +122,7 @@ class _State:
         self.canvas.keep(rows_B)
         self.memories = tuple(_pick(memory, rows_B) for memory in self.memories)
         self.step_B = self.step_B[rows_B]
+        self.commits_BR = self.commits_BR[rows_B]
         if self.last is not None:
             self.last = Proposal(*(part[rows_B] for part in self.last))
 
@@ -173,6 +179,7 @@ class _Loop:
                 for rule in self.rules
             ),
             step_B=torch.zeros(len(self.rows), dtype=torch.int64, device=device),
+            commits_BR=torch.zeros((len(self.rows), len(self.rules)), dtype=torch.int64, device=device),
         )
         self.calls = 0
         self.began = time.perf_counter()
@@ -381,4 +388,5 @@ class _Loop:
             query_tokens=row.query_tokens,
             finish_reason="stop" if answer.stopped else "length",
             seconds=time.perf_counter() - self.began,
+            commits=dict(zip((rule.name for rule in self.rules), self.state.commits_BR[number].tolist(), strict=True)),
         )
