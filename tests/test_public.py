@@ -41,6 +41,7 @@ HOMES = {
     "rich": {"cli", "view"},
     "yaml": {"cli", "evals"},
     "lm_eval": {"evals"},
+    "math_verify": {"evals"},
 }
 
 
