@@ -39,7 +39,7 @@ HOMES = {
     "optuna": {"evals"},
     "typer": {"cli"},
     "rich": {"cli", "view"},
-    "yaml": {"cli", "evals"},
+    "yaml": {"cli", "methods"},
     "lm_eval": {"evals"},
     "math_verify": {"evals"},
 }

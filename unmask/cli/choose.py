@@ -1,7 +1,6 @@
 """What several commands share: the options that pick a model and a method, and how a method's name or file is read."""
 
 import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,22 +49,8 @@ def _value(pair: str, text: str) -> Any:
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     """A preset with options changed, or a YAML or JSON file of settings with keys changed (`commit.threshold=0.8`)."""
     from unmask.methods import load
-    from unmask.methods.method import Method
 
-    chosen = read_settings(pairs)
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        return load(name, **chosen)
-    settings = read_mapping(path)
-    for key, value in chosen.items():
-        place = settings
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"--set {key}: {parent} is not a mapping in {path}")
-        place[leaf] = value
-    return Method.from_dict(settings)
+    return load(name, **read_settings(pairs))
 
 
 def read_methods(names: str) -> dict[str, "Method"]:
@@ -100,18 +85,3 @@ def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
         for pairs in itertools.product(*mine):
             found[" ".join([name, *pairs])] = read_method(name, list(pairs))
     return found
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML (or JSON) file of settings."""
-    import yaml
-
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
-    return settings

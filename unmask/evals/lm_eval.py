@@ -16,7 +16,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 from lm_eval.__main__ import cli_evaluate
@@ -34,7 +33,7 @@ from unmask.engine.text import decode as to_text
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.evals.likelihood import greedy, log_likelihoods
 from unmask.files import digest
-from unmask.methods import load, options
+from unmask.methods import TABLE, load, options
 from unmask.methods.method import Method, whole
 from unmask.models import loading
 
@@ -278,25 +277,13 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
 
 
 def _method(name: str, settings: dict[str, Any]) -> Method:
-    """A preset with these options, or a file of settings with these fields instead of its own."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml", ".json"):
+    """A preset with these options, or a file of settings with these settings instead of its own."""
+    if name in TABLE:
         own = [name for name, given in inspect.signature(UnmaskLM).parameters.items() if given.kind is given.KEYWORD_ONLY]
         for option in settings:
             if option not in (known := options(name)):
                 raise unknown("model argument", option, {*own, *known})
-        return load(name, **settings)
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
-    return Method.from_dict(data | settings)
+    return load(name, **settings)
 
 
 def register() -> None:
