@@ -8,6 +8,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from unmask.errors import ConfigError
@@ -117,6 +118,7 @@ def _rows(path: Path) -> list[Row]:
         unpacked = Path(folder) / path.stem
         unpacked.write_bytes(content)
         try:
-            return read(unpacked, FIELDS, unique="task_id")
-        except ConfigError as error:  # the file that the user knows
+            rows = read(unpacked, FIELDS, unique="task_id")
+        except ConfigError as error:  # name the file that the user knows
             raise ConfigError(str(error).replace(str(unpacked), str(path))) from None
+    return [replace(row, where=row.where.replace(str(unpacked), str(path))) for row in rows]

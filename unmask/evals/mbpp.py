@@ -4,6 +4,7 @@ mbpp.jsonl or its hand-checked subset sanitized-mbpp.json. Task ids 11 to 510 ar
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from unmask.errors import ConfigError
@@ -31,12 +32,7 @@ def mbpp(source: Source) -> Task:
         raise ConfigError(f"{path} has {len(examples)} examples, task ids 2 to 10: ask for no more --shots than that")
     solved = "".join(f"{item.prompt}\n[BEGIN]\n{item.reference}\n[DONE]\n\n" for item in examples[:number])
     items = [
-        Item(
-            id=item.id,
-            prompt=f"{solved}{item.prompt}\n[BEGIN]\n" if number else f"{item.prompt}\n\n{REQUEST}",
-            reference=item.reference,
-            facts=item.facts,
-        )
+        replace(item, prompt=f"{solved}{item.prompt}\n[BEGIN]\n" if number else f"{item.prompt}\n\n{REQUEST}")
         for task_id, item in rows
         if task_id in TEST
     ]
@@ -71,9 +67,7 @@ def _item(row: Row) -> Item:
         f"Your code should pass these tests:\n\n{called}",
         reference=solution,
         facts={
-            "names": [
-                name for name in re.findall(r"^def\s+(\w+)", solution, re.MULTILINE) if re.search(rf"\b{name}\b", called)
-            ],
+            "names": [name for name in re.findall(r"^def\s+(\w+)", solution, re.M) if re.search(rf"\b{name}\b", called)],
             "tests": f"{setup}\n{called}",  # the setup may use what the solution defines
         },
     )

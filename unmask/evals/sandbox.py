@@ -12,7 +12,7 @@ an ordinary user. What a program may try, it has
     memory      `memory_bytes` of address space, those 64 MiB, and small buffers (pipes)
     time        `seconds` of the processor's time, so that a busy machine changes no verdict; six times that on the clock,
                 from its first line, for one that sleeps
-    network     none: no interface, no socket
+    network     none: no interface, and no socket but a pair of its own
     user        no capabilities and no way to new ones; root becomes nobody; an environment of its own, nothing of ours
     output      any amount; the last 4 KiB are kept
 
