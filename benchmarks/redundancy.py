@@ -55,7 +55,7 @@ def tune(name: str, settings: dict[str, Any]) -> Path:
     config = SFTConfig.from_dict(settings | TUNED[name] | {"output": str(folder)})
     print(f"tuning: {name}", flush=True)
     sft(config)  # a finished one has nothing left to do
-    return merge(config)
+    return merge(config) if config.lora else folder
 
 
 def measure(results: Path, weights: str, path: str, methods: Sequence[str], task: Task) -> list[Run]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import unmask
 from tests.evals.shared_data import check_whole_file, places, write_lines
 from unmask.evals import humaneval, load, sandbox
+from unmask.evals.reading import read
 from unmask.evals.task import Source, Task
 
 ROWS = [
@@ -140,7 +141,7 @@ def test_stop_strings_spare_what_is_needed(task: Task) -> None:
 )
 def test_any_answer_becomes_a_program(answer: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write(tmp_path_factory.getbasetemp()) / "HumanEval.jsonl"
-    item = humaneval._item(humaneval._rows(path)[0])
+    item = humaneval._item(read(path, humaneval.FIELDS)[0])
     assert humaneval._program(item, answer).endswith("\n\ncheck(total)\n")
 
 

@@ -76,7 +76,7 @@ def test_draws_depend_on_nothing_but_the_seed() -> None:
     assert log_likelihoods(model, PAIRS[:1], draws=2, seed=6) != pytest.approx(alone[:1], abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(length=st.integers(1, 40), draws=st.integers(1, 70), seed=st.integers(0, 2**40))
 def test_masks_and_weights(length: int, draws: int, seed: int) -> None:
     hidden_NL, weight_N = masks(length, draws, seed)

@@ -133,7 +133,7 @@ def test_many_at_once() -> None:
     assert all(outcome.output.startswith(f"{number}\n") for number, outcome in enumerate(outcomes))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.text() | st.text(alphabet=st.characters(categories=["Cs", "Cc"])) | st.sampled_from(["(" * 10**5, "-" * 10**6, "\ud800"])
 )

@@ -78,7 +78,7 @@ def test_every_task_has_an_independent_check() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_keys_are_right_and_only_they_pass(name: str, seed: int) -> None:
     problem = TASKS[name](random.Random(seed))

@@ -3,15 +3,9 @@
 The answer may be the whole function, in a fenced block or bare, or what follows its head, as a base model writes it.
 """
 
-import gzip
 import re
-import tempfile
-import zlib
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from unmask.errors import ConfigError
 from unmask.evals import sandbox, shots
 from unmask.evals.reading import Row, files, read
 from unmask.evals.task import Item, Source, Task, chosen
@@ -32,7 +26,7 @@ def humaneval(source: Source) -> Task:
     """
     shots.refuse("humaneval", source)
     path = files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl")[0]
-    items = [_item(row) for row in _rows(path)]
+    items = [_item(row) for row in read(path, FIELDS, unique="task_id")]
     sandbox.check()
     return Task(
         name="humaneval",
@@ -104,21 +98,3 @@ def _item(row: Row) -> Item:
         reference=f"```python\n{prompt}{row['canonical_solution']}\n```",
         facts={"helpers": prompt[: starts[-1]], "head": prompt[starts[-1] :], "entry_point": name, "test": row["test"]},
     )
-
-
-def _rows(path: Path) -> list[Row]:
-    """The rows of a file, which may be gzipped."""
-    if path.suffix != ".gz":
-        return read(path, FIELDS, unique="task_id")
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error):
-        raise ConfigError(f"{path}: not a gzip file, or cut short") from None
-    with tempfile.TemporaryDirectory() as folder:
-        unpacked = Path(folder) / path.stem
-        unpacked.write_bytes(content)
-        try:
-            rows = read(unpacked, FIELDS, unique="task_id")
-        except ConfigError as error:  # name the file that the user knows
-            raise ConfigError(str(error).replace(str(unpacked), str(path))) from None
-    return [replace(row, where=row.where.replace(str(unpacked), str(path))) for row in rows]

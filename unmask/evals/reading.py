@@ -1,4 +1,4 @@
-"""Data files of tasks, read strictly: JSON lines, one JSON list, or CSV. It knows no task.
+"""Data files of tasks, read strictly: JSON lines, one JSON list, or CSV, gzipped or not. It knows no task.
 
     rows = read(path, {"question": str, "answer": str})
 
@@ -6,9 +6,11 @@ Whatever is wrong with a file is one line that names it, the line and what belon
 """
 
 import csv
+import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,19 +63,14 @@ def read(path: Path, fields: Mapping[str, type], *, unique: str | None = None) -
     """The rows of a file, every one with every field.
 
     Args:
-        path: .csv with a header, otherwise JSON lines or one JSON list of objects; UTF-8.
+        path: .csv with a header, otherwise JSON lines or one JSON list of objects; UTF-8, behind .gz if so named.
         fields: name -> type: str (not blank), int, float (whole numbers too) or list.
         unique: a field that no two rows share.
 
     Raises:
         ConfigError: the file cannot be read or has no rows; a row is malformed, lacks a field or repeats the unique one.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, but byte {error.start} is none") from None
+    text = _text(path)
     shape = "{" + ", ".join(f'"{name}": {KINDS[kind]}' for name, kind in fields.items()) + "}"
     rows, seen = [], set()
     for where, values in _entries(path, text, shape):
@@ -90,6 +87,22 @@ def read(path: Path, fields: Mapping[str, type], *, unique: str | None = None) -
     return rows
 
 
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            raise ConfigError(f"{path}: not a gzip file, or cut short") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, but byte {error.start} is none") from None
+
+
 def _is(value: object, kind: type) -> bool:
     if isinstance(value, str):
         return kind is str and bool(value.strip())
@@ -100,7 +113,7 @@ def _is(value: object, kind: type) -> bool:
 
 def _entries(path: Path, text: str, shape: str) -> Iterator[tuple[str, Any]]:
     """Where each entry stands, and what it is."""
-    if path.suffix == ".csv":
+    if path.name.removesuffix(".gz").endswith(".csv"):
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             for values in table:
