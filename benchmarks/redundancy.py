@@ -9,13 +9,17 @@ the last lines, the table, can be reprinted at any time.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import unmask
-from unmask.evals.run import evaluate
+from unmask.evals import load as load_task
+from unmask.evals.run import Run, evaluate
+from unmask.evals.summary import against, summarise
+from unmask.evals.task import Source, Task
 from unmask.files import write_atomically
 from unmask.methods import load
 from unmask.models.loading import fingerprint, locate
@@ -30,17 +34,14 @@ TUNED: dict[str, dict[str, Any]] = {
     "random": {"select": "random"},
     "lowest, masked objective": {"select": "lowest", "objective": "masked"},
 }
-ROWS = (
-    ("base", "vanilla"),
-    ("base", "fast-dllm"),
-    ("base", "r2-dllm"),
-    ("lowest", "vanilla"),
-    ("lowest", "fast-dllm"),
-    ("lowest", "r2-dllm"),
-    ("highest", "fast-dllm"),
-    ("random", "fast-dllm"),
-    ("lowest, masked objective", "fast-dllm"),
-)
+# Weights -> the methods measured on them.
+ROWS: dict[str, tuple[str, ...]] = {
+    "base": ("vanilla", "fast-dllm", "r2-dllm"),
+    "lowest": ("vanilla", "fast-dllm", "r2-dllm"),
+    "highest": ("fast-dllm", "r2-dllm"),
+    "random": ("fast-dllm", "r2-dllm"),
+    "lowest, masked objective": ("fast-dllm", "r2-dllm"),
+}
 
 
 def slug(name: str) -> str:
@@ -54,19 +55,15 @@ def tune(name: str, settings: dict[str, Any]) -> Path:
     config = SFTConfig.from_dict(settings | TUNED[name] | {"output": str(folder)})
     print(f"tuning: {name}", flush=True)
     sft(config)  # a finished one has nothing left to do
-    return merge(config)
+    return merge(config) if config.lora else folder
 
 
-def row(results: Path, model: str, path: str, method: str, task: str, limit: int) -> dict[str, Any]:
-    """One measured row, kept in `results` under the fingerprint of the weights."""
-    place = results / f"{task}-{limit}-{slug(model)}-{fingerprint(locate(path))}-{method}.json"
-    if not place.exists():
-        print(f"measuring: {method} on {model}", flush=True)
-        summary = evaluate(unmask.load(path), task, {method: load(method)}, limit=limit, seed=1, max_new_tokens=160)[0]
-        text = json.dumps({"weights": model, "task": task, "n": limit} | summary.to_dict())
-        write_atomically(place, lambda partial: partial.write_text(text))
-    found: dict[str, Any] = json.loads(place.read_text())
-    return found
+def measure(results: Path, weights: str, path: str, methods: Sequence[str], task: Task) -> list[Run]:
+    """The runs of one model's methods; answers that are there already are kept."""
+    print(f"measuring: {', '.join(methods)} on {weights}", flush=True)
+    mark = fingerprint(locate(path))
+    folder = results / f"{task.name}-{slug(weights)}-{mark}"
+    return evaluate(unmask.load(path), task, {name: load(name) for name in methods}, folder=folder, weights=mark)
 
 
 def main() -> None:
@@ -81,21 +78,27 @@ def main() -> None:
     print("collecting", flush=True)
     collect(CollectConfig.from_dict(collecting))
     results = Path(settings["output"]).parent / "results"
-    results.mkdir(parents=True, exist_ok=True)
     models = {"base": settings["model"]} | {name: str(tune(name, settings)) for name in TUNED}
-    rows = [row(results, model, models[model], method, given.task, given.limit) for model, method in ROWS]
+    task = load_task(given.task, Source(limit=given.limit, seed=1))
+    runs = [(weights, run) for weights, path in models.items() for run in measure(results, weights, path, ROWS[weights], task)]
+    yardstick = next(run for weights, run in runs if (weights, run.name) == ("base", "fast-dllm"))
+    rows = [{"weights": weights} | summarise(run) | {"against": against(run, yardstick)} for weights, run in runs]
 
-    base = next(found["forwards_mean"] for found in rows if (found["weights"], found["method"]) == ("base", "fast-dllm"))
-    print(f"\n{given.task}, {given.limit} held-out problems, 160 new tokens, temperature 0\n")
-    print("| weights | method | right (95 %) | forwards (95 %) | against fast-dllm on the base | tokens |")
+    print(f"\n{task.name}, {len(task.items)} held-out problems, {task.max_new_tokens} new tokens, temperature 0\n")
+    print("| weights | method | right (95 %) | forwards (95 %) | against `fast-dllm` on the base (95 %) | tokens |")
     print("|---|---|---|---|---|---|")
     for found in rows:
         right = f"{found['accuracy']:.1%} ({found['accuracy_low']:.1%} to {found['accuracy_high']:.1%})"
         cost = f"{found['forwards_mean']:.2f} ({found['forwards_low']:.2f} to {found['forwards_high']:.2f})"
-        change = f"{found['forwards_mean'] / base - 1:+.1%}"
-        print(f"| {found['weights']} | `{found['method']}` | {right} | {cost} | {change} | {found['tokens_mean']:.1f} |")
+        change = found["against"]
+        compared = (
+            f"{change['forwards_ratio'] - 1:+.1%} forwards ({change['forwards_ratio_low'] - 1:+.1%} to "
+            f"{change['forwards_ratio_high'] - 1:+.1%}), {100 * change['accuracy_change']:+.1f} points "
+            f"({100 * change['accuracy_change_low']:+.1f} to {100 * change['accuracy_change_high']:+.1f})"
+        )
+        print(f"| {found['weights']} | `{found['method']}` | {right} | {cost} | {compared} | {found['tokens_mean']:.1f} |")
     if given.json:
-        document = {"task": given.task, "n": given.limit, "collect": collecting, "sft": settings, "rows": rows}
+        document = {"task": task.name, "n": len(task.items), "collect": collecting, "sft": settings, "rows": rows}
         write_atomically(given.json, lambda partial: partial.write_text(json.dumps(document, indent=1) + "\n"))
 
 

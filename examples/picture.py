@@ -9,7 +9,8 @@ import sys
 from rich.console import Console
 
 import unmask
-from unmask.view.terminal import Picture
+from unmask.view.terminal import draw
+from unmask.view.trace import Recorder
 
 QUESTION = (
     "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. "
@@ -17,20 +18,11 @@ QUESTION = (
 )
 
 model = unmask.load("unmask-tiny")
-picture = Picture(model, new_tokens=128)
-half: list[object] = []
-
-
-def observe(record: unmask.StepRecord) -> None:
-    """Keep the picture up to date, and a copy of how it looked after the first forward."""
-    picture.update(record)
-    if record.forward == 0:
-        half.append(picture.draw())
-
-
-unmask.generate(model, [QUESTION], method="r2-dllm", observer=observe)
+recorder = Recorder(model, max_new_tokens=128)
+unmask.generate(model, [QUESTION], method="r2-dllm", max_new_tokens=128, observer=recorder)
+trace = recorder.trace()
 console = Console(record=True, width=96, file=io.StringIO())
 console.print(f"[dim]{QUESTION}[/dim]\n", highlight=False)
-for drawing in (*half, "", picture.draw()):
+for drawing in (draw(trace, 1), "", draw(trace, masks=False)):
     console.print(drawing)
 console.save_svg(sys.argv[1], title="unmask generate --method r2-dllm --watch")

@@ -10,7 +10,9 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import encode
 from unmask.engine.request import Request
 from unmask.engine.simple import decode
-from unmask.evals.run import evaluate, held_out
+from unmask.evals import load as load_task
+from unmask.evals.run import evaluate
+from unmask.evals.task import Source
 from unmask.methods import load
 
 
@@ -24,17 +26,18 @@ def test_it_fits_into_the_package() -> None:
 def test_answers_and_savings() -> None:
     """36 held-out problems: vanilla right four times in five, R2-dLLM under Fast-dLLM's forwards and 40 % of vanilla's."""
     methods = {name: load(name) for name in ("vanilla", "fast-dllm", "r2-dllm")}
-    rows = {row.method: row for row in evaluate(unmask.load(), "arithmetic", methods, limit=36, seed=5)}
-    for row in rows.values():
-        assert row.right / row.n >= (0.8 if row.method == "vanilla" else 0.6), row
-    assert rows["r2-dllm"].forwards <= 0.4 * rows["vanilla"].forwards
-    assert rows["r2-dllm"].forwards < rows["fast-dllm"].forwards
+    runs = {run.name: run for run in evaluate(unmask.load(), load_task("arithmetic", Source(limit=36, seed=5)), methods)}
+    for run in runs.values():
+        assert sum(run.right()) / len(run.records) >= (0.8 if run.name == "vanilla" else 0.6), run.name
+    forwards = {name: sum(record.forwards for record in run.records) for name, run in runs.items()}
+    assert forwards["r2-dllm"] <= 0.4 * forwards["vanilla"]
+    assert forwards["r2-dllm"] < forwards["fast-dllm"]
 
 
 @pytest.mark.parametrize("name", ["vanilla", "fast-dllm", "r2-dllm"])
 def test_drafts_do_not_change_its_answers(name: str) -> None:
     model = unmask.load(dtype="float64")
-    questions = [problem.question for problem in held_out("arithmetic", 4, seed=3)]
+    questions = [item.prompt for item in load_task("arithmetic", Source(limit=4, seed=3)).items]
     base = unmask.generate(model, questions, method=unmask.method(name, cache="dual"), max_new_tokens=128)
     for drafts in (2, 4, 8):
         method = unmask.method(name, cache="dual", draft_steps=drafts)
@@ -45,13 +48,13 @@ def test_drafts_do_not_change_its_answers(name: str) -> None:
 
 @pytest.mark.slow
 def test_it_is_right_on_a_thousand() -> None:
-    row = evaluate(unmask.load(), "arithmetic", {"vanilla": load("vanilla")}, limit=1000, seed=11)[0]
-    assert row.right / row.n >= 0.9
+    run = evaluate(unmask.load(), load_task("arithmetic", Source(limit=1000, seed=11)), {"vanilla": load("vanilla")})[0]
+    assert sum(run.right()) >= 900
 
 
 def test_batches_of_questions_equal_single_ones() -> None:
     model = unmask.load()
-    questions = [problem.question for problem in held_out("arithmetic", 6, seed=9)]
+    questions = [item.prompt for item in load_task("arithmetic", Source(limit=6, seed=9)).items]
     for name in ("r2-dllm", "streaming-dllm", "freedave"):
         together = unmask.generate(model, questions, method=name)
         for question, row in zip(questions, together, strict=True):
@@ -64,8 +67,8 @@ def test_the_engine_answers_as_the_reference_loop() -> None:
     model = unmask.load()
     names = ("r2-dllm", "fast-dllm", "streaming-dllm", "freedave", "r2-dllm-official")
     requests = [
-        Request(prompt=encode(model, problem.question), method=load(names[number % len(names)]), max_new_tokens=64)
-        for number, problem in enumerate(held_out("arithmetic", 15, seed=9))
+        Request(prompt=encode(model, item.prompt), method=load(names[number % len(names)]), max_new_tokens=64)
+        for number, item in enumerate(load_task("arithmetic", Source(limit=15, seed=9)).items)
     ]
     for request, together in zip(requests, Engine(model, Limits(rows=6, tokens=400)).generate(requests), strict=True):
         alone = decode(model, [request])[0]

@@ -25,7 +25,7 @@ ARROWS = {
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
-    "evals": {"engine", "methods", "models", "tasks"},
+    "evals": {"engine", "methods", "models", "tasks", "context", "decode"},
     "bench": {"engine", "methods", "models", "decode", "tasks"},
     "view": {"engine", "models"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
@@ -36,9 +36,12 @@ HOMES = {
     "accelerate": {"train"},
     "peft": {"train"},
     "matplotlib": {"train", "evals"},
+    "optuna": {"evals"},
     "typer": {"cli"},
     "rich": {"cli", "view"},
-    "yaml": {"cli"},
+    "yaml": {"cli", "methods"},
+    "lm_eval": {"evals"},
+    "math_verify": {"evals"},
 }
 
 

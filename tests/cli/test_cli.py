@@ -69,23 +69,6 @@ def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[1]["forwards"] <= rows[0]["forwards"]
 
 
-def test_eval_json_has_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "eval", "arithmetic", "--methods", "r2-dllm", "--limit", "4", "--json")
-    assert code == 0
-    document = json.loads(out.splitlines()[-1])
-    assert (document["task"], document["n"], document["model"]) == ("arithmetic", 4, "unmask-tiny")
-    named = {
-        "method",
-        "accuracy",
-        "forwards_mean",
-        "tokens_mean",
-        "tokens_per_forward",
-        "seconds_per_item",
-        "tokens_per_second",
-    }
-    assert named <= set(document["rows"][0])
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

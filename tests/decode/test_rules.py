@@ -88,7 +88,7 @@ def situations(draw: st.DrawFn) -> Proposal:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(situations())
 def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
     for rule in BASE + REST + [Anchored(rule=base) for base in BASE]:
@@ -96,7 +96,7 @@ def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
         assert not (mask_BL & ~proposal.open_BL).any(), rule
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(situations())
 def test_a_base_rule_takes_something_of_every_open_row(proposal: Proposal) -> None:
     for rule in BASE:
@@ -104,7 +104,7 @@ def test_a_base_rule_takes_something_of_every_open_row(proposal: Proposal) -> No
         assert (mask_BL.any(dim=1) == proposal.open_BL.any(dim=1)).all(), rule
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(situations(), st.permutations(range(len(REST))), st.booleans())
 def test_rules_in_order_never_overlap_and_always_progress(proposal: Proposal, order: list[int], one_per_run: bool) -> None:
     rules = (Threshold(threshold=0.9), *(REST[number] for number in order[:3]))
@@ -120,7 +120,7 @@ def test_rules_in_order_never_overlap_and_always_progress(proposal: Proposal, or
                 assert not (equal and (taken_BL[row, place : place + 2] > 0).all())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(situations())
 def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
     for rule in BASE + REST:

@@ -50,7 +50,7 @@ def small(output: Path, steps: int = 6, lessons: int = 2) -> PretrainConfig:
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10), st.integers(0, 2**31))
 def test_noise_hides_answers_only_and_something_of_each(rows: int, answer: int, prompt: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +73,7 @@ def test_noise_hides_answers_only_and_something_of_each(rows: int, answer: int, 
         assert not hidden[row, : prompt + first * 8].any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 5), st.floats(0.1, 0.9), st.integers(0, 2**31))
 def test_the_block_objective_is_the_papers(rows: int, blocks: int, prompt: int, rate: float, seed: int) -> None:
     """One block a row, complementary views, weights 1 / p and 1 / (1 - p), earlier blocks clean, later ones hidden."""
@@ -196,7 +196,7 @@ def test_recomputing_layers_changes_no_gradient() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text())
 def test_any_text_becomes_known_tokens(text: str) -> None:
     ids = TOKENIZER.encode(text)
@@ -204,7 +204,7 @@ def test_any_text_becomes_known_tokens(text: str) -> None:
     assert isinstance(TOKENIZER.decode(ids), str)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.sampled_from(sorted(TASKS)))
 def test_problems_survive_the_tokenizer_in_whole_words(seed: int, task: str) -> None:
     problem = TASKS[task](random.Random(seed))

@@ -1,11 +1,11 @@
 """What several commands share: the options that pick a model and a method, and how a method's name or file is read."""
 
-from pathlib import Path
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from unmask.methods.method import Method
@@ -49,22 +49,8 @@ def _value(pair: str, text: str) -> Any:
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     """A preset with options changed, or a YAML or JSON file of settings with keys changed (`commit.threshold=0.8`)."""
     from unmask.methods import load
-    from unmask.methods.method import Method
 
-    chosen = read_settings(pairs)
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        return load(name, **chosen)
-    settings = read_mapping(path)
-    for key, value in chosen.items():
-        place = settings
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"--set {key}: {parent} is not a mapping in {path}")
-        place[leaf] = value
-    return Method.from_dict(settings)
+    return load(name, **read_settings(pairs))
 
 
 def read_methods(names: str) -> dict[str, "Method"]:
@@ -75,16 +61,27 @@ def read_methods(names: str) -> dict[str, "Method"]:
     return chosen
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML (or JSON) file of settings."""
-    import yaml
+def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
+    """Presets and settings files, each with every combination of the values of `KEY=A,B,C` axes that it has.
 
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings")
-    return settings
+    A preset without any of the axes stays as it is, so that a yardstick can stand beside a sweep.
+
+    >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
+    ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']
+    """
+    from unmask.methods import TABLE, options
+
+    axes = [axis.partition("=")[::2] for axis in sweep or []]
+    plain = read_methods(names)
+    known = {name: [axis for axis, _ in axes if name not in TABLE or axis in options(name)] for name in plain}
+    for axis, values in axes:
+        if not values:
+            raise ConfigError(f"--sweep {axis}: write it as key=first,second")
+        if not any(axis in own for own in known.values()):
+            raise unknown(f"option of {', '.join(plain)}", axis, {option for name in plain for option in options(name)})
+    found: dict[str, Method] = {}
+    for name in plain:
+        mine = [[f"{axis}={value}" for value in values.split(",")] for axis, values in axes if axis in known[name]]
+        for pairs in itertools.product(*mine):
+            found[" ".join([name, *pairs])] = read_method(name, list(pairs))
+    return found

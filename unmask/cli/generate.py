@@ -1,13 +1,15 @@
 """`unmask generate`: answer one prompt."""
 
+import contextlib
 import dataclasses
-import functools
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, Settings, read_method
+from unmask.cli.view import check_output, save
 
 
 def generate(
@@ -22,41 +24,46 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same sample.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End the answer at this string; repeatable.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the decode, coloured by the rule that committed.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Keep the decode: FILE.json for unmask view, or FILE.html, a page.")
+    ] = None,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Answer PROMPT with one method."""
+    check_output(trace)
     chosen = read_method(method, settings)
 
     import unmask
+    from unmask.engine.generate import DEFAULT_NEW_TOKENS
+    from unmask.view.terminal import watching
+    from unmask.view.trace import Recorder
 
     denoiser = unmask.load(model, device=device, dtype=dtype)
-    answer = functools.partial(
-        unmask.generate,
-        denoiser,
-        [prompt],
-        method=chosen,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=stop or [],
-    )
-    if watch:
-        from unmask.engine.generate import DEFAULT_NEW_TOKENS
-        from unmask.view.terminal import watching
-
-        with watching(denoiser, max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS) as observer:
-            completion = answer(observer=observer)[0]
-    else:
-        completion = answer()[0]
+    length = max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS
+    watched = watching(denoiser, length) if watch else contextlib.nullcontext(Recorder(denoiser, length))
+    with watched as recorder:
+        completion = unmask.generate(
+            denoiser,
+            [prompt],
+            method=chosen,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop or [],
+            observer=recorder if watch or trace else None,
+        )[0]
+    name, kept = chosen.name or method, dataclasses.replace(chosen, name="").to_dict()
+    if trace:
+        save(trace, [recorder.trace(prompt=prompt, method=name, settings=kept, completion=completion)])
     if not as_json:
         if not watch:
             print(completion.text)
         print(
-            f"[{chosen.name or method}] {completion.tokens} tokens, {completion.forwards} forwards, "
+            f"[{name}] {completion.tokens} tokens, {completion.forwards} forwards, "
             f"{completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s"
         )
         return
@@ -67,10 +74,10 @@ def generate(
         "tokens_per_forward": completion.tokens_per_forward,
         "seconds": completion.seconds,
         "finish_reason": completion.finish_reason,
-        "method": chosen.name or method,
+        "method": name,
         "model": model,
         "tokens": completion.tokens,
         "query_tokens": completion.query_tokens,
-        "settings": dataclasses.replace(chosen, name="").to_dict(),
+        "settings": kept,
     }
     print(json.dumps(document))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Json, read_mapping, read_settings
+from unmask.cli.choose import Json, read_settings
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def train() -> None:
 @app.command()
 def pretrain(config: Config, settings: Changes = None) -> None:
     """Train a small model from nothing; a killed run goes on where its last checkpoint was."""
-    chosen = read_mapping(config) | read_settings(settings)
+    chosen = _read(config, settings)
 
     from unmask.train.pretrain import PretrainConfig
     from unmask.train.pretrain import pretrain as run
@@ -48,7 +48,7 @@ def pretrain(config: Config, settings: Changes = None) -> None:
 @app.command()
 def collect(config: Config, settings: Changes = None) -> None:
     """Sample answers to training prompts and count how redundant each decode was; goes on where it was stopped."""
-    chosen = read_mapping(config) | read_settings(settings)
+    chosen = _read(config, settings)
 
     from unmask.train.collect import CollectConfig
     from unmask.train.collect import collect as run
@@ -98,9 +98,15 @@ def merge(config: Config, settings: Changes = None) -> None:
     print(run(plan))
 
 
+def _read(config: Path, settings: list[str] | None) -> dict[str, Any]:
+    from unmask.methods.settings import read_mapping
+
+    return read_mapping(config) | read_settings(settings)
+
+
 def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[str, Any] | None, int | None]":
     """A fine-tuning's settings, and apart from them what only a dry run reads: `shape` and `examples`."""
-    chosen = read_mapping(config) | read_settings(settings)
+    chosen = _read(config, settings)
     shape, examples = chosen.pop("shape", None), chosen.pop("examples", None)
 
     from unmask.train.sft import SFTConfig

@@ -44,6 +44,11 @@ class Query(NamedTuple):
         return 0 if state == 0 else self.copies - self.plan.query.start + (state - 1) * self.plan.tokens
 
 
+def entire(tokens: Sequence[int], start: int, end: int) -> Query:
+    """A forward over a whole row that remembers nothing and predicts the tokens from `start` to `end`."""
+    return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens))), tokens, start, end - start)
+
+
 class Group(NamedTuple):
     """Queries of one length, one behind the other, that attend in one call.
 

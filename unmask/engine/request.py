@@ -1,6 +1,6 @@
 """What goes into an engine and what comes out: frozen values, no tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +45,7 @@ class Completion:
         query_tokens: tokens handed to the model over all those calls, drafts included.
         finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens.
         seconds: from the request until the row was done, waiting included.
+        commits: rule -> how many tokens it wrote, in the method's order; what lies behind the end of the answer counts too.
     """
 
     text: str
@@ -54,6 +55,7 @@ class Completion:
     query_tokens: int
     finish_reason: FinishReason
     seconds: float
+    commits: Mapping[str, int]
 
     @property
     def tokens_per_forward(self) -> float:

@@ -4,6 +4,8 @@ A row owns everything that is its own (tokens, rule memory, pages), so rows come
 """
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unmask.context.plan import Query
@@ -19,20 +21,20 @@ from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 from unmask.models.denoiser import Denoiser, ModelSpec
 
 
-def check(request: Request, spec: ModelSpec) -> None:
-    """Raises a RequestError that says what is wrong with a prompt and what would be right."""
-    if not request.prompt:
+def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
+    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
+    if not prompt:
         raise EmptyPrompt("the prompt is empty: give it at least one token")
-    if spec.mask_id in request.prompt:
-        place = request.prompt.index(spec.mask_id)
+    if spec.mask_id in prompt:
+        place = prompt.index(spec.mask_id)
         raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
-    odd = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
+    odd = [token for token in prompt if not 0 <= token < spec.vocab_size]
     if odd:
         raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
-    surplus = len(request.prompt) + request.max_new_tokens - spec.max_length
+    surplus = len(prompt) + answer - spec.max_length
     if surplus > 0:
         raise PromptTooLong(
-            f"{len(request.prompt)} prompt tokens and {request.max_new_tokens} new ones exceed the model's "
+            f"{len(prompt)} prompt tokens and {answer} new ones exceed the model's "
             f"{spec.max_length} by {surplus}: shorten the prompt or ask for fewer new tokens"
         )
 
@@ -46,6 +48,7 @@ class Row:
         left: masks left in the block when last looked at, or ENDED.
         block_forwards: forwards of the block so far; 0 stands before its refresh.
         step: commit steps made in the block.
+        commits: tokens that each rule wrote, by 1 + its index.
         memories: what each rule carries, [1, L]; None before the first forward.
         last: the newest evidence, [1, L]; kept only where drafts are made from it.
         pages: its key/value memory, lent by the pool.
@@ -62,6 +65,7 @@ class Row:
     step: int = 0
     forwards: int = 0
     query_tokens: int = 0
+    commits: Counter[int] = field(default_factory=Counter)
     memories: tuple[Memory, ...] | None = None
     last: Proposal | None = None
     pages: tuple[int, ...] = ()
@@ -70,7 +74,7 @@ class Row:
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "Row":
         """Before the first forward. Raises RequestError or ConfigError where the request cannot be answered."""
-        check(request, model.spec)
+        check(request.prompt, request.max_new_tokens, model.spec)
         made = recipe(request, model.spec)
         canvas = Canvas(request.prompt, request.max_new_tokens, mask_id=model.spec.mask_id)
         return cls(request=request, recipe=made, model=model, canvas=canvas, begin=canvas.prompt, left=made.length)
@@ -129,9 +133,10 @@ class Row:
 
     # --- what came of it
 
-    def commit(self, block: list[int], *, left: int, step: int, query_tokens: int) -> None:
-        """Take in one forward."""
+    def commit(self, block: list[int], taken: list[int], *, left: int, step: int, query_tokens: int) -> None:
+        """Take in one forward: the block, and at each place 0 or 1 + the index of the rule that wrote it."""
         self.canvas.commit(self.begin, block)
+        self.commits.update(taken)
         self.left, self.step = left, step
         self.forwards += 1
         self.block_forwards += 1
@@ -176,4 +181,5 @@ class Row:
             query_tokens=self.query_tokens,
             finish_reason="stop" if answer.stopped else "length",
             seconds=time.perf_counter() - self.began,
+            commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
         )

@@ -54,12 +54,13 @@ def step(model: Denoiser, pool: KVPool, rows: Sequence[Row], watched: Sequence[b
     records: dict[int, StepRecord] = {}
     for cohort, outcome in zip(cohorts, outcomes, strict=True):
         for place, (row, row_plan) in enumerate(zip(cohort.rows, cohort.plans, strict=True)):
-            left, made, *block = (next(numbers) for _ in range(2 + row.recipe.length))
+            left, made = next(numbers), next(numbers)
+            block, taken = ([next(numbers) for _ in range(row.recipe.length)] for _ in range(2))
             row.memories = tuple(_row(memory, place) for memory in outcome.memories)
             row.last = _row(outcome.last, place) if row.recipe.branches > 1 else None
             if id(row) in wanted:
-                records[id(row)] = cohort.record(place, outcome)
-            row.commit(block, left=left, step=made, query_tokens=row.tried(cohort.states) * row_plan.tokens)
+                records[id(row)] = cohort.record(place, outcome, block, taken)
+            row.commit(block, taken, left=left, step=made, query_tokens=row.tried(cohort.states) * row_plan.tokens)
     return [records.get(id(row)) for row in rows]
 
 
@@ -137,30 +138,28 @@ class _Cohort:
         )
 
     def tell(self, outcome: Outcome, model: Denoiser) -> Tensor:
-        """What the host must know of each row, int64 [B, 2 + L]: masks left or ENDED, steps made, the block's tokens."""
+        """What the host must know of each row, int64 [B, 2 + 2 L]: masks left or ENDED, steps made, tokens, their rules."""
         left_B = status(outcome.window_BL, mask_id=model.spec.mask_id, eos=self.eos, ending=self.recipe.ending)
-        return torch.cat([left_B[:, None], outcome.step_B[:, None], outcome.window_BL], dim=1)
+        return torch.cat([left_B[:, None], outcome.step_B[:, None], outcome.window_BL, outcome.taken_BL], dim=1)
 
-    def record(self, place: int, outcome: Outcome) -> StepRecord:
-        """The record of one row before it commits; this reads the device, which nobody pays for who does not look."""
+    def record(self, place: int, outcome: Outcome, block: list[int], taken: list[int]) -> StepRecord:
+        """The record of one row, before it commits the block and what took it; only who looks pays for its reads."""
         row, plan = self.rows[place], self.plans[place]
-        block = row.block()
         queries: list[int] = []
         for state in self.states_BKL[place, : row.tried(self.states)].tolist():
             tokens = [*row.canvas.tokens[: row.begin], *state, *row.canvas.tokens[row.begin + len(state) :]]
             queries += [tokens[position] for position in plan.positions[plan.query]]
-        window = outcome.window_BL[place].tolist()
-        taken = [(offset, rule) for offset, rule in enumerate(outcome.taken_BL[place].tolist()) if rule]
+        new = [offset for offset, rule in enumerate(taken) if rule]
         return StepRecord(
             forward=row.forwards,
             rows=[0],
             refresh=row.refreshes,
             query_tokens=[queries],
-            committed=[[row.begin + offset for offset, _ in taken]],
-            tokens=[[window[offset] for offset, _ in taken]],
-            rule=[[self.recipe.rules[rule - 1].name for _, rule in taken]],
+            committed=[[row.begin + offset for offset in new]],
+            tokens=[[block[offset] for offset in new]],
+            rule=[[self.recipe.rules[taken[offset] - 1].name for offset in new]],
             start=[row.begin],
-            block=[block],
+            block=[row.block()],
             candidate=outcome.last.candidate_BL[place : place + 1].tolist(),
             confidence=outcome.last.confidence_BL[place : place + 1].tolist(),
         )

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Mapping
 
 from unmask.errors import ConfigError, unknown
-from unmask.evals.generated import MIXTURE, generated
+from unmask.evals.generated import MIXTURE, held_out
 from unmask.evals.task import Source, Task
 from unmask.tasks import EVERY
 
@@ -37,4 +37,4 @@ def load(name: str, source: Source) -> Task:
         return read(source)
     if name not in (*EVERY, MIXTURE):
         raise unknown("task", name, [*TABLE, *EVERY, MIXTURE])
-    return generated(name, source)
+    return held_out(name, source)

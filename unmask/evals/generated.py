@@ -10,7 +10,7 @@ from unmask.tasks.problem import Problem
 MIXTURE, LIMIT = "mixture", 200
 
 
-def generated(name: str, source: Source) -> Task:
+def held_out(name: str, source: Source) -> Task:
     """`source.limit` (200) different held-out problems of a task by its name, or of all tasks evenly ("mixture").
 
     Results are broken down by steps, those of the mixture by task. Raises ConfigError for `data` or `shots`, or where a

@@ -1,135 +1,216 @@
-"""Run methods over the held-out problems of generated tasks and count what each cost.
+"""Methods over a task: the same items, stop strings and token count for all, one line of JSON an item and method.
 
-Tokens are counted to the first EOS or stop, never filler or prompt; forwards include refreshes; accuracy comes with its
-sample size and 95 % interval.
+Tokens are counted to the first EOS or stop, never filler or prompt; forwards include refreshes. Methods take turns batch
+by batch, so a slow minute of the machine is everybody's. Every batch is on disk before the next one begins.
 """
 
-import itertools
-import math
-import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from unmask.engine.generate import generate
-from unmask.errors import ConfigError, unknown
+from unmask.engine.generate import encode, generate
+from unmask.errors import ConfigError, PromptTooLong
+from unmask.evals.task import Item, Task
+from unmask.files import Journal
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.tasks import EVERY, TASKS, problems
-from unmask.tasks.problem import Problem
 
-MIXTURE = "mixture"
 BATCH = 16
+# Verdicts that run programs wait for them, not for a core of ours.
+SCORERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What one method did on n problems; see `evaluate`."""
+class Record:
+    """One item answered by one method.
 
-    method: str
-    n: int
-    right: int
-    by_steps: dict[int, tuple[int, int]]  # steps of the problem -> (right, asked)
-    forwards: int
-    forwards_error: float  # standard error of their mean
+    Attributes:
+        id, group, prompt: of the item.
+        answer: up to the first EOS or stop string.
+        verdicts: metric -> whether the answer passes.
+        finish_reason: "stop", "length", or "too long" where prompt and answer exceed the model's context: not asked, wrong.
+        tokens, forwards, query_tokens, commits: as in Completion.
+        token_ids: the whole answer.
+        seconds: the item's share of its batch's time.
+        latency: from the start of the batch until the item was done.
+    """
+
+    id: str
+    group: str | None
+    prompt: str
+    answer: str
+    verdicts: Mapping[str, bool]
+    finish_reason: str
     tokens: int
+    forwards: int
     query_tokens: int
+    commits: Mapping[str, int]
+    token_ids: list[int]
     seconds: float
+    latency: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row of the `--json` document."""
-        low, high = wilson(self.right, self.n)
-        return {
-            "method": self.method,
-            "accuracy": self.right / self.n,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "forwards_mean": self.forwards / self.n,
-            "forwards_low": self.forwards / self.n - 1.96 * self.forwards_error,
-            "forwards_high": self.forwards / self.n + 1.96 * self.forwards_error,
-            "tokens_mean": self.tokens / self.n,
-            "tokens_per_forward": self.tokens / self.forwards,
-            "query_tokens_mean": self.query_tokens / self.n,
-            "seconds_per_item": self.seconds / self.n,
-            "tokens_per_second": self.tokens / self.seconds,
-            "accuracy_by_steps": {str(steps): right / asked for steps, (right, asked) in sorted(self.by_steps.items())},
-        }
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """Read a line of the file."""
+        return cls(**row)
 
 
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95 % by default.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A method's records, in the order of the task's items."""
 
-    >>> [round(bound, 3) for bound in wilson(90, 100)]
-    [0.826, 0.945]
-    """
-    share = right / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+    name: str
+    method: Method
+    metrics: tuple[str, ...]
+    records: tuple[Record, ...]
+
+    def right(self) -> list[bool]:
+        """The verdict of the task's first metric on every item."""
+        return [record.verdicts[self.metrics[0]] for record in self.records]
 
 
-def held_out(task: str, limit: int, seed: int) -> list[Problem]:
-    """`limit` different held-out problems of a task, or of all tasks evenly ("mixture").
-
-    Raises ConfigError for an unknown task, or where a task has fewer different problems than that.
-    """
-    if task not in (*EVERY, MIXTURE):
-        raise unknown("task", task, [*EVERY, MIXTURE])
-    found: dict[str, Problem] = {}
-    drawn = problems(dict.fromkeys(TASKS, 1.0) if task == MIXTURE else task, "test", seed=seed)
-    for problem in itertools.islice(drawn, 20 * limit + 1000):
-        found.setdefault(problem.question, problem)
-        if len(found) == limit:
-            return list(found.values())
-    raise ConfigError(f"{task} has only about {len(found)} different held-out problems: ask for fewer than {limit}")
+Report = Callable[[str, int, float], None]
 
 
 def evaluate(
     model: Denoiser,
-    task: str,
+    task: Task,
     methods: Mapping[str, Method],
     *,
-    limit: int,
-    seed: int = 0,
-    max_new_tokens: int = 160,
-    report: Callable[[str, int], None] | None = None,
-) -> list[Summary]:
-    """Each method over the same `limit` held-out problems, in batches; `report(method, done)` after each batch.
+    folder: Path | None = None,
+    weights: str = "",
+    batch: int = BATCH,
+    max_new_tokens: int | None = None,
+    report: Report | None = None,
+) -> list[Run]:
+    """Answer every item with every method.
 
-    Raises ConfigError for an unknown task.
+    Args:
+        model, task: what answers, and what is asked.
+        methods: by the names that the results carry.
+        folder: keeps a file a method, and what is in it is not answered again; None keeps nothing.
+        weights: the fingerprint of the model's weights, so that no file is taken for another model's.
+        batch: prompts decoded at once.
+        max_new_tokens: length of an answer; None: the method's own, or the task's.
+        report: called as report(method, items done, share of them right) after every batch.
+
+    Raises:
+        ConfigError: a file in `folder` was made with other settings.
+        PromptTooLong: no item at all fits into the model.
     """
-    if limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}")
-    asked_for = held_out(task, limit, seed)
-    summaries = []
+    names = [_slug(name) for name in methods]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two of the methods {', '.join(methods)} would share a file: rename one")
+    methods = {
+        name: method.change(max_new_tokens=max_new_tokens or method.max_new_tokens or task.max_new_tokens)
+        for name, method in methods.items()
+    }
+    kept: dict[str, dict[str, Record]] = {}
+    journals: dict[str, Journal] = {}
     for name, method in methods.items():
-        by_steps: dict[int, tuple[int, int]] = {}
-        forwards: list[int] = []
-        tokens = query_tokens = 0
-        began = time.perf_counter()
-        for start in range(0, limit, BATCH):
-            chunk = asked_for[start : start + BATCH]
-            done = generate(model, [problem.question for problem in chunk], method=method, max_new_tokens=max_new_tokens)
-            for problem, completion in zip(chunk, done, strict=True):
-                right, asked = by_steps.get(problem.steps, (0, 0))
-                by_steps[problem.steps] = (right + problem.verify(completion.text), asked + 1)
-                forwards.append(completion.forwards)
-                tokens += completion.tokens
-                query_tokens += completion.query_tokens
+        if folder is not None:
+            origin = provenance(model, task, method, weights, batch)
+            journals[name] = Journal(folder / f"{_slug(name)}.jsonl", origin, "answered")
+        kept[name] = {row["id"]: Record.from_dict(row) for row in (journals[name].rows if folder else ())}
+        for item in task.items:
+            if item.id in kept[name] and kept[name][item.id].prompt != item.prompt:
+                raise ConfigError(f"{journals[name].path} holds another prompt for item {item.id}: use another output")
+    fits = {item.id: _fits(model, item, max(_length(method) for method in methods.values())) for item in task.items}
+    if not any(fits.values()):
+        raise PromptTooLong(
+            f"none of the {len(task.items)} prompts of {task.name} fits with its answer into the model's "
+            f"{model.spec.max_length} tokens: use fewer --shots or a shorter answer"
+        )
+    cold = set(methods)
+    for start in range(0, len(task.items), batch):
+        chunk = task.items[start : start + batch]
+        for name, method in methods.items():
+            missing = [item for item in chunk if item.id not in kept[name]]
+            if missing:
+                if name in cold:  # the first forwards of a shape pay for what later ones find ready
+                    cold.remove(name)
+                    generate(model, [next(item.prompt for item in task.items if fits[item.id])], method=method)
+                records = _answer(model, task, method, missing, fits)
+                if folder is not None:
+                    journals[name].append(asdict(record) for record in records)
+                kept[name] |= {record.id: record for record in records}
             if report is not None:
-                report(name, start + len(chunk))
-        summaries.append(
-            Summary(
-                method=name,
-                n=limit,
-                right=sum(right for right, _ in by_steps.values()),
-                by_steps=by_steps,
-                forwards=sum(forwards),
-                forwards_error=statistics.stdev(forwards) / math.sqrt(limit) if limit > 1 else 0.0,
-                tokens=tokens,
-                query_tokens=query_tokens,
-                seconds=time.perf_counter() - began,
+                done = [kept[name][item.id] for item in task.items[: start + len(chunk)]]
+                report(name, len(done), sum(record.verdicts[task.metrics[0]] for record in done) / len(done))
+    return [
+        Run(name=name, method=method, metrics=task.metrics, records=tuple(kept[name][item.id] for item in task.items))
+        for name, method in methods.items()
+    ]
+
+
+def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch: int) -> dict[str, Any]:
+    """All that an answer depends on besides its prompt: runs of one provenance may share a file, whatever their limits."""
+    return {
+        "model": model.name,
+        "weights": weights,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "task": task.name,
+        "shots": task.shots,
+        "stop": list(task.stop),
+        "batch": batch,
+        "method": method.to_dict(),
+    }
+
+
+def finished(folder: Path, methods: Sequence[str], items: int) -> bool:
+    """Whether a folder holds every item of every method."""
+
+    def lines(path: Path) -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    return all(lines(folder / f"{_slug(name)}.jsonl") > items for name in methods)
+
+
+def _slug(name: str) -> str:
+    """A file name."""
+    return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in name).strip("-.")
+
+
+def _length(method: Method) -> int:
+    assert method.max_new_tokens is not None, "evaluate has filled it in"
+    return method.max_new_tokens
+
+
+def _fits(model: Denoiser, item: Item, new_tokens: int) -> bool:
+    return len(encode(model, item.prompt)) + new_tokens <= model.spec.max_length
+
+
+def _answer(model: Denoiser, task: Task, method: Method, items: Sequence[Item], fits: Mapping[str, bool]) -> list[Record]:
+    asked = [item for item in items if fits[item.id]]
+    began = time.perf_counter()
+    answers = generate(model, [item.prompt for item in asked], method=method, stop=task.stop) if asked else []
+    share = (time.perf_counter() - began) / max(1, len(asked))
+    done = {item.id: answer for item, answer in zip(asked, answers, strict=True)}
+    texts = [done[item.id].text if item.id in done else "" for item in items]
+    with ThreadPoolExecutor(SCORERS) as pool:
+        verdicts = list(pool.map(task.score, items, texts))
+    records = []
+    for item, text, verdict in zip(items, texts, verdicts, strict=True):
+        answer = done.get(item.id)
+        records.append(
+            Record(
+                id=item.id,
+                group=item.group,
+                prompt=item.prompt,
+                answer=text,
+                verdicts=dict(verdict) if answer else dict.fromkeys(task.metrics, False),
+                finish_reason=answer.finish_reason if answer else "too long",
+                tokens=answer.tokens if answer else 0,
+                forwards=answer.forwards if answer else 0,
+                query_tokens=answer.query_tokens if answer else 0,
+                commits=dict(answer.commits) if answer else {},
+                token_ids=answer.token_ids if answer else [],
+                seconds=share if answer else 0.0,
+                latency=answer.seconds if answer else 0.0,
             )
         )
-    return summaries
+    return records

@@ -3,10 +3,12 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Draft, Method, Suffix
+from unmask.methods.settings import ENDINGS, read_method
 
 TABLE: Mapping[str, str] = {
     "vanilla": "unmask.methods.vanilla:vanilla",
@@ -32,7 +34,9 @@ def options(name: str) -> list[str]:
 
 
 def load(name: str, **chosen: Any) -> Method:
-    """The preset `name` with some options changed. Raises ConfigError on an unknown name or option, naming the valid ones.
+    """The preset `name` with some options changed, or the method of a YAML or JSON file with some settings changed.
+
+    Raises ConfigError on an unknown name or option, naming the valid ones.
 
     Besides a preset's own options (its docstring lists them) every preset takes `block_length`, `cache`,
     `suffix_window` (None: keep the whole suffix), `suffix_tail`, `draft_steps` (1: no drafts), `max_new_tokens`,
@@ -41,6 +45,8 @@ def load(name: str, **chosen: Any) -> Method:
     >>> load("r2-dllm", threshold=0.85).commit
     CommitThreshold(threshold=0.85)
     """
+    if (path := Path(name)).suffix in ENDINGS:
+        return read_method(path, chosen)
     preset = _preset(name)
     valid = options(name)
     for option in chosen:

@@ -1,0 +1,123 @@
+"""Data files: what they may look like, and one clear line for every way in which they can be wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmask.errors import ConfigError
+from unmask.evals.reading import files, read
+
+FIELDS = {"question": str, "level": int, "share": float}
+ROWS = [{"question": "a\u2028b", "level": 1, "share": 0.5}, {"question": "ü", "level": 2, "share": 3, "more": None}]
+
+
+def written(tmp_path: Path, text: str | bytes, name: str = "x.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS),
+        "\ufeff" + "\r\n\r\n".join(json.dumps(row) for row in ROWS),
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+    ],
+    ids=["lines", "windows", "list", "indented list"],
+)
+def test_json_lines_and_a_json_list(tmp_path: Path, text: str) -> None:
+    assert [row.values for row in read(written(tmp_path, text), FIELDS)] == ROWS
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = written(tmp_path, 'a,b\n0102,"x\ny"\n\n3,4\n', "x.csv")
+    rows = read(path, {"a": str, "b": str})
+    assert [(row["a"], row["b"]) for row in rows] == [("0102", "x\ny"), ("3", "4")]
+
+
+GOOD = '{"question": "q", "level": 1, "share": 0.5}\n'
+SHAPE = '{"question": text, "level": whole number, "share": number}'
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (GOOD + "{", ":2: not valid JSON; expected "),
+        (GOOD + '"text"', ":2: expected "),
+        (GOOD + "\n" + GOOD.replace("question", "Question"), ":3: expected "),
+        (GOOD.replace('"q"', '" "'), ":1: expected "),
+        (GOOD.replace('"q"', "7"), ":1: expected "),
+        (GOOD.replace("1", "1.5"), ":1: expected "),
+        (GOOD.replace("1", "true"), ":1: expected "),
+        (GOOD.replace("1", '"1"'), ":1: expected "),
+        (GOOD.replace("0.5", "NaN"), ":1: expected "),
+        (GOOD.replace("1", "1" * 5000), ":1: not valid JSON; expected "),
+        (GOOD + '{"a":' * 100_000, ":2: not valid JSON; expected "),
+        ("[" + GOOD + ', {"question": "q"}]', ": entry 2: expected "),
+        ("[" + GOOD, ": not valid JSON; expected a list of "),
+        (" \n", ": empty; expected rows of "),
+        ("[]", ": empty; expected rows of "),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_the_place_and_the_shape(tmp_path: Path, text: str, place: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read(path, FIELDS)
+    assert str(caught.value) == f"{path}{place}{SHAPE}"
+
+
+@pytest.mark.parametrize("text", ["a,c\n1,2\n", "a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n1,"2\n', 'a,b\n1,"2"3\n'])
+def test_wrong_csv(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text, "x.csv")
+    with pytest.raises(ConfigError, match=r'x\.csv:[23]: .*expected \{"a": text, "b": text\}') as caught:
+        read(path, {"a": str, "b": str})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.jsonl: cannot be read \(No such file"):
+        read(tmp_path / "none.jsonl", FIELDS)
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory"):
+        read(tmp_path, FIELDS)
+    with pytest.raises(ConfigError, match=r"x\.jsonl: expected UTF-8 text, but byte 1 is none"):
+        read(written(tmp_path, b"a\xff"), FIELDS)
+
+
+def test_a_field_that_no_two_rows_share(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD + GOOD.replace('"q"', '"p"') + GOOD)
+    assert len(read(path, FIELDS)) == 3
+    with pytest.raises(ConfigError, match=r"x\.jsonl:3: expected a \"question\" of its own, but 'q' came before"):
+        read(path, FIELDS, unique="question")
+
+
+@given(text=st.text() | st.binary())
+def test_whatever_a_file_holds_it_is_rows_or_a_config_error(
+    text: str | bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("any.jsonl", "any.csv"):
+        path = folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode(errors="replace"))
+        try:
+            outcome = read(path, {"a": str})[0].where
+        except ConfigError as error:
+            outcome = str(error)
+        assert outcome.startswith(str(path))
+
+
+def test_a_folder_or_the_file_itself(tmp_path: Path) -> None:
+    for name in ("cd10.jsonl", "cd9.jsonl", "other.jsonl", "x.csv"):
+        written(tmp_path, GOOD, name)
+    assert [path.name for path in files(tmp_path, "cd*.jsonl", "cd9*", "*.csv")] == ["x.csv", "cd9.jsonl", "cd10.jsonl"]
+    assert files(tmp_path / "other.jsonl", "cd*.jsonl") == [tmp_path / "other.jsonl"]
+    with pytest.raises(ConfigError, match=r"this folder holds no a\.json or b\.json"):
+        files(tmp_path, "a.json", "b.json")
+    with pytest.raises(ConfigError, match=r"nowhere: no such file or folder; expected a\.json, or its folder"):
+        files(tmp_path / "nowhere", "a.json")
+    with pytest.raises(ConfigError, match=r"with --data: a\.json"):
+        files(None, "a.json")

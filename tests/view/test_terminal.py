@@ -1,0 +1,54 @@
+"""The terminal draws what a trace says."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+import unmask
+from unmask.view.terminal import MASK, draw, play, watching
+from unmask.view.trace import Recorder, Trace
+
+QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    recorder = Recorder(unmask.load(), 64)
+    done = unmask.generate(unmask.load(), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
+    return recorder.trace(prompt=QUESTION, method="r2-dllm", completion=done[0])
+
+
+def shown(trace: Trace, forward: int | None = None, *, masks: bool = True) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    with console.capture() as captured:
+        console.print(draw(trace, forward, masks=masks))
+    return captured.get()
+
+
+def test_a_drawing_of_every_forward(trace: Trace) -> None:
+    assert shown(trace, 0).split("\n")[0] == MASK * 64
+    for forward in range(1, trace.forwards + 1):
+        written = sum(len(step.commits) for step in trace.steps[:forward])
+        assert shown(trace, forward).count(MASK) == 64 - written
+        assert f"forward {forward} " in shown(trace, forward)
+    assert shown(trace, masks=False).startswith(trace.text)
+    assert "■ threshold" in shown(trace)
+
+
+def test_watching_records_what_it_shows(trace: Trace) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with watching(unmask.load(), 64, console) as recorder:
+        unmask.generate(unmask.load(), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
+    assert recorder.trace().steps == trace.steps
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_playing_ends_with_the_answer(trace: Trace, terminal: bool) -> None:
+    screen = io.StringIO()
+    play(trace, Console(file=screen, force_terminal=terminal, width=400), pause=0.0)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert plain.startswith("r2-dllm on unmask-tiny")
+    assert trace.text in plain
+    assert (MASK in plain) == terminal

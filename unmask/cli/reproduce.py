@@ -1,0 +1,96 @@
+"""`unmask reproduce`: a table of a paper run again, ours beside the published numbers."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli.choose import Device, Dtype, Json
+
+if TYPE_CHECKING:
+    from unmask.evals.paper import Entry
+    from unmask.evals.reproduce import Report
+
+
+def reproduce(
+    file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with a folder a task: DATA/gsm8k, DATA/mbpp ...")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead of the table's model; a checkpoint folder of the same name counts as the table's."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many items a task.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the table, separated by commas.")] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(help="At most so many worked examples in a prompt, for a model of short context; said in the result."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Prompts decoded at once; the papers' speeds are of one.", min=1)] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; answers that it holds are kept. If not given, one under runs/reproduce."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the published numbers and what keeps rows from being run; needs nothing.")
+    ] = False,
+    as_json: Json = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Answer the tasks of the table in FILE with its methods and settings, and set the published numbers beside ours.
+
+    A run that was stopped goes on with the same command. table.md and table.json in the output folder hold the result.
+    """
+    from unmask.evals import reproduce as kit
+    from unmask.evals.paper import PaperTable
+    from unmask.methods.settings import read_mapping
+
+    table = PaperTable.from_dict(read_mapping(file))
+    if tasks is not None:
+        table = table.only([name for name in tasks.split(",") if name])
+    if dry_run:
+        found = kit.published(table)
+        print(json.dumps(found) if as_json else kit.markdown(found), end="\n" if as_json else "")
+        return
+
+    import unmask
+    from unmask.files import write_atomically
+    from unmask.models.loading import fingerprint, locate
+
+    asked = kit.tasks(table, data, limit=limit, shots=shots)
+    name = model or table.model
+    denoiser = unmask.load(name, device=device, dtype=dtype)
+    folder = output or Path("runs") / "reproduce" / file.stem / Path(name).name
+    items = sum(len(task.items) * len(table.runnable(entry)) for entry, task in zip(table.entries, asked, strict=True))
+    with _bar(items) as report:
+        outcomes = kit.reproduce(
+            denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
+        )
+    found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
+    document, page = json.dumps(found), kit.markdown(found)
+    write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
+    write_atomically(folder / "table.md", lambda path: path.write_text(page))
+    print(document if as_json else f"{page}\nresults: {folder}")
+
+
+@contextmanager
+def _bar(total: int) -> "Iterator[Report]":
+    """One progress bar over all answers on stderr, silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    answered: dict[tuple[str, str], int] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=total)
+
+        def report(entry: "Entry", row: str, done: int, right: float) -> None:
+            answered[entry.title, row] = done
+            description = f"{entry.title}: {row}, {right:.0%} right"
+            progress.update(bar, completed=sum(answered.values()), description=description)
+
+        yield report

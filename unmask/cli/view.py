@@ -1,0 +1,95 @@
+"""`unmask view`: a decode, or two side by side, as a page to open or in the terminal."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmask.cli.choose import Device, Dtype, Model, NewTokens, read_methods
+from unmask.errors import ConfigError
+from unmask.files import write_atomically
+
+if TYPE_CHECKING:
+    from unmask.view.trace import Trace
+
+METHODS = "r2-dllm,fast-dllm"
+
+
+def view(
+    subjects: Annotated[list[str], typer.Argument(metavar="PROMPT|TRACE.json", help="What to ask, or a trace, or two.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="FILE.html: a page; FILE.json: a trace. Else: play in the terminal."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="One or two presets or settings files, separated by a comma.")] = METHODS,
+    model: Model = "unmask-tiny",
+    max_new_tokens: NewTokens = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Show forward by forward how PROMPT is decoded, or replay what was kept as a trace."""
+    check_output(output)
+    if all(_is_file(subject) for subject in subjects):
+        from unmask.view.trace import read
+
+        traces = [trace for subject in subjects for trace in read(Path(subject))]
+    elif len(subjects) == 1:
+        traces = _decode(subjects[0], methods, model, max_new_tokens, device, dtype)
+    else:
+        raise ConfigError("give one prompt, in quotes, or nothing but trace files")
+    if output is not None:
+        save(output, traces)
+        print(output)
+        return
+    from rich.console import Console
+
+    from unmask.view.terminal import play
+
+    for trace in traces:
+        play(trace, Console())
+
+
+def check_output(path: Path | None) -> None:
+    """Raises ConfigError where `save` would have no use for this path; to be called before anything is decoded."""
+    if path is None:
+        return
+    if path.suffix not in (".html", ".json"):
+        raise ConfigError(f"{path}: name it FILE.html for a page or FILE.json for a trace")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist")
+
+
+def save(path: Path, traces: Sequence["Trace"]) -> None:
+    """Write a page or a trace, as the ending says."""
+    from unmask.view.page import render
+    from unmask.view.trace import write
+
+    if path.suffix == ".json":
+        write(path, traces)
+    else:
+        page = render(traces)
+        write_atomically(path, lambda place: place.write_text(page, encoding="utf-8"))
+
+
+def _is_file(subject: str) -> bool:
+    return os.path.isfile(subject) or (subject.endswith(".json") and len(subject.split()) == 1)
+
+
+def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, device: str, dtype: str) -> list["Trace"]:
+    chosen = read_methods(methods)
+    if len(chosen) > 2:
+        raise ConfigError(f"--methods names {len(chosen)} methods: two are shown side by side at most")
+
+    import unmask
+    from unmask.engine.generate import DEFAULT_NEW_TOKENS
+    from unmask.view.trace import Recorder
+
+    denoiser, traces = unmask.load(model, device=device, dtype=dtype), []
+    for name, method in chosen.items():
+        length = max_new_tokens or method.max_new_tokens or DEFAULT_NEW_TOKENS
+        recorder = Recorder(denoiser, length)
+        done = unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens, observer=recorder)[0]
+        traces.append(recorder.trace(prompt=prompt, method=name, settings=method.to_dict(), completion=done))
+    return traces

@@ -1,0 +1,90 @@
+r"""Where an answer's text states its result: a number behind ####, a box, "the answer is", or its last number.
+
+Numbers are compared as numbers: 1,007 is $1007.00, and a percent sign or a full stop behind it says nothing.
+"""
+
+import re
+from decimal import Decimal
+
+_BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+# \u2212 is a typeset minus; behind a digit, a letter or a bracket either is a subtraction. LaTeX writes 1{,}007 and 1,\!007.
+_THOUSANDS = r"[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
+_NUMBER = rf"(?:(?<![\w)}}\]])[-\u2212])?(?:\\?\$[-\u2212]?)?(?:{_THOUSANDS}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_ANY = re.compile(_NUMBER)
+_MARKED = re.compile(rf"####[ *]*({_NUMBER})")
+# Behind a number it begins a calculation that is not carried out: 18/5, 18 - 5, \frac{18}{5}.
+_GOES_ON = re.compile(r"\s*(?:[-+*/^\u00d7\u00f7\u2212]\s*[0-9($\\]|\\(?:times|cdot|div)|\}\s*\{)")
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last complete \boxed{...} of a text holds.
+
+    >>> boxed(r"So \boxed{1}, or rather \boxed{\frac{1}{2}}."), boxed(r"\boxed{1")
+    ('\\frac{1}{2}', None)
+    """
+    found, opened = None, list[int | None]()  # where the content of each open box begins; None for another brace
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "}":
+            begin = opened.pop() if opened else None
+            if begin is not None:
+                found = text[begin : brace.start()]
+        elif brace[0] == "{":
+            opened.append(None)
+        elif brace[0].startswith("\\boxed"):
+            opened.append(brace.end())
+    return found
+
+
+def after_answer_is(text: str) -> str | None:
+    """The rest of the sentence behind the last "answer is".
+
+    >>> after_answer_is("The answer is 4. No: the answer is 5.5. Done.")
+    ' 5.5'
+    """
+    parts = re.split(r"answer is:?", text, flags=re.IGNORECASE)
+    return None if len(parts) == 1 else re.split(r"\.(?:\s|$)|\n", parts[-1], maxsplit=1)[0]
+
+
+def marked_number(text: str) -> Decimal | None:
+    r"""The number behind the last #### that has one, as GSM8K's answers end.
+
+    >>> marked_number("#### Sum: 3 + 4\n#### 1,007.00") == 1007
+    True
+    """
+    found: list[str] = _MARKED.findall(text)
+    return _value(found[-1]) if found else None
+
+
+def stated_number(text: str) -> Decimal | None:
+    r"""The number that a text gives as its result: behind ####, boxed, behind "answer is", or the last one.
+
+    The most explicit form decides, even where what it holds is no number.
+
+    >>> stated_number(r"3 + 4 = 7, so \boxed{7} in 2 steps"), stated_number("The answer is 3 + 4 = $7.")
+    (Decimal('7'), Decimal('7'))
+    >>> stated_number("10-3 is 7"), stated_number("The answer is 36/5."), stated_number("none")
+    (Decimal('7'), None, None)
+    """
+    marked = marked_number(text)
+    if marked is not None:
+        return marked
+    box = boxed(text)
+    if box is not None:
+        return _result(box)
+    said = after_answer_is(text)
+    if said is not None and _ANY.search(said):
+        return _result(said)
+    found: list[str] = _ANY.findall(text)
+    return _value(found[-1]) if found else None
+
+
+def _result(statement: str) -> Decimal | None:
+    """The first number behind the last "=", unless a calculation goes on behind it."""
+    result = statement.rpartition("=")[2]
+    number = _ANY.search(result)
+    return None if number is None or _GOES_ON.match(result, number.end()) else _value(number[0])
+
+
+def _value(number: str) -> Decimal:
+    sign = "-" if re.search(r"[-\u2212]", number) else ""
+    return Decimal(sign + re.sub(r"[^0-9.]", "", number))

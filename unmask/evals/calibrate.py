@@ -1,0 +1,231 @@
+"""The settings of a method with the fewest forwards whose loss of accuracy stays within a budget, with 95 % confidence.
+
+Three disjoint parts of a task's items, so that nothing is judged by what it was chosen on:
+
+    search      finds candidates (evals/search.py) and puts them in order, from the safest to the boldest.
+    validation  tests them in that order at the 5 % level, up to the first that fails; the last that passed is the result.
+                The order is fixed before, so however many are tested a wrong one passes with a chance of at most 5 %
+                (fixed sequence testing, Learn then Test, arXiv 2110.01052). That holds for one calibration: whoever
+                repeats it until it pleases has chosen on the validation part.
+    report      what the result is worth on items that neither has seen.
+
+Answers are kept in a file a candidate, and the search is a function of them: a calibration that was stopped goes through
+its trials again without decoding.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from unmask.errors import ConfigError
+from unmask.evals.run import BATCH, Run, evaluate
+from unmask.evals.search import Standing, Trial, frontier, new_study, search, standing
+from unmask.evals.space import numbers, space
+from unmask.evals.statistics import loss_bound
+from unmask.evals.task import Item, Task
+from unmask.files import digest
+from unmask.methods.method import Method, whole
+from unmask.models.denoiser import Denoiser
+
+SEARCH, VALIDATION = 0.3, 0.4  # the rest is the report's
+RUNGS = (0.25, 0.5, 1.0)  # shares of the search part after which a candidate may be stopped
+
+Report = Callable[[str, float, int], None]
+
+
+class Parts(NamedTuple):
+    """The items of the three stages, disjoint and together all there are."""
+
+    search: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    report: tuple[Item, ...]
+
+
+def split(items: Sequence[Item], seed: int) -> Parts:
+    """Shuffle items and deal them out: 30, 40 and 30 %.
+
+    >>> [len(part) for part in split([Item(id=str(n), prompt="", reference="") for n in range(10)], seed=0)]
+    [3, 4, 3]
+    """
+    shuffled = tuple(random.Random(seed).sample(items, len(items)))
+    first, second = round(SEARCH * len(items)), round((SEARCH + VALIDATION) * len(items))
+    return Parts(shuffled[:first], shuffled[first:second], shuffled[second:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to calibrate, and on what.
+
+    Attributes:
+        task: its items are dealt out to the three parts.
+        method: whose numbers are moved.
+        against: the method that the loss is measured against, often `method` as it is.
+        budget: largest loss of accuracy, in points.
+        trials: candidates of the search, `method` as it is among them.
+        seed: of the split and the search.
+        max_new_tokens: length of an answer; None: the method's own, or the task's.
+    """
+
+    task: Task
+    method: Method
+    against: Method
+    budget: float
+    trials: int = 50
+    seed: int = 0
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("trials", self.trials, 2, required=True)
+        if not 0 < self.budget <= 100:
+            raise ConfigError(f"budget must be a loss in points, above 0 and at most 100, got {self.budget:g}")
+        items, have = len(self.task.items), len(self.parts.validation)
+        if items < 10:
+            raise ConfigError(f"{items} items are too few to search, validate and report: use 10 or more, better hundreds")
+        if loss_bound(0, 0, have) > self.budget / 100:
+            least, usual = (Standing(lost=lost, gained=lost, n=100).enough(self.budget / 100) for lost in (0, 5))
+            raise ConfigError(
+                f"with {items} items a loss within {self.budget:g} points cannot be certified: use --limit {limit(least)} or "
+                f"more, about {limit(usual)} where a tenth of the answers differ, or "
+                f"--budget {100 * loss_bound(0, 0, have) + 0.05:.1f}"
+            )
+
+    @property
+    def parts(self) -> Parts:
+        return split(self.task.items, self.seed)
+
+    @property
+    def answer_length(self) -> int:
+        return self.max_new_tokens or self.method.max_new_tokens or self.task.max_new_tokens
+
+
+def limit(validation: int) -> int:
+    """How many items make a validation part of at least this size."""
+    return max(10, math.ceil((validation + 1) / VALIDATION))
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """A candidate on the validation part, and whether it was certified."""
+
+    __test__ = False  # not one of pytest's
+
+    method: Method
+    standing: Standing
+    passed: bool
+
+
+def validate(candidates: Iterable[Method], judge: Callable[[Method], Standing], budget: float) -> list[Test]:
+    """Test candidates in their order up to the first that fails: all but the last are certified, the last may be.
+
+    A wrong one passes with a chance of at most 5 %, however many are tested: it would have to be the first wrong one.
+    """
+    tests: list[Test] = []
+    for candidate in candidates:
+        now = judge(candidate)
+        tests.append(Test(method=candidate, standing=now, passed=now.bound() <= budget))
+        if not tests[-1].passed:
+            break
+    return tests
+
+
+# --- the three stages -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was found.
+
+    Attributes:
+        certified: the boldest candidate that passed; None where none did, and the method stays as it was.
+        trials, tests: of the search and of the validation, in their order.
+        runs: over the report part: "against" unless that is the default, "default", and "calibrated" if one was certified.
+    """
+
+    certified: Test | None
+    trials: tuple[Trial, ...]
+    tests: tuple[Test, ...]
+    runs: tuple[Run, ...]
+
+
+def calibrate(
+    model: Denoiser,
+    plan: Plan,
+    *,
+    folder: Path | None = None,
+    weights: str = "",
+    batch: int = BATCH,
+    report: Report | None = None,
+) -> Calibration:
+    """Search, validate and report.
+
+    Args:
+        folder: keeps the answers, a file a candidate; what is in it is not answered again.
+        weights, batch: as in `evaluate`.
+        report: called as report(stage, steps done, steps there are at most), with fractions of a step.
+
+    Raises:
+        ConfigError: optuna is not installed, or the method's blocks do not divide the answer.
+        PromptTooLong: no item fits into the model.
+    """
+    study, parts, budget = new_study(plan.seed), plan.parts, plan.budget / 100
+
+    def ask(method: Method, items: tuple[Item, ...], stage: str, step: int, steps: int, first: int | None = None) -> Run:
+        def note(name: str, done: int, right: float) -> None:
+            if report is not None:
+                report(stage, step + done / len(items), steps)
+
+        return evaluate(
+            model,
+            replace(plan.task, items=items[:first]),
+            {digest(method.to_dict()): method},
+            folder=folder,
+            weights=weights,
+            batch=batch,
+            max_new_tokens=plan.max_new_tokens,
+            report=note,
+        )[0]
+
+    trials: list[Trial] = []
+    yardstick = ask(plan.against, parts.search, "search", 0, 1 + plan.trials)
+
+    def preview(method: Method, first: int) -> Standing:
+        run = ask(method, parts.search, "search", 1 + len(trials), 1 + plan.trials, first)
+        return standing(run, replace(yardstick, records=yardstick.records[:first]))
+
+    proposals = search(
+        study,
+        plan.method,
+        space(plan.method, plan.answer_length),
+        preview,
+        start=numbers(plan.method, plan.answer_length),
+        rungs=sorted({math.ceil(share * len(parts.search)) for share in RUNGS}),
+        validation=len(parts.validation),
+        budget=budget,
+    )
+    for trial in itertools.islice(proposals, plan.trials):
+        trials.append(trial)
+
+    candidates = [trial.method for trial in frontier(trials, len(parts.validation))]
+    base = ask(plan.against, parts.validation, "validation", 0, 1 + len(candidates))
+
+    def judge(method: Method) -> Standing:
+        step = 1 + candidates.index(method)
+        return standing(ask(method, parts.validation, "validation", step, 1 + len(candidates)), base)
+
+    tests = validate(candidates, judge, budget)
+    certified = next((test for test in reversed(tests) if test.passed), None)
+
+    named = {} if plan.against == plan.method else {"against": plan.against}
+    named |= {"default": plan.method} | ({"calibrated": certified.method} if certified else {})
+    runs = [
+        replace(ask(method, parts.report, "report", step, len(named)), name=name)
+        for step, (name, method) in enumerate(named.items())
+    ]
+    return Calibration(certified=certified, trials=tuple(trials), tests=tuple(tests), runs=tuple(runs))

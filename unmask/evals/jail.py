@@ -1,0 +1,286 @@
+"""The inside of evals/sandbox.py: builds a jail out of Linux namespaces, runs one program in it, prints the verdict.
+
+    echo '{"program": "assert 1 + 1 == 2", ...}' | python -I -S jail.py
+
+Standard library only, and a script of its own: making namespaces needs a process with one thread. It becomes three:
+
+    launcher    moves into new namespaces, builds the jail's file system, waits
+    init        process 1 of the new PID namespace: watches the program, holds the verdict; when it ends, the kernel kills
+                whatever is left in there. It keeps its capabilities, so that the program cannot trace or kill it.
+    program     no capabilities, no new ones either, limits, a system call filter; a new interpreter
+"""
+
+import ctypes
+import json
+import math
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
+MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
+MOUNT_SETATTR, ATTR_RDONLY, ATTR_NOSUID = 442, 0x1, 0x2  # the call's number, the same on every architecture
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+
+# What would reach around a namespace or a limit, by machine: socket (vsock has no namespace), io_uring_setup (makes
+# sockets, too), shmget, semget, msgget, memfd_create (memory that no limit counts), add_key, request_key, keyctl (keys
+# of the session). The first number is the machine's name for the kernel's filter.
+FORBIDDEN: Mapping[str, tuple[int, tuple[int, ...]]] = {
+    "x86_64": (0xC000003E, (41, 425, 29, 64, 68, 319, 248, 249, 250)),
+    "aarch64": (0xC00000B7, (198, 425, 194, 190, 186, 279, 217, 218, 219)),
+}
+
+NOBODY = 65534
+SCRATCH_BYTES, FILES = 64 * 2**20, 64  # of the folder /tmp; open at once
+START_SECONDS = 30.0  # until the interpreter runs; not the program's time
+TAIL_BYTES = 4096
+READY, OUT_OF_MEMORY = b"ready", 77
+
+# The new interpreter's first lines. The nonce lives in a frame of the program's own process: whoever walks the frames
+# finds it, but nothing that a program does on the way to some other end writes it to descriptor 3.
+RUNNER = f"""
+import os, sys
+def run(write, leave, nonce):
+    sys.path += sys.argv[1:]
+    sys.argv[:] = ["/program.py"]
+    module = sys.modules["program"] = type(sys)("program")
+    with open("/program.py", "rb") as file:
+        source = file.read()
+    write(3, {READY!r})
+    try:
+        exec(compile(source, "/program.py", "exec"), module.__dict__)
+    except MemoryError:
+        leave({OUT_OF_MEMORY})
+    write(3, nonce)
+    leave(0)
+run(os.write, os._exit, sys.stdin.buffer.read())
+"""
+ENVIRONMENT = {
+    "HOME": "/tmp",
+    "PATH": "/usr/bin:/bin",
+    "PYTHONHASHSEED": "0",  # the same program, the same verdict
+    "PYTHONUTF8": "1",
+    "OMP_NUM_THREADS": "1",  # a second thread is refused
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *arguments: Any) -> None:
+    """A function of libc by its name. Raises OSError that names it."""
+    if getattr(libc, name)(*arguments) == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    texts = [text.encode() if text is not None else None for text in (source, target, kind, options)]
+    call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3])
+
+
+def freeze(target: str, *, below: bool) -> None:
+    """Make a mount read-only, with all `below` it or alone."""
+    attributes = struct.pack("4Q", ATTR_RDONLY | ATTR_NOSUID, 0, 0, 0)
+    size = ctypes.c_size_t(len(attributes))
+    call("syscall", ctypes.c_long(MOUNT_SETATTR), AT_FDCWD, target.encode(), AT_RECURSIVE * below, attributes, size)
+
+
+def isolate() -> None:
+    """Move into new namespaces; every id that is this user's own keeps its number in there."""
+    uid, gid, place = os.getuid(), os.getgid(), f"/proc/{os.getpid()}"
+    maps = {"uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}
+    if uid == 0:  # all ids: root may need its power over other people's folders to reach the interpreter
+        for name in maps:
+            with open(f"/proc/self/{name}") as file:
+                maps[name] = "\n".join("{0} {0} {2}".format(*line.split()) for line in file)
+    else:
+        maps = {"setgroups": "deny", **maps}
+    waiting, moved = os.pipe()
+    helper = os.fork()
+    if helper == 0:  # only a process that stayed outside may write root's maps
+        os.close(moved)
+        if not os.read(waiting, 1):
+            os._exit(0)
+        code = 255
+        try:
+            for name, content in maps.items():
+                with open(f"{place}/{name}", "w") as file:
+                    file.write(content)
+            code = 0
+        except OSError as error:
+            code = error.errno or code
+        finally:
+            os._exit(code)
+    call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC)
+    os.write(moved, b"!")
+    code = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+    if code != 0:
+        raise OSError(code, f"uid_map: {os.strerror(code)}")
+
+
+def build(program: bytes, places: Mapping[str, str]) -> None:
+    """Change to a file system of nothing but `places` (path inside -> path outside), read-only, and a small /tmp."""
+    os.umask(0o022)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    os.mkdir("/tmp/outside")
+    call("pivot_root", b"/tmp", b"/tmp/outside")
+    os.chdir("/")
+    os.makedirs("/jail/tmp")
+    mount("tmpfs", "/jail/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={SCRATCH_BYTES},nr_inodes=4096")
+    for inside, outside in sorted(places.items()):
+        source, target = f"/outside{outside}", f"/jail{inside}"
+        if os.path.exists(target):  # part of one that came before
+            continue
+        if os.path.isdir(source):
+            os.makedirs(target)
+        else:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            open(target, "x").close()
+        mount(source, target, None, MS_BIND | MS_REC)
+        freeze(target, below=True)
+    with open("/jail/program.py", "xb") as file:
+        file.write(program)
+    call("umount2", b"/outside", MNT_DETACH)
+    freeze("/", below=False)
+    os.chroot("/jail")  # in a chroot nobody gets another user namespace, and with it new powers
+    os.chdir("/tmp")
+
+
+def forbid(machine: int, numbers: Sequence[int]) -> None:
+    """Answer these system calls of this process and its heirs with EPERM; kill it for calls of another machine's kind."""
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
+    steps = [(load, 0, 0, 4), (equal, 1, 0, machine), (answer, 0, 0, kill), (load, 0, 0, 0)]
+    steps += [(at_least, len(numbers) + 1, 0, 0x40000000)]  # x32: the same calls under other numbers
+    steps += [(equal, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
+    steps += [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HP", len(steps), ctypes.addressof(code))
+    call("prctl", PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    call("prctl", PR_SET_SECCOMP, ctypes.c_ulong(2), program)
+
+
+def become_program(descriptors: Sequence[int], command: list[str], seconds: float, memory_bytes: int) -> None:
+    """Give up everything and start the interpreter; `descriptors` become its 0, 1, 2, 3."""
+    os.setsid()  # kill(0, ...) reaches a process group across PID namespaces
+    kept = [os.dup(descriptor) for descriptor in descriptors]
+    for number, descriptor in enumerate(kept):
+        os.dup2(descriptor, number)
+    os.closerange(len(kept), os.sysconf("SC_OPEN_MAX"))
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    for limit, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, math.floor(seconds) + 1),  # counts whole ones, a little behind what `supervise` reads
+        (resource.RLIMIT_FSIZE, SCRATCH_BYTES),
+        (resource.RLIMIT_NOFILE, FILES),
+        (resource.RLIMIT_NPROC, 0),  # no second process or thread: the memory limit counts one process
+        (resource.RLIMIT_CORE, 1),  # unlike 0 it also keeps a dump from the kernel's core_pattern program
+        (12, 0),  # RLIMIT_MSGQUEUE, which the module does not name
+    ):
+        allowed = resource.getrlimit(limit)[1]
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(limit, (most, most))
+    forbid(*FORBIDDEN[os.uname().machine])
+    os.execve(command[0], command, ENVIRONMENT)
+
+
+def watch(child: int, output: int, verdict: int, wall_seconds: float) -> tuple[bytes, bytes, bool]:
+    """What the program said on each descriptor (the output's tail), until it ended or its time was over (True)."""
+    ended, tail, said = os.pidfd_open(child), b"", b""
+    streams, deadline, started = [output, verdict], time.monotonic() + START_SECONDS, False
+    while (left := deadline - time.monotonic()) > 0:
+        ready = select.select([ended, *streams], [], [], left)[0]
+        if ready == [ended]:  # and nothing more to read
+            return tail, said, False
+        for stream in set(ready) - {ended}:
+            chunk = os.read(stream, 2**16)
+            if not chunk:
+                streams.remove(stream)
+            elif stream == output:
+                tail = (tail + chunk)[-TAIL_BYTES:]
+            else:
+                said = (said + chunk)[:TAIL_BYTES]
+        if not started and said:
+            started, deadline = True, time.monotonic() + wall_seconds
+    return tail, said, True
+
+
+def supervise(command: list[str], seconds: float, wall_seconds: float, memory_bytes: int) -> dict[str, str]:
+    """Process 1: start the program, watch it, judge it."""
+    call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nonce = os.urandom(16)
+    (stdin, secret), (output, stdout), (verdict, report) = os.pipe(), os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            become_program((stdin, stdout, stdout, report), command, seconds, memory_bytes)
+        except BaseException as error:
+            os.write(2, f"{error}\n".encode())
+        finally:
+            os._exit(1)
+    for descriptor in (stdin, stdout, report):
+        os.close(descriptor)
+    try:
+        os.write(secret, nonce)
+        os.close(secret)
+    except BrokenPipeError:
+        pass  # it did not start, which is seen below
+    tail, said, late = watch(child, output, verdict, wall_seconds)
+    os.kill(child, signal.SIGKILL)
+    _, ended, used = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(ended)
+    text = tail.decode(errors="replace")
+    last = text.strip().rpartition("\n")[2]
+    if not said.startswith(READY):
+        return {"refused": f"the interpreter does not start in it: {last}"}
+    if used.ru_utime + used.ru_stime >= seconds:
+        status, reason = "timed out", f"needed more than {seconds:g} s of processor time"
+    elif late:
+        status, reason = "timed out", f"ran longer than {wall_seconds:g} s"
+    elif code == OUT_OF_MEMORY:
+        status, reason = "out of memory", f"needed more than {memory_bytes} bytes"
+    elif code == 0 and said == READY + nonce:
+        status, reason = "passed", ""
+    elif code < 0:
+        status, reason = "failed", f"killed by signal {-code}"
+    else:
+        status, reason = "failed", "ended before its last line" if code == 0 else last or f"exit code {code}"
+    return {"status": status, "reason": reason, "output": text}
+
+
+def main() -> None:
+    """Read the request from stdin and write the answer, {"status", "reason", "output"} or {"refused"}, to stdout."""
+    request = json.load(sys.stdin)
+    try:
+        if os.uname().machine not in FORBIDDEN:
+            raise OSError(f"no list of system calls for {os.uname().machine}")
+        isolate()
+        build(request["program"].encode(errors="surrogatepass"), request["places"])
+    except OSError as error:
+        print(json.dumps({"refused": error.strerror or str(error)}))
+        return
+    command = [request["python"], "-PsSBu", "-c", RUNNER, *request["packages"]]
+    limits = [request[name] for name in ("seconds", "wall_seconds", "memory_bytes")]
+    if os.fork() == 0:
+        try:
+            print(json.dumps(supervise(command, *limits)), flush=True)
+        finally:
+            os._exit(0)
+    os.wait()
+
+
+if __name__ == "__main__":
+    main()

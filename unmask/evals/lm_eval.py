@@ -1,0 +1,307 @@
+"""unmask's models in EleutherAI's lm-evaluation-harness. It knows no decoding, only how to ask for it.
+
+    python -m unmask.evals.lm_eval --model unmask --model_args model=unmask-tiny,method=r2-dllm --tasks gsm8k
+
+is the harness's own `lm_eval` command with all its options, and the model `unmask` besides. Version 0.4.13 looks for no
+plug-ins; its successors do (upstream pull request 4013), and find `unmask` under the plain `lm_eval` by our entry point.
+From Python call `register()`, then `lm_eval.simple_evaluate(model="unmask", ...)`, or hand it an `UnmaskLM`.
+
+A chat template is applied where `--apply_chat_template` asks for it and nowhere else. One process, one device.
+"""
+
+import inspect
+import itertools
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import model_registry
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
+from tqdm import tqdm
+
+from unmask.engine.generate import DEFAULT_METHOD
+from unmask.engine.request import Request
+from unmask.engine.simple import decode
+from unmask.engine.text import decode as to_text
+from unmask.errors import ConfigError, UnmaskError, unknown
+from unmask.evals.likelihood import greedy, log_likelihoods
+from unmask.files import digest
+from unmask.methods import TABLE, load, options
+from unmask.methods.method import Method, whole
+from unmask.models import loading
+
+# Below the harness's own logger, whose level and handler it takes.
+LOG = logging.getLogger("lm_eval.unmask")
+# Tokens of an answer where neither the task nor the method says: what the harness's other models take.
+DEFAULT_NEW_TOKENS = 256
+# What a task may ask of an answer, once the harness has translated its other spellings.
+SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+
+
+class UnmaskLM(TemplateLM):  # type: ignore[misc]
+    """A model and a method, as the harness asks them.
+
+    Args:
+        model: an embedded model, a checkpoint folder or a Hugging Face id.
+        method: a preset or a YAML file of settings.
+        batch_size: prompts decoded at once; for likelihoods, rows of a forward.
+        device, dtype: as `unmask.load` takes them.
+        draws: masks an answer whose likelihood is estimated (evals/likelihood.py).
+        seed: of samples and of masks.
+        settings: options of the method (threshold=0.8), or fields of its file. What a task says of length and sampling
+            wins over `max_new_tokens`, `temperature`, `top_p` and `top_k`.
+
+    Raises ConfigError on an unknown option, naming the valid ones, or a bad value; ModelError as `unmask.load` does.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "unmask-tiny",
+        method: str = DEFAULT_METHOD,
+        batch_size: int | str = 1,
+        device: str = "auto",
+        dtype: str = "auto",
+        draws: int = 128,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.method = _method(method, settings)
+        rows = int(batch_size) if str(batch_size).isdigit() else batch_size  # --batch_size arrives as text
+        whole("batch_size", rows, 1, required=True)
+        whole("draws", draws, 1, required=True)
+        whole("seed", seed, 0, required=True)
+        self.batch_size, self.draws, self.seed = int(rows), draws, seed
+        self.model = loading.load(model, device=device, dtype=dtype)
+        self.tokenizer = self.model.tokenizer
+        if self.tokenizer is None:
+            raise ConfigError(f"{model} has no tokenizer, and the harness asks in text")
+        self.spent: Counter[str] = Counter(answers=0, tokens=0, forwards=0)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
+        """Model args win over the harness's --batch_size and --device, which have values even where nobody gave them."""
+        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if given.get("device") == "cuda:0":  # the harness's default on any machine; auto is the same where there is one
+            given["device"] = "auto"
+        return cls(**given | arg_dict)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
+        """The same from "key=value,key=value"."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness writes into the results: which weights, how they were asked, and what the answers cost."""
+        tokens, forwards = self.spent["tokens"], self.spent["forwards"]
+        return {
+            "model_num_parameters": sum(parameter.numel() for parameter in self.model.network.parameters()),
+            "model_dtype": str(self.model.dtype),
+            "model_sha": loading.fingerprint(loading.locate(self.model.name)),
+            "unmask": {
+                "method": self.method.to_dict(),
+                "batch_size": self.batch_size,
+                "device": str(self.model.device),
+                "draws": self.draws,
+                "seed": self.seed,
+                "generated": {**self.spent, "tokens_per_forward": tokens / forwards if forwards else 0.0},
+            },
+        }
+
+    # --- text and tokens
+
+    @property
+    def max_length(self) -> int:
+        return self.model.spec.max_length
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.model.spec.eos_ids[0]
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that has nothing before it."""
+        start: int | None = self.tokenizer.bos_token_id
+        return self.eot_token_id if start is None else start
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names vocabulary and template by what is in them, for the harness's cache of prompts."""
+        return digest({"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template})
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids; a text that begins with its BOS, as chat templates write it, gets no second one."""
+        if add_special_tokens is None:
+            start = self.tokenizer.bos_token
+            add_special_tokens = start is None or not string.startswith(start)
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+        return ids
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The turns as one text; without a generation prompt the last turn is how the answer begins."""
+        if self.tokenizer.chat_template is None:
+            raise ConfigError(f"{self.model.name} has no chat template: leave --apply_chat_template out")
+        text: str = self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return text
+
+    # --- what the harness asks
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers up to their first EOS or stop string, cut to their `max_gen_toks`."""
+        repeats: Counter[str] = Counter()  # what is asked again wants another sample
+        asked: list[Request] = []
+        for context, settings in (instance.args for instance in requests):
+            question = repr((context, settings))
+            asked.append(self._request(context, settings, self.seed + repeats[question]))
+            repeats[question] += 1
+        lengths = [self._whole_blocks(request.max_new_tokens) for request in asked]
+        prompts = self._shortened([request.prompt for request in asked], lengths)
+        answers = [""] * len(asked)
+        spent: Counter[str] = Counter(answers=len(asked))
+        sizes = [(length, len(prompt)) for length, prompt in zip(lengths, prompts, strict=True)]
+        for chunk in self._batches(sizes, "generate_until", disable_tqdm):
+            batch = [replace(asked[place], prompt=prompts[place], max_new_tokens=lengths[place]) for place in chunk]
+            for place, completion in zip(chunk, decode(self.model, batch), strict=True):
+                wanted, text = asked[place].max_new_tokens, completion.text
+                if completion.tokens > wanted:
+                    text = to_text(self.tokenizer, completion.token_ids[:wanted])
+                spent.update(tokens=min(completion.tokens, wanted), forwards=completion.forwards)
+                answers[place] = text
+                self.cache_hook.add_partial("generate_until", requests[place].args, text)
+        self.spent.update(spent)
+        rate = spent["tokens"] / max(1, spent["forwards"])
+        LOG.info(
+            f"{len(asked)} answers: {spent['tokens']} tokens to the first EOS or stop, {spent['forwards']} forwards, "
+            f"{rate:.2f} tokens per forward"
+        )
+        return answers
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether the model would write it by itself."""
+        answers = [answer for _, _, answer in requests]
+        prompts = self._shortened([prompt for _, prompt, _ in requests], [len(answer) for answer in answers])
+        scores = [(0.0, False)] * len(requests)
+        sizes = [(0, len(prompt) + len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+        for chunk in self._batches(sizes, "loglikelihood", disable_tqdm):
+            pairs = [(prompts[place], answers[place]) for place in chunk]
+            found = log_likelihoods(self.model, pairs, draws=self.draws, seed=self.seed, batch_size=self.batch_size)
+            same = greedy(self.model, pairs, batch_size=self.batch_size)
+            for place, score in zip(chunk, zip(found, same, strict=True), strict=True):
+                scores[place] = score
+                self.cache_hook.add_partial("loglikelihood", requests[place][0], score)
+        return scores
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of each text: the sum over windows as long as the context, each after one token of the one before.
+
+        The last window has more before it, so that it is as long as the others.
+        """
+        texts = [instance.args[0] for instance in requests]
+        windows = [
+            (number, make_disjoint_window(window))
+            for number, text in enumerate(texts)
+            for window in get_rolling_token_windows(
+                self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length - 1, context_len=1
+            )
+        ]
+        totals = [0.0] * len(texts)
+        sizes = [(0, len(prompt) + len(answer)) for _, (prompt, answer) in windows]
+        for chunk in self._batches(sizes, "loglikelihood_rolling", disable_tqdm):
+            pairs = [windows[place][1] for place in chunk]
+            found = log_likelihoods(self.model, pairs, draws=self.draws, seed=self.seed, batch_size=self.batch_size)
+            for place, log_likelihood in zip(chunk, found, strict=True):
+                totals[windows[place][0]] += log_likelihood
+        for text, total in zip(texts, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+        return totals
+
+    # --- how it is asked of the engine
+
+    def _request(self, context: str, settings: dict[str, Any], seed: int) -> Request:
+        """A task's question; `max_new_tokens` is what it asks for, not yet in whole blocks."""
+        chosen = normalize_gen_kwargs(settings, self.method.max_new_tokens or DEFAULT_NEW_TOKENS)
+        for name in chosen:
+            if name not in SETTINGS:
+                raise unknown("generation setting", name, SETTINGS)
+        whole("max_gen_toks", chosen["max_gen_toks"], 1, required=True)
+        # The method checks the task's numbers like its own, and keeps its own where the task has none.
+        method = self.method.change(**{name: chosen[name] for name in ("temperature", "top_p", "top_k") if name in chosen})
+        return Request(
+            prompt=tuple(self.tok_encode(context) or [self.prefix_token_id]),
+            method=method,
+            max_new_tokens=chosen["max_gen_toks"],
+            temperature=method.temperature or 0.0,
+            top_p=method.top_p,
+            top_k=method.top_k,
+            seed=seed,
+            stop=tuple(string for string in chosen["until"] if string),
+        )
+
+    def _whole_blocks(self, tokens: int) -> int:
+        block = self.method.block_length or tokens
+        return -(-tokens // block) * block
+
+    def _shortened(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Prompts without their beginning where that and an answer of so many tokens do not fit; the last token stays."""
+        rooms = [max(1, self.max_length - length) for length in lengths]
+        cut = sum(len(prompt) > room for prompt, room in zip(prompts, rooms, strict=True))
+        if cut:
+            LOG.warning(
+                f"{cut} of {len(prompts)} prompts lost their beginning: the model takes {self.max_length} tokens in all"
+            )
+        return [tuple(prompt[-room:]) for prompt, room in zip(prompts, rooms, strict=True)]
+
+    def _batches(self, sizes: Sequence[tuple[int, int]], label: str, quiet: bool) -> Iterator[list[int]]:
+        """Places in `sizes`, `batch_size` at a time and the largest first; those with different first numbers stay apart."""
+        order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
+        # None: a progress bar only where a terminal shows it.
+        with tqdm(total=len(order), desc=label, disable=quiet or None) as bar:
+            for _, group in itertools.groupby(order, key=lambda place: sizes[place][0]):
+                while chunk := list(itertools.islice(group, self.batch_size)):
+                    yield chunk
+                    bar.update(len(chunk))
+
+
+def _method(name: str, settings: dict[str, Any]) -> Method:
+    """A preset with these options, or a file of settings with these settings instead of its own."""
+    if name in TABLE:
+        own = [name for name, given in inspect.signature(UnmaskLM).parameters.items() if given.kind is given.KEYWORD_ONLY]
+        for option in settings:
+            if option not in (known := options(name)):
+                raise unknown("model argument", option, {*own, *known})
+    return load(name, **settings)
+
+
+def register() -> None:
+    """Make `unmask` a model of the harness in this process; calling it again changes nothing."""
+    if "unmask" not in model_registry:
+        model_registry.register("unmask", target="unmask.evals.lm_eval:UnmaskLM")
+
+
+def main() -> None:
+    """The harness's command line. Our errors are one line and exit code 2."""
+    register()
+    try:
+        cli_evaluate()
+    except UnmaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""MATH-500: 500 problems of MATH's test split (Lightman et al. 2023, arXiv 2305.20050; github.com/openai/prm800k)."""
+
+from unmask.evals import shots
+from unmask.evals.answers import after_answer_is, boxed
+from unmask.evals.math_verifier import MathVerifier
+from unmask.evals.reading import files, read
+from unmask.evals.task import Item, Source, Task, chosen
+
+FIELDS = {"problem": str, "solution": str, "answer": str, "level": int, "unique_id": str}
+LONGEST = 1000  # characters of an answer; the keys have 60 at most, and parsing takes ever longer
+FORMAT = r"Reason step by step and put the final answer in \boxed{}."
+
+
+def math500(source: Source) -> Task:
+    r"""The problems by their level; right is an answer that math-verify holds for the same as the key.
+
+    The answer is the last \boxed{...}, or where there is none what is said behind "answer is".
+    Raises ConfigError for missing or malformed data, for shots, or where math-verify is not installed.
+    """
+    shots.refuse("math500", source)
+    path = files(source.data, "test.jsonl")[0]
+    items = []
+    for row in read(path, FIELDS, unique="unique_id"):
+        if boxed(row["solution"]) is None:
+            raise row.expected(r'a "solution" with its answer in \boxed{}')
+        items.append(
+            Item(
+                id=row["unique_id"],
+                prompt=f"{row['problem']}\n\n{FORMAT}",
+                reference=row["solution"],
+                group=str(row["level"]),
+                facts={"key": row["answer"]},
+            )
+        )
+    verifier = MathVerifier()
+    return Task(
+        name="math500",
+        items=chosen(items, source, str(path)),
+        metrics=("exact",),
+        score=lambda item, answer: {"exact": _right(verifier, item.facts["key"], answer)},
+        max_new_tokens=512,
+    )
+
+
+def _right(verifier: MathVerifier, key: str, answer: str) -> bool:
+    box = boxed(answer)
+    stated = after_answer_is(answer) if box is None else rf"\boxed{{{box}}}"
+    return stated is not None and len(stated) <= LONGEST and verifier.same(rf"\boxed{{{key}}}", stated)

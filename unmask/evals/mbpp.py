@@ -1,0 +1,79 @@
+"""MBPP: short Python functions from a sentence and its tests (Austin et al. 2021, arXiv 2108.07732; google-research/mbpp).
+
+mbpp.jsonl or its hand-checked subset sanitized-mbpp.json. Task ids 11 to 510 are the test split, 2 to 10 the examples.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from unmask.errors import ConfigError
+from unmask.evals import sandbox
+from unmask.evals.humaneval import STOP, code, defines
+from unmask.evals.reading import Row, files, read
+from unmask.evals.task import Item, Source, Task, chosen
+
+FIELDS = {"task_id": int, "code": str, "test_list": list}
+TEST, EXAMPLES, SHOTS = range(11, 511), range(2, 11), 3
+REQUEST = "Answer with one Python code block."
+
+
+def mbpp(source: Source) -> Task:
+    """The test split after three examples (task ids 2, 3, 4) unless `source.shots` says otherwise; right passes all tests.
+
+    Examples lie between [BEGIN] and [DONE]; without any, a code block is asked for.
+    Raises ConfigError for missing or malformed data, too many shots, or where no sandbox can be made.
+    """
+    number = SHOTS if source.shots is None else source.shots
+    path = files(source.data, "mbpp.jsonl", "sanitized-mbpp.json")[0]
+    rows = [(row["task_id"], _item(row)) for row in read(path, FIELDS, unique="task_id")]
+    examples = [item for task_id, item in rows if task_id in EXAMPLES]
+    if number > len(examples):
+        raise ConfigError(f"{path} has {len(examples)} examples, task ids 2 to 10: ask for no more --shots than that")
+    solved = "".join(f"{item.prompt}\n[BEGIN]\n{item.reference}\n[DONE]\n\n" for item in examples[:number])
+    items = [
+        replace(item, prompt=f"{solved}{item.prompt}\n[BEGIN]\n" if number else f"{item.prompt}\n\n{REQUEST}")
+        for task_id, item in rows
+        if task_id in TEST
+    ]
+    if not items:
+        raise ConfigError(f"{path} has none of the task ids 11 to 510")
+    sandbox.check()
+    return Task(
+        name="mbpp",
+        items=chosen(items, source, str(path)),
+        metrics=("pass",),
+        score=lambda item, answer: {"pass": sandbox.run(_program(item, answer)).passed},
+        max_new_tokens=256,
+        stop=("[DONE]",) if number else STOP,
+        shots=number,
+    )
+
+
+def _item(row: Row) -> Item:
+    """The task without examples around it."""
+    sentence = row.values.get("text", row.values.get("prompt"))
+    setup = row.values.get("test_setup_code", row.values.get("test_imports"))
+    if isinstance(setup, list):
+        setup = "\n".join(map(str, setup))
+    tests: list[Any] = row["test_list"]
+    if not isinstance(sentence, str) or not isinstance(setup, str) or not tests or not all(isinstance(t, str) for t in tests):
+        raise row.expected('a "text" or "prompt", "test_setup_code" or "test_imports", and texts as "test_list"')
+    solution = row["code"].replace("\r\n", "\n").rstrip()
+    called = "\n".join(tests)
+    return Item(
+        id=str(row["task_id"]),
+        prompt=f"You are an expert Python programmer, and here is your task: {sentence.strip()} "
+        f"Your code should pass these tests:\n\n{called}",
+        reference=solution,
+        facts={
+            "names": [name for name in re.findall(r"^def\s+(\w+)", solution, re.M) if re.search(rf"\b{name}\b", called)],
+            "tests": f"{setup}\n{called}",  # the setup may use what the solution defines
+        },
+    )
+
+
+def _program(item: Item, answer: str) -> str:
+    written = answer.rpartition("[BEGIN]")[2].partition("[DONE]")[0]
+    found = code(written, lambda part: any(defines(part, name) for name in item.facts["names"]))
+    return f"{found}\n\n{item.facts['tests']}\n"

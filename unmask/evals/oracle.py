@@ -1,0 +1,46 @@
+"""How few forwards a commit rule could have got by with: the headroom above every method.
+
+An oracle knows the answer that vanilla decoding came to. At each forward of a block it commits every masked position whose
+prediction is that answer's token already; where none is, it writes the true token of the surest position, as vanilla did in
+the end. It is greedy, so a bound for rules that look at one forward at a time, not a proof of the least.
+"""
+
+import torch
+
+from unmask.context.plan import assemble, entire
+from unmask.decode.proposal import surest
+from unmask.engine.generate import encode
+from unmask.evals.run import Record, Run
+from unmask.models.denoiser import Denoiser
+
+
+def oracle(model: Denoiser, vanilla: Run) -> list[int]:
+    """Forwards of the oracle for every item that fits, in blocks like those of `vanilla`, without a cache.
+
+    Like every method it stops once the answer's end is written with nothing masked before it.
+    """
+    return [_forwards(model, vanilla, record) for record in vanilla.records if record.finish_reason != "too long"]
+
+
+@torch.inference_mode()
+def _forwards(model: Denoiser, vanilla: Run, record: Record) -> int:
+    prompt, answer = encode(model, record.prompt), record.token_ids
+    mask_id, device = model.spec.mask_id, model.device
+    # The end itself is written too, where there is one.
+    needed = min(record.tokens + 1, len(answer))
+    truth_T = torch.tensor([*prompt, *answer], device=device)
+    tokens_T = torch.tensor([*prompt, *[mask_id] * len(answer)], device=device)
+    forwards = 0
+    for start in range(0, needed, length := vanilla.method.block(len(answer))):
+        block_L = len(prompt) + torch.arange(start, min(start + length, needed), device=device)
+        while (tokens_T[block_L] == mask_id).any():
+            query = entire(tokens_T.tolist(), len(prompt) + start, len(prompt) + start + len(block_L))
+            logits_LV = model.forward(*assemble([query], device=device), None)
+            confidence_L, candidate_L = (part[0] for part in surest(logits_LV[None], mask_id))
+            open_L = tokens_T[block_L] == mask_id
+            taken_L = open_L & (candidate_L == truth_T[block_L])
+            if not taken_L.any():
+                taken_L[confidence_L.where(open_L, -1.0).argmax()] = True
+            tokens_T[block_L[taken_L]] = truth_T[block_L[taken_L]]
+            forwards += 1
+    return forwards

@@ -1,0 +1,97 @@
+"""Results that people would rather see: accuracy against cost, and what each rule committed. Needs matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.errors import ConfigError
+from unmask.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RIGHT, WRONG, LINE = "#3d7ea6", "#d1603d", "#9aa5b1"
+
+
+def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Accuracy with its interval against forwards and against seconds; the line joins what nothing beats in both.
+
+    `rows` are those of `unmask eval --json`.
+    """
+    figure = _figure(10.5, 4.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _scatter(left, rows, "forwards_mean", "forwards an answer")
+    _scatter(right, rows, "seconds_per_item", "seconds an answer")
+    left.set_ylabel("right answers (%, 95 % interval)")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, value) that no other one matches at lower cost and beats in value, cheapest first.
+
+    >>> frontier([(1.0, 0.5), (2.0, 0.4), (3.0, 0.9)])
+    [0, 2]
+    """
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
+        if not kept or points[index][1] > points[kept[-1]][1]:
+            kept.append(index)
+    return kept
+
+
+def rules(commits: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
+    """For each method a panel: commits of each rule by confidence, the wrong ones apart. Values are RuleCommits' rows."""
+    panels = [(name, row) for name, found in commits.items() for row in found]
+    if not panels:
+        raise ConfigError("no commits to draw")
+    figure = _figure(3.1 * min(4, len(panels)), 2.7 * -(-len(panels) // 4) + 0.5)
+    grid = figure.subplots(-(-len(panels) // 4), min(4, len(panels)), squeeze=False).flatten()
+    for axes, (name, row) in zip(grid, panels, strict=False):
+        count, wrong = row["by_confidence"], row["wrong_by_confidence"]
+        places = [(slot + 0.5) / len(count) for slot in range(len(count))]
+        good = [every - bad for every, bad in zip(count, wrong, strict=True)]
+        axes.bar(places, good, width=0.09, color=RIGHT, label="as vanilla")
+        axes.bar(places, wrong, width=0.09, bottom=good, color=WRONG, label="another token")
+        axes.set_title(f"{name}: {row['rule']}\n{row['commits']} tokens, {row['wrong_share']:.1%} other", fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    grid[0].legend(frameon=False, fontsize=7)
+    figure.supxlabel("confidence at the commit", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: str) -> None:
+    points = [(row[cost], 100 * row["accuracy"]) for row in rows]
+    best = frontier(points)
+    axes.plot([points[index][0] for index in best], [points[index][1] for index in best], color=LINE, linewidth=1, zorder=1)
+    for index, (row, (x, y)) in enumerate(zip(rows, points, strict=True)):
+        below, above = y - 100 * row["accuracy_low"], 100 * row["accuracy_high"] - y
+        colour = RIGHT if index in best else LINE
+        axes.errorbar(x, y, yerr=[[below], [above]], fmt="o", color=colour, markersize=5, elinewidth=0.8, capsize=2)
+        axes.annotate(row["method"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.margins(x=0.25)
+    axes.grid(color="#e6e9ed", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("pictures need matplotlib: pip install 'unmask[eval]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    form = path.suffix.lstrip(".") or "png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda place: figure.savefig(place, dpi=140, format=form))

@@ -1,0 +1,153 @@
+"""The search of a calibration: which settings of a method are worth a test. It knows no model; someone else judges.
+
+optuna's TPE proposes numbers. A candidate is judged on a growing share of the items and stopped when it is hopeless, so
+that most of the work goes into those that matter. Two objectives: the forwards, and the loss that the validation part
+could not rule out at the rates seen so far; what would be certified counts as feasible.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unmask.errors import ConfigError
+from unmask.evals.run import Run
+from unmask.evals.space import Range, tuned
+from unmask.evals.statistics import loss_bound, mcnemar
+from unmask.methods.method import Method
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+
+RIVALS = 2  # faster and more accurate candidates that stop one: a single one may be luck
+STRIDE = 0.02  # each bolder candidate must save this share of the forwards, or it is not worth its test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a method stands to another one on the same items.
+
+    Attributes:
+        lost, gained: items that only the other, or only this method got right.
+        n: all items.
+        forwards: its forwards as a share of the other's.
+    """
+
+    lost: int
+    gained: int
+    n: int
+    forwards: float = 1.0
+
+    @property
+    def loss(self) -> float:
+        return (self.lost - self.gained) / self.n
+
+    def bound(self, n: int | None = None) -> float:
+        """Upper 95 % bound of the loss; with `n`, what that many items would show at the same rates."""
+        scale = 1.0 if n is None else n / self.n
+        return loss_bound(self.lost * scale, self.gained * scale, self.n * scale)
+
+    def exceeds(self, budget: float) -> bool:
+        """Whether the loss is over the budget with 95 % confidence."""
+        return -loss_bound(self.gained, self.lost, self.n) > budget
+
+    def enough(self, budget: float) -> int:
+        """How many items would certify a budget above the loss, at these rates.
+
+        >>> Standing(lost=0, gained=0, n=1).enough(0.02), Standing(lost=3, gained=2, n=100).enough(0.02)
+        (180, 1537)
+        """
+        assert self.loss < budget, "no number of items certifies a budget below the loss"
+        most = 1
+        while self.bound(most) > budget:
+            most *= 2
+        return bisect_left(range(most), True, lo=most // 2 + 1, key=lambda n: self.bound(n) <= budget)
+
+
+def standing(run: Run, base: Run) -> Standing:
+    """Compare two runs over the same items; forwards over those that fit into the model."""
+    test = mcnemar(base.right(), run.right())
+    ours, theirs = (sum(record.forwards for record in one.records) for one in (run, base))
+    return Standing(lost=test.lost, gained=test.gained, n=len(run.records), forwards=ours / theirs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A candidate, and how it stood after the whole search part, or where it was stopped (not `finished`)."""
+
+    method: Method
+    standing: Standing
+    finished: bool
+
+
+def new_study(seed: int) -> "Study":
+    """Two numbers to make small by TPE, the same proposals for the same answers. Raises ConfigError without optuna."""
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("calibrating needs optuna: pip install 'unmask[eval]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=seed))
+
+
+def search(
+    study: "Study",
+    method: Method,
+    ranges: Mapping[str, Range],
+    judge: Callable[[Method, int], Standing],
+    *,
+    start: Mapping[str, float],
+    rungs: Sequence[int],
+    validation: int,
+    budget: float,
+) -> Iterator[Trial]:
+    """Move the numbers of a method, without end; equal studies and judgements give equal trials.
+
+    Args:
+        study: from `new_study`.
+        judge: (candidate, n) -> how it stands on the first n items of the search part.
+        start: the numbers of the first trial.
+        rungs: growing numbers of items after which a candidate may be stopped.
+        validation: how many items will test the result.
+        budget: largest loss, as a share.
+    """
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    distributions: dict[str, BaseDistribution] = {
+        key: FloatDistribution(low, high) if step is None else IntDistribution(int(low), int(high), step=step)
+        for key, (low, high, step) in ranges.items()
+    }
+    study.enqueue_trial(dict(start))
+    heats: list[list[Standing]] = [[] for _ in rungs]
+    while True:
+        trial = study.ask(distributions)
+        candidate = tuned(method, trial.params)
+        for rung, heat in zip(rungs, heats, strict=True):
+            now = judge(candidate, rung)
+            stopped = hopeless(now, heat, budget)
+            if stopped:
+                break
+            heat.append(now)
+        expected = now.bound(validation)
+        trial.set_constraint("loss", expected - budget)
+        study.tell(trial, [now.forwards, expected])
+        yield Trial(method=candidate, standing=now, finished=not stopped)
+
+
+def hopeless(now: Standing, others: Iterable[Standing], budget: float) -> bool:
+    """Whether to stop a candidate: no faster, surely over the budget, or behind several others on the same items."""
+    rivals = sum(other.forwards <= now.forwards and other.loss < now.loss for other in others)
+    return now.forwards >= 1 or now.exceeds(budget) or rivals >= RIVALS
+
+
+def frontier(trials: Iterable[Trial], validation: int) -> list[Trial]:
+    """What no finished trial beats in both forwards and expected bound, from the safest to the boldest, in worthwhile steps."""
+    finished = [trial for trial in trials if trial.finished]
+    chosen: list[Trial] = []
+    least = 1.0
+    for trial in sorted(finished, key=lambda trial: (trial.standing.bound(validation), trial.standing.forwards)):
+        if trial.standing.forwards <= least * (1 - STRIDE):
+            chosen.append(trial)
+            least = trial.standing.forwards
+    return chosen

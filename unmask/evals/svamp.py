@@ -1,0 +1,45 @@
+"""SVAMP: one-step word problems (Patel et al. 2021, arXiv 2103.07191; github.com/arkilpatel/SVAMP)."""
+
+from decimal import Decimal
+
+from unmask.evals import shots
+from unmask.evals.answers import stated_number
+from unmask.evals.reading import Row, files, read
+from unmask.evals.task import Item, Source, Task, chosen
+
+FIELDS = {"ID": str, "Body": str, "Question": str, "Answer": float, "Type": str}
+FORMAT = 'Reason step by step and end with "The answer is" and the number.'
+
+
+def svamp(source: Source) -> Task:
+    """The 1,000 problems by their operation; right is the number that the answer states, in whatever form.
+
+    Raises ConfigError for missing or malformed data, or shots.
+    """
+    shots.refuse("svamp", source)
+    path = files(source.data, "test.json", "test.jsonl")[0]
+    items = []
+    for row in read(path, FIELDS, unique="ID"):
+        key = Decimal(str(row["Answer"])).normalize()
+        items.append(
+            Item(
+                id=row["ID"],
+                prompt=f"{_question(row)}\n\n{FORMAT}",
+                reference=f"The answer is {key:f}.",
+                group=row["Type"].replace("Divison", "Division"),  # one of the 1,000 is spelt so
+                facts={"key": key},
+            )
+        )
+    return Task(
+        name="svamp",
+        items=chosen(items, source, str(path)),
+        metrics=("exact",),
+        score=lambda item, answer: {"exact": stated_number(answer) == item.facts["key"]},
+        max_new_tokens=256,
+    )
+
+
+def _question(row: Row) -> str:
+    """One sentence or two: a third of the bodies are the first half of the question's sentence."""
+    body = row["Body"].strip()
+    return f"{body}{'' if body.endswith('.') else ','} {row['Question'].strip()}"

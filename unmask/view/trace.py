@@ -1,0 +1,297 @@
+"""A decode as plain data: what every forward wrote, by which rule and how surely. The page and the terminal draw this.
+
+    recorder = Recorder(model, max_new_tokens=128)
+    answers = unmask.generate(model, prompts, max_new_tokens=128, observer=recorder)
+    trace = recorder.trace(0, prompt=prompts[0], method="r2-dllm", completion=answers[0])
+
+A trace knows neither model nor tokenizer: ids have become pieces of text, positions count from the start of the answer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from unmask.engine.request import Completion, FinishReason, StepRecord
+from unmask.engine.text import decode
+from unmask.errors import ConfigError, unknown
+from unmask.files import write_atomically
+from unmask.models.denoiser import Denoiser
+from unmask.view.colours import COLOURS
+
+KIND, VERSION = "unmask trace", 1
+UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
+
+
+class Commit(NamedTuple):
+    """A token written at `place`. `confidence` is None where a step between two forwards (a checked draft) wrote it."""
+
+    place: int
+    token: int
+    rule: str
+    confidence: float | None
+
+
+class Draft(NamedTuple):
+    """What a place that stays masked would have become, and how surely."""
+
+    place: int
+    token: int
+    text: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One forward.
+
+    Attributes:
+        refresh: whether it recomputed everything that it saw.
+        queried: how many tokens it handed to the model.
+        start: where the block begins.
+        commits: what it wrote, in rising order of places.
+        drafts: the places of the block that stay masked.
+    """
+
+    refresh: bool
+    queried: int
+    start: int
+    commits: tuple[Commit, ...]
+    drafts: tuple[Draft, ...]
+
+
+class Cell(NamedTuple):
+    """A place as it looks after some forward: written by a rule, drafted (no rule), or masked (no rule, no text)."""
+
+    text: str | None
+    rule: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """One answer's decode; while it goes on, what the finished answer would say is empty.
+
+    Attributes:
+        model, method, settings: what decoded; settings as `Method.to_dict` gives them.
+        prompt: as it was asked.
+        length: tokens of the answer, filler included.
+        steps: one a forward.
+        pieces: what each place adds to the text: those of the first `tokens` places join to `text` (and what a stop
+            string cut off). Empty for an end of turn, an unwritten place or the first bytes of a character.
+        text, tokens, finish_reason, seconds: as in Completion.
+    """
+
+    model: str
+    method: str
+    settings: Mapping[str, Any]
+    prompt: str
+    length: int
+    steps: tuple[Step, ...]
+    pieces: tuple[str, ...]
+    text: str = ""
+    tokens: int = 0
+    finish_reason: FinishReason | None = None
+    seconds: float = 0.0
+
+    @property
+    def forwards(self) -> int:
+        return len(self.steps)
+
+    def cells(self, forward: int) -> list[Cell]:
+        """Every place after this many forwards."""
+        cells = [Cell(None, None)] * self.length
+        for draft in self.steps[forward - 1].drafts if forward else ():
+            cells[draft.place] = Cell(draft.text, None)
+        for step in self.steps[:forward]:
+            for commit in step.commits:
+                cells[commit.place] = Cell(self.pieces[commit.place], commit.rule)
+        return cells
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back, also after a journey through JSON; commits and drafts are lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ConfigError, KeyError or TypeError where the data is no trace."""
+        parts = {field.name: data[field.name] for field in fields(cls)}
+        steps = tuple(
+            Step(
+                refresh=bool(step["refresh"]),
+                queried=int(step["queried"]),
+                start=int(step["start"]),
+                commits=tuple(Commit(*commit) for commit in step["commits"]),
+                drafts=tuple(Draft(*draft) for draft in step["drafts"]),
+            )
+            for step in parts.pop("steps")
+        )
+        trace = cls(**parts | {"pieces": tuple(parts["pieces"])}, steps=steps)
+        commits = [commit for step in steps for commit in step.commits]
+        for commit in commits:
+            if commit.rule not in COLOURS:
+                raise unknown("rule", str(commit.rule), COLOURS)
+        marks: list[Commit | Draft] = [*commits, *(draft for step in steps for draft in step.drafts)]
+        if len(trace.pieces) != trace.length or not all(0 <= mark.place < trace.length for mark in marks):
+            raise ConfigError("a place outside the answer")
+        if not all(mark.confidence is None or 0 <= mark.confidence <= 1 for mark in marks):
+            raise ConfigError("a confidence that is not from 0 to 1")
+        return trace
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class _Row:
+    start: int  # of the answer: tokens of the prompt
+    written: dict[int, int] = field(default_factory=dict)  # place -> token
+    steps: list[Step] = field(default_factory=list)
+
+
+class Recorder:
+    """An observer that keeps what a Trace needs; `trace(i)` belongs to prompt i of the batch."""
+
+    def __init__(self, model: Denoiser, max_new_tokens: int) -> None:
+        self._model, self._length = model, max_new_tokens
+        self._rows: dict[int, _Row] = {}
+        self._drafts: dict[tuple[int | None, int], str] = {}  # token before, token -> text
+
+    def __call__(self, record: StepRecord) -> None:
+        """Take in one forward."""
+        for number, index in enumerate(record.rows):
+            block = record.start[number]
+            row = self._rows.setdefault(index, _Row(start=block))
+            sure = [round(confidence, 4) for confidence in record.confidence[number]]
+            commits = tuple(
+                Commit(place - row.start, token, rule, sure[place - block])
+                for place, token, rule in zip(record.committed[number], record.tokens[number], record.rule[number], strict=True)
+            )
+            row.written |= {commit.place: commit.token for commit in commits}
+            first = block - row.start
+            candidates = dict(enumerate(record.candidate[number], first))
+            standing = candidates | row.written
+            drafts = tuple(
+                Draft(place, token, self._draft(standing.get(place - 1), token), sure[place - first])
+                for place, token in candidates.items()
+                if place not in row.written
+            )
+            row.steps.append(
+                Step(
+                    refresh=record.refresh,
+                    queried=len(record.query_tokens[number]),
+                    start=first,
+                    commits=commits,
+                    drafts=drafts,
+                )
+            )
+
+    def trace(
+        self,
+        index: int = 0,
+        *,
+        prompt: str = "",
+        method: str = "",
+        settings: Mapping[str, Any] | None = None,
+        completion: Completion | None = None,
+    ) -> Trace:
+        """What has been seen of one row so far; `completion` finishes it."""
+        row, settings = self._rows[index], settings or {}
+        trace = Trace(
+            model=self._model.name,
+            method=method,
+            settings=settings,
+            prompt=prompt,
+            length=self._length,
+            steps=tuple(map(_without_guesses, row.steps)) if settings.get("draft") else tuple(row.steps),
+            pieces=tuple(self._pieces(row.written)),
+        )
+        if completion is None:
+            return trace
+        return replace(
+            trace,
+            text=completion.text,
+            tokens=completion.tokens,
+            finish_reason=completion.finish_reason,
+            seconds=round(completion.seconds, 4),
+        )
+
+    def _pieces(self, written: Mapping[int, int]) -> list[str]:
+        found, place = [""] * self._length, 0
+        while place < self._length:
+            run = place
+            while run in written:
+                run += 1
+            ids = [written[inside] for inside in range(place, run)]
+            if place and ids:  # what stands before it is masked: in its stead the first token says whether a space is due
+                found[place:run] = pieces(self._model.tokenizer, [ids[0], *ids])[1:]
+            elif ids:
+                found[place:run] = pieces(self._model.tokenizer, ids)
+            place = run + 1
+        return found
+
+    def _draft(self, before: int | None, token: int) -> str:
+        if (before, token) not in self._drafts:
+            ids = [token] if before is None else [before, token]
+            self._drafts[before, token] = pieces(self._model.tokenizer, ids)[-1]
+        return self._drafts[before, token]
+
+
+def _without_guesses(step: Step) -> Step:
+    """With drafts a record's evidence is that of the last step, which is sure to have written a token that is alone."""
+    if step.refresh or len(step.commits) < 2:
+        return step
+    return replace(step, commits=tuple(commit._replace(confidence=None) for commit in step.commits))
+
+
+def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; joined they are the text of all of them.
+
+    A character of several tokens belongs to its last one. Without a tokenizer the ids themselves are the text.
+
+    >>> pieces(None, [7, 12])
+    [' 7', ' 12']
+    """
+    if tokenizer is None:
+        return [f" {token}" for token in token_ids]
+    found: list[str] = []
+    begin = told = 0  # where the last piece begins, which decoders look back at, and how many tokens have their text out
+    for end in range(1, len(token_ids) + 1):
+        text = decode(tokenizer, token_ids[begin:end])
+        if text.endswith(UNFINISHED) and end < len(token_ids):
+            found.append("")
+            continue
+        found.append(text[len(decode(tokenizer, token_ids[begin:told])) :])
+        begin, told = told if found[-1] else begin, end
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, traces: Sequence[Trace]) -> None:
+    """Write traces as one JSON document. Raises OSError where the file cannot be written."""
+    document = {"kind": KIND, "version": VERSION, "traces": [trace.to_dict() for trace in traces]}
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def read(path: Path) -> tuple[Trace, ...]:
+    """The traces of a file. Raises ConfigError that says why it holds none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise ConfigError(f"{path}: not a trace; `unmask generate PROMPT --trace FILE.json` makes one")
+    if document.get("version") != VERSION:
+        raise ConfigError(f"{path}: a trace of version {document.get('version')}; this unmask reads version {VERSION}")
+    try:
+        traces = tuple(Trace.from_dict(trace) for trace in document["traces"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: a damaged trace ({error})") from None
+    if not traces:
+        raise ConfigError(f"{path}: holds no trace")
+    return traces
