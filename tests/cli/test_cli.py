@@ -95,7 +95,11 @@ def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "collect", "--config", "configs/collect-tiny.yaml", "--set", "limit=0"], ["limit", "at least 1"]),
         (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "data=no.jsonl"], ["no.jsonl", "unmask train collect"]),
         (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "learning_rate=fast"], ["learning_rate", "fast"]),
-        (["train", "merge", "--config", "configs/r2-tiny.yaml", "--set", "output=nowhere"], ["nowhere", "sft"]),
+        (["train", "merge", "--config", "configs/r2-tiny.yaml"], ["without LoRA", "whole model"]),
+        (
+            ["train", "merge", "--config", "configs/r2-tiny.yaml", "--set", "output=nowhere", "--set", "lora={rank: 4, alpha: 4}"],
+            ["nowhere", "sft"],
+        ),
         (["genrate", QUESTION], ["genrate"]),
     ],
 )
@@ -185,6 +189,7 @@ def test_training_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_
     code, out, err = run(capsys, "train", "collect", "--config", str(configs / "collect-tiny.yaml"), "--set", data, *few)
     assert (code, out.strip(), err) == (0, f"{tmp_path}/candidates.jsonl", "")
     chosen = ["--config", str(configs / "r2-tiny.yaml"), "--set", f"data={tmp_path}/candidates.jsonl", "--set", output]
+    chosen += ["--set", "lora={rank: 4, alpha: 4}"]
     short = [*chosen, "--set", "epochs=1", "--set", "batch_size=2"]
     code, out, _ = run(capsys, "train", "sft", *short, "--dry-run", "--json")
     budget = json.loads(out)

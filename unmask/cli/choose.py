@@ -1,6 +1,7 @@
 """What several commands share: the options that pick a model and a method, and how a method's name or file is read."""
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,7 +40,8 @@ def _value(pair: str, text: str) -> Any:
     import yaml
 
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML reads 1e-1 as a word
+        # YAML reads 1e-1 as a word.
+        return float(text) if re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", text) else yaml.safe_load(text)
     except ValueError:
         return text
     except yaml.YAMLError:
