@@ -79,3 +79,11 @@ def test_loading_in_half_precision_still_answers() -> None:
     model = unmask.load(dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     assert unmask.generate(model, ["Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"])[0].tokens > 10
+
+
+def test_the_tuned_twin_needs_fewer_forwards_and_is_as_right() -> None:
+    task, method = load_task("arithmetic", Source(limit=60, seed=6)), {"fast-dllm": load("fast-dllm")}
+    runs = [evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2")]
+    base, tuned = (sum(record.forwards for record in run.records) for run in runs)
+    assert tuned <= 0.85 * base
+    assert sum(runs[1].right()) >= sum(runs[0].right()) - 3

@@ -97,7 +97,16 @@ def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "learning_rate=fast"], ["learning_rate", "fast"]),
         (["train", "merge", "--config", "configs/r2-tiny.yaml"], ["without LoRA", "whole model"]),
         (
-            ["train", "merge", "--config", "configs/r2-tiny.yaml", "--set", "output=nowhere", "--set", "lora={rank: 4, alpha: 4}"],
+            [
+                "train",
+                "merge",
+                "--config",
+                "configs/r2-tiny.yaml",
+                "--set",
+                "output=nowhere",
+                "--set",
+                "lora={rank: 4, alpha: 4}",
+            ],
             ["nowhere", "sft"],
         ),
         (["genrate", QUESTION], ["genrate"]),

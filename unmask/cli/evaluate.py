@@ -154,7 +154,7 @@ def _show(document: dict[str, Any], folder: Path) -> None:
     first = document["rows"][0]["method"]
     table = Table(title=f"{document['task']}, {document['n']} items, {document['model']}", box=None)
     table.add_column("method", no_wrap=True)
-    for column in ("right", "95 %", "forwards", "tokens/forward", "tokens/s", f"against {first}:", "points", "p"):
+    for column in ("right", "95 %", "forwards", "tokens/forward", "tokens/s", f"forwards\nby {first}'s", "points", "p"):
         table.add_column(column, justify="right")
     for row in document["rows"]:
         table.add_row(
@@ -178,11 +178,10 @@ def _show(document: dict[str, Any], folder: Path) -> None:
             )
     too_long = document["rows"][0]["too_long"]
     if too_long:
-        console.print(f"{too_long} prompts exceed the model's context and count as wrong; --shots may shorten them")
+        console.print(f"{too_long} of {document['n']} prompts exceed the model's context and count as wrong")
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
 
 
 def _change(change: dict[str, Any]) -> tuple[str, str, str]:
     """How a method stands to the first one: forwards, points of accuracy, McNemar's p."""
-    forwards = f"{change['forwards_ratio'] - 1:+.1%} forwards"
-    return forwards, f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.2g}"
+    return f"{change['forwards_ratio'] - 1:+.1%}", f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.2g}"

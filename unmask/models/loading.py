@@ -20,7 +20,7 @@ from unmask.errors import ConfigError, ModelError, unknown
 from unmask.models.denoiser import Denoiser
 from unmask.models.layers import Network
 
-EMBEDDED = ("unmask-tiny",)
+EMBEDDED = ("unmask-tiny", "unmask-tiny-r2")
 # Architecture, as config.json names it -> our class.
 TABLE: Mapping[str, str] = {
     "LLaDAModelLM": "unmask.models.llada:LLaDA",
@@ -36,7 +36,7 @@ def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str |
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
-        name: "unmask-tiny", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
+        name: "unmask-tiny", its tuned twin "unmask-tiny-r2", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
         device: "auto" takes the first CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
 
