@@ -1,4 +1,4 @@
-"""Run by the test of sharded training: SGD on the toy, then every config of a folder, cut off in its third step, continued.
+"""Run by the test of sharded training: SGD on the toy, then every config of a folder, cut off in its sixth step, continued.
 
 ACCELERATE_USE_FSDP=true FSDP_VERSION=2 torchrun --nproc_per_node 2 tests/train/sharded.py FOLDER
 """
@@ -25,12 +25,13 @@ def main(folder: Path) -> None:
     gradients.main(str(folder / "together"), 99)
     for path in sorted(folder.glob("*.json")):
         config = sft.SFTConfig.from_dict(json.loads(path.read_text()))
-        for last in (2, None):
+        for last in (4, None):
             sft.fit = watched(last)
             try:
                 sft.sft(config)
             except Cut:
-                assert last is not None
+                continue
+            assert last is None
 
 
 def watched(last: int | None) -> Any:

@@ -46,7 +46,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def sliced(whole: Tensor, like: Tensor) -> Tensor:
-    """The slice that is this process's of a tensor that every process holds, laid out as `like` is; the inverse of `gathered`."""
+    """The own slice of a tensor that every process holds, laid out as `like` is; the inverse of `gathered`."""
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
