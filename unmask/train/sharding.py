@@ -1,6 +1,8 @@
-"""What FSDP2 changes in a training: every process holds a slice of every weight and gathers one layer at a time.
+"""FSDP2: every process holds a slice of every weight, and all gather one layer at a time.
 
-accelerate launch --use_fsdp --fsdp_version 2 -m unmask train sft --config run.yaml
+    accelerate launch --use_fsdp --fsdp_version 2 -m unmask train sft --config run.yaml
+
+The trainer's loop is the same; here is what differs.
 """
 
 import os

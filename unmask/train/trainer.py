@@ -178,9 +178,9 @@ def fit(
     """Train, or go on training, until `steps`; returns the trained weights by the network's own names, on the CPU.
 
     They come back on the main process; elsewhere the mapping is empty. Of a network with frozen parts only the trained ones
-    come back (and are in the checkpoints). `report(step, measured)`
-    is called after every step by the main process. `facts` (fingerprints of data and base) must be the same when a run goes
-    on, as the settings must. Interrupted, a run loses the steps since its last checkpoint.
+    come back (and are in the checkpoints). `report(step, measured)` is called after every step by the main process. `facts`
+    (fingerprints of data and base) must be the same when a run goes on, as the settings must. Interrupted, a run loses the
+    steps since its last checkpoint.
 
     Raises:
         ConfigError: the checkpoint in `config.output` was made with other settings.
@@ -211,7 +211,9 @@ def fit(
         parts = questions(step, accelerator.process_index, processes)
         here = torch.tensor(sum(part.total for part in parts), dtype=torch.float32, device=accelerator.device)
         total = float(accelerator.reduce(here, reduction="sum"))
-        rounds = int(accelerator.gather(torch.tensor([len(parts)], device=accelerator.device)).max())
+        rounds = len(parts)
+        if sharded:
+            rounds = int(accelerator.gather(torch.tensor([rounds], device=accelerator.device)).max())
         loss = hits = asked = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
             moved = [value.to(accelerator.device) for value in part[:5]]
@@ -223,11 +225,10 @@ def fit(
                 accelerator.backward(share * processes)
             loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
             seen += part.input_BT.numel() * processes
-        if sharded:
+        for _ in range(len(parts), rounds):
             # Gathering a layer takes all processes: those that are done go on with zeros until the last one is.
-            for _ in range(len(parts), rounds):
-                losses, _ = student(*moved[:4])
-                accelerator.backward(losses.sum() * 0.0)
+            losses, _ = student(*moved[:4])
+            accelerator.backward(losses.sum() * 0.0)
         accelerator.clip_grad_norm_(student.parameters(), config.clip)
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * config.rate(step, steps)
