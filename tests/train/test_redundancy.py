@@ -5,13 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate import DistributedType
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModel
 
 import unmask
@@ -25,10 +29,10 @@ from unmask.methods import load
 from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
 from unmask.models.toy import MASK, toy
-from unmask.train import adapter, checkpoint
+from unmask.train import adapter, checkpoint, sharding
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
-from unmask.train.pretrain import PretrainConfig, initialise, model_config
+from unmask.train.pretrain import PretrainConfig, initialise, model_config, pretrain
 from unmask.train.selection import choose, examples
 from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
 from unmask.train.tokenizer import build, save, vocabulary
@@ -484,11 +488,11 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def launched(processes: int, *arguments: str) -> int:
+def launched(processes: int, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launcher, str(ROOT / "tests" / "train" / "gradients.py"), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False).returncode
+    command = [sys.executable, *launcher, str(ROOT / "tests" / "train" / script), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -496,14 +500,67 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for name in ("alone", "together"):
         (tmp_path / name).mkdir()
     gradients.main(str(tmp_path / "alone"), 99)
-    assert launched(2, str(tmp_path / "together"), "3") != 0  # killed after three steps of five, the checkpoint is of two
+    together = (2, "gradients.py", str(tmp_path / "together"))
+    assert launched(*together, "3").returncode != 0  # killed after three steps of five, the checkpoint is of two
     assert [path.name for path in checkpoint.found(tmp_path / "together")] == ["checkpoint-000002"]
-    assert launched(2, str(tmp_path / "together"), "99") == 0
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "together"))
-    start = toy().network.state_dict()
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=3e-4)
+    assert launched(*together, "99").returncode == 0
+    one, start = load_file(tmp_path / "alone" / "weights.safetensors"), toy().network.state_dict()
+    same_weights(*(tmp_path / name / "weights.safetensors" for name in ("alone", "together")))
     assert max((tensor - start[name]).abs().max().item() for name, tensor in one.items()) > 0.01
     logs = [checkpoint.read_log(tmp_path / name / "log.csv") for name in ("alone", "together")]
     assert [row["step"] for row in logs[1]] == [1, 2, 3, 4, 5]
     assert [row["loss"] for row in logs[1]] == pytest.approx([row["loss"] for row in logs[0]], rel=1e-4)
+
+
+SHARDED: dict[str, dict[str, Any]] = {
+    # Two and three rows in micro-batches of two: one process has more to do.
+    "llada": {"lora": None, "objective": "masked", "batch_size": 5, "micro_batch": 2, "epochs": 3},
+    "llada-lora": {"clip": 0.01},
+    "dream-lora": {"gradient_checkpointing": True, "ema": 0.9},
+}
+
+
+def test_sharded_processes_tune_as_one(bases: dict[str, Path], tmp_path: Path) -> None:
+    """FSDP2 over gloo, cut off once and continued: the curve and the weights of one process, whole or LoRA."""
+    runs = {}
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    gradients.main(str(tmp_path / "alone"), 99)
+    for name, changes in SHARDED.items():
+        config = tuning(bases[name.partition("-")[0]], tmp_path, output=str(tmp_path / f"{name}-together"), **changes)
+        (tmp_path / f"{name}.json").write_text(json.dumps(asdict(config)))
+        runs[name] = (sft(replace(config, output=str(tmp_path / f"{name}-alone"))), Path(config.output))
+    done = launched(2, "sharded.py", str(tmp_path), ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert done.returncode == 0, done.stderr
+    same_weights(*(tmp_path / name / "weights.safetensors" for name in ("alone", "together")))
+    for name, (alone, together) in runs.items():
+        logs = [checkpoint.read_log(folder / "log.csv") for folder in (alone, together)]
+        assert [row["step"] for row in logs[1]] == [row["step"] for row in logs[0]]
+        assert [row["loss"] for row in logs[1]] == pytest.approx([row["loss"] for row in logs[0]], rel=1e-4)
+        file = "adapter_model.safetensors" if name.endswith("lora") else "model.safetensors"
+        same_weights(alone / file, together / file)
+        if name.endswith("lora"):
+            saved = FileSystemReader(checkpoint.found(together)[0] / "pytorch_model_fsdp_0").read_metadata()
+            assert all("lora" in key for key in saved.state_dict_metadata)
+
+
+def same_weights(alone: Path, together: Path) -> None:
+    one, two = load_file(alone), load_file(together)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=3e-4)
+
+
+def test_what_cannot_be_sharded_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(unmask.ConfigError, match="only FSDP 2"):
+        sharding.plugin("no")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    plugin = sharding.plugin("bf16")
+    assert plugin is not None
+    assert plugin.mixed_precision_policy.reduce_dtype == torch.float32
+    # As `start` would make it with several processes.
+    monkeypatch.setattr("unmask.train.pretrain.start", lambda config: SimpleNamespace(distributed_type=DistributedType.FSDP))
+    with pytest.raises(unmask.ConfigError, match="Muon needs whole matrices"):
+        pretrain(PretrainConfig(output=str(tmp_path / "output"), mixture=MIXTURE))
+    assert not (tmp_path / "output").exists()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.errors import ModelError
 from unmask.models.denoiser import ModelSpec
-from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear, read_ids, read_theta
+from unmask.models.layers import Network, Parts, RMSNorm, Shape, TransformerLayer, linear, read_ids, read_theta
 
 
 def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
@@ -68,11 +68,11 @@ class MLP(nn.Module):
         self.down_proj = linear(shape.mlp, shape.width, False)
 
 
-class Layer(nn.Module):
+class Layer(TransformerLayer):
     """One layer, with the checkpoint's module names."""
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape.head_size)
         self.self_attn = Attention(shape)
         self.mlp = MLP(shape)
         self.input_layernorm = RMSNorm(shape.width, shape.eps)
@@ -115,7 +115,7 @@ class Dream(Network):
     def embedding(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def blocks(self) -> list[HasParts]:
+    def blocks(self) -> list[TransformerLayer]:
         return list(self.model.layers)  # type: ignore[arg-type]
 
     def final_norm(self) -> nn.Module:

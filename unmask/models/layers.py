@@ -6,7 +6,7 @@ Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query toke
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,33 @@ class Parts(NamedTuple):
     down: nn.Module
 
 
-class HasParts(Protocol):
+class TransformerLayer(nn.Module):
+    """One layer: attention and MLP, each behind a norm. Subclasses own the modules, named as their checkpoints name them.
+
+    Called as a module, so that what hooks into modules (FSDP, which gathers one layer at a time) sees every layer.
+    """
+
+    def __init__(self, head_size: int) -> None:
+        super().__init__()
+        self.head_size = head_size
+
+    @abstractmethod
     def parts(self) -> Parts: ...
+
+    def forward(
+        self, x: Tensor, number: int, cos: Tensor, sin: Tensor, plan: ForwardPlan | None, pool: KVPool | None
+    ) -> Tensor:
+        """States [B, Q, C] to states; `number` is the layer's place in the pool."""
+        parts, size = self.parts(), self.head_size
+        normed = parts.attention_norm(x)
+        q = rotate(parts.q(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
+        k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
+        v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
+        heard = attend(q, k, v) if plan is None else attend_packed(q[0], k[0], v[0], plan, pool, number)[None]
+        x = x + parts.o(heard.transpose(1, 2).flatten(2))
+        normed = parts.mlp_norm(x)
+        widened: Tensor = parts.down(silu(parts.gate(normed)) * parts.up(normed))
+        return x + widened
 
 
 def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
@@ -115,7 +140,7 @@ class Network(nn.Module):
         return embedded
 
     @abstractmethod
-    def blocks(self) -> "list[HasParts]": ...
+    def blocks(self) -> list[TransformerLayer]: ...
 
     @abstractmethod
     def final_norm(self) -> nn.Module: ...
@@ -143,8 +168,8 @@ class Network(nn.Module):
         x = self.embed(tokens_BQ)
         cos, sin = rotary(positions_Q[None], self.shape.head_size, self.shape.theta, x.dtype)
         for number, block in enumerate(self.blocks()):
-            inputs = (x, block.parts(), number, cos, sin, plan, pool)
-            x = recompute(self._layer, *inputs, use_reentrant=False) if self.checkpointing else self._layer(*inputs)
+            inputs = (x, number, cos, sin, plan, pool)
+            x = recompute(block, *inputs, use_reentrant=False) if self.checkpointing else block(*inputs)
         normed: Tensor = self.final_norm()(x)
         return normed
 
@@ -155,20 +180,6 @@ class Network(nn.Module):
         """
         hidden = self.hidden(tokens_BQ, plan, pool)
         return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
-
-    def _layer(
-        self, x: Tensor, parts: Parts, number: int, cos: Tensor, sin: Tensor, plan: ForwardPlan | None, pool: KVPool | None
-    ) -> Tensor:
-        size = self.shape.head_size
-        normed = parts.attention_norm(x)
-        q = rotate(parts.q(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
-        k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
-        v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-        heard = attend(q, k, v) if plan is None else attend_packed(q[0], k[0], v[0], plan, pool, number)[None]
-        x = x + parts.o(heard.transpose(1, 2).flatten(2))
-        normed = parts.mlp_norm(x)
-        widened: Tensor = parts.down(silu(parts.gate(normed)) * parts.up(normed))
-        return x + widened
 
 
 def init_weights(network: nn.Module, *, std: float, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.errors import ModelError
 from unmask.models.denoiser import ModelSpec
-from unmask.models.layers import HasParts, Network, Parts, RMSNorm, Shape, linear, read_ids, read_theta
+from unmask.models.layers import Network, Parts, RMSNorm, Shape, TransformerLayer, linear, read_ids, read_theta
 
 # What the published classes can also do and no published checkpoint uses.
 _ONLY = {
@@ -58,11 +58,11 @@ def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
     return shape, spec
 
 
-class Block(nn.Module):
+class Block(TransformerLayer):
     """One layer, with the checkpoint's module names."""
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape.head_size)
         kv_width = shape.kv_heads * shape.head_size
         self.attn_norm = RMSNorm(shape.width, shape.eps)
         self.ff_norm = RMSNorm(shape.width, shape.eps)
@@ -117,7 +117,7 @@ class LLaDA(Network):
     def embed(self, tokens_BQ: Tensor) -> Tensor:
         return super().embed(tokens_BQ) * self._input_scale
 
-    def blocks(self) -> list[HasParts]:
+    def blocks(self) -> list[TransformerLayer]:
         return list(self._module("blocks"))
 
     def final_norm(self) -> nn.Module:

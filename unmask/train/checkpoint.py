@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
@@ -30,24 +30,21 @@ _PREFIX = "checkpoint-"
 # --- to go on from ----------------------------------------------------------------------------------------------------
 
 
-def keep_only_trained(accelerator: Accelerator, names: set[str]) -> None:
-    """Make accelerate's checkpoints hold the trained weights alone: a LoRA of an 8B model is megabytes, not gigabytes."""
-    kept = {f"network.{name}" for name in names}
+def keep_only_trained(student: Any, names: set[str]) -> None:
+    """Make checkpoints hold the trained weights alone: a LoRA of an 8B model is megabytes, not gigabytes."""
 
-    def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
-        for state in weights:
-            for name in set(state) - kept:
-                del state[name]
+    def frozen(key: str) -> bool:
+        return key.rpartition("network.")[2] not in names
 
-    def load(models: list[nn.Module], folder: str) -> None:
-        while models:
-            student = accelerator.unwrap_model(models.pop())
-            state = load_file(Path(folder) / "model.safetensors")
-            assert set(state) == kept, "the settings are the same, so the trained weights are"
-            student.load_state_dict(state, strict=False)
+    def save(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+        for key in [key for key in state if frozen(key)]:
+            del state[key]
 
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+    def load(module: nn.Module, odd: Any) -> None:
+        odd.missing_keys[:] = [key for key in odd.missing_keys if not frozen(key)]
+
+    student.register_state_dict_post_hook(save)
+    student.register_load_state_dict_post_hook(load)
 
 
 def write(accelerator: Accelerator, folder: Path, step: int, settings: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -185,6 +186,8 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
     Raises ConfigError if the folder holds a run with other settings.
     """
     accelerator = start(config)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ConfigError("pretrain does not run under FSDP: Muon needs whole matrices; launch it without --use_fsdp (DDP)")
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build(vocabulary(config.mixture), model_max_length=config.max_length)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor
 
 from unmask.engine.generate import encode
@@ -182,7 +183,9 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
     base = loading.locate(config.model)
     settings = loading.read_json(base / "config.json")
     dtype = config.dtype if config.lora else "float32"
-    model = loading.load(config.model, device=str(accelerator.device), dtype=dtype)
+    # FSDP takes every layer's slice to the device itself; the whole model may not fit there.
+    device = "cpu" if accelerator.distributed_type == DistributedType.FSDP else str(accelerator.device)
+    model = loading.load(config.model, device=device, dtype=dtype)
     if config.length > model.spec.max_length:
         raise ConfigError(f"length {config.length} exceeds the model's {model.spec.max_length}")
     network, adapter = model.network.train(), None

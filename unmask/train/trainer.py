@@ -1,4 +1,4 @@
-"""The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP).
+"""The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP, FSDP2).
 
 It knows a network, a stream of questions that is a function of the step number, and optimisers; it does not know what
 the questions are about. Because nothing depends on what came before but weights and optimiser, a killed run goes on from
@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import from_mapping, whole
 from unmask.models.layers import Network
-from unmask.train import checkpoint
+from unmask.train import checkpoint, sharding
 from unmask.train.loss import Question, weighted
 
 Schedule = Literal["constant", "cosine", "linear"]
@@ -100,11 +100,12 @@ def check_number(name: str, value: object, least: float) -> None:
 
 
 class Student(nn.Module):
-    """A network as something to train: questions in, cross-entropies out. Also what DDP wraps."""
+    """A network as something to train: questions in, cross-entropies out. Also what DDP and FSDP wrap."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        self._no_split_modules = sorted({type(block).__name__ for block in network.blocks()})  # FSDP's units
 
     def forward(self, input_BT: Tensor, row_N: Tensor, place_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy [N] of each supervised token in fp32, and whether its most probable value is right, [N].
@@ -132,11 +133,11 @@ class Average:
             self.shadow[name].lerp_(parameter.float(), 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.shadow
+        return {name: sharding.gathered(value).cpu() for name, value in self.shadow.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():
-            self.shadow[name].copy_(value)
+            self.shadow[name].copy_(sharding.sliced(value, self.shadow[name]))
 
 
 def precision(choice: Precision) -> str:
@@ -153,11 +154,14 @@ def start(config: TrainingConfig) -> Accelerator:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     AcceleratorState._reset_state()  # else a second training in one process could not have another precision
-    accelerator = Accelerator(mixed_precision=precision(config.precision), cpu=not torch.cuda.is_available())
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise ConfigError(
-            f"{accelerator.distributed_type.value} is not supported: every device must hold the whole model (DDP)"
-        )
+    chosen = precision(config.precision)
+    plugin, cpu = sharding.plugin(chosen), not torch.cuda.is_available()
+    if plugin is not None and cpu:
+        sharding.also_on_cpus()
+    accelerator = Accelerator(mixed_precision=chosen, cpu=cpu, fsdp_plugin=plugin)
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+    if accelerator.distributed_type not in known:
+        raise ConfigError(f"{accelerator.distributed_type.value} is not supported, only one device, DDP and FSDP 2")
     return accelerator
 
 
@@ -173,9 +177,10 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train, or go on training, until `steps`; returns the trained weights by the network's own names, on the CPU.
 
-    Of a network with frozen parts only the trained ones come back (and are in the checkpoints). `report(step, measured)`
-    is called after every step by the main process. `facts` (fingerprints of data and base) must be the same when a run goes
-    on, as the settings must. Interrupted, a run loses the steps since its last checkpoint.
+    They come back on the main process; elsewhere the mapping is empty. Of a network with frozen parts only the trained ones
+    come back (and are in the checkpoints). `report(step, measured)` is called after every step by the main process. `facts`
+    (fingerprints of data and base) must be the same when a run goes on, as the settings must. Interrupted, a run loses the
+    steps since its last checkpoint.
 
     Raises:
         ConfigError: the checkpoint in `config.output` was made with other settings.
@@ -183,14 +188,16 @@ def fit(
     """
     folder = Path(config.output)
     student, *tuners = accelerator.prepare(Student(network), *optimizers)
+    sharded = accelerator.distributed_type == DistributedType.FSDP
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     average = None if config.ema is None else Average(trained, config.ema)
     if average is not None:
         accelerator.register_for_checkpointing(average)
-    checkpoint.keep_only_trained(accelerator, set(trained))
+    checkpoint.keep_only_trained(accelerator.unwrap_model(student), set(trained))
     settings = {name: value for name, value in asdict(config).items() if name not in config.free} | {
         "steps": steps,
         **(facts or {}),
+        **({"sharded": True} if sharded else {}),
     }
     groups = [group for tuner in tuners for group in tuner.param_groups]
     peaks = [group["lr"] for group in groups]
@@ -204,16 +211,24 @@ def fit(
         parts = questions(step, accelerator.process_index, processes)
         here = torch.tensor(sum(part.total for part in parts), dtype=torch.float32, device=accelerator.device)
         total = float(accelerator.reduce(here, reduction="sum"))
+        rounds = len(parts)
+        if sharded:
+            rounds = int(accelerator.gather(torch.tensor([rounds], device=accelerator.device)).max())
         loss = hits = asked = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
             moved = [value.to(accelerator.device) for value in part[:5]]
-            with accelerator.no_sync(student) if number + 1 < len(parts) else nullcontext():
+            # Under FSDP the sum so far would be a whole gradient on every device.
+            with accelerator.no_sync(student) if number + 1 < len(parts) and not sharded else nullcontext():
                 losses, right = student(*moved[:4])
                 share = weighted(losses, moved[4], total)
-                # DDP averages the processes' gradients; the sum is what is meant.
+                # DDP and FSDP average the processes' gradients; the sum is what is meant.
                 accelerator.backward(share * processes)
             loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
             seen += part.input_BT.numel() * processes
+        for _ in range(len(parts), rounds):
+            # Gathering a layer takes all processes: those that are done go on with zeros until the last one is.
+            losses, _ = student(*moved[:4])
+            accelerator.backward(losses.sum() * 0.0)
         accelerator.clip_grad_norm_(student.parameters(), config.clip)
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * config.rate(step, steps)
@@ -234,8 +249,9 @@ def fit(
                 report(step, measured)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
             checkpoint.write(accelerator, folder, step + 1, settings)
-    whole = accelerator.get_state_dict(student)
-    weights = {name.removeprefix("network."): tensor for name, tensor in whole.items()}
-    if average is not None:
-        weights |= {name: tensor.to(weights[name].dtype) for name, tensor in average.shadow.items()}
-    return {name: weights[name].detach().cpu() for name in trained}
+    weights = {}
+    for name, parameter in trained.items():
+        value = sharding.gathered(parameter if average is None else average.shadow[name])
+        if accelerator.is_main_process:
+            weights[name] = value.detach().to("cpu", parameter.dtype)
+    return weights
