@@ -81,9 +81,15 @@ def test_loading_in_half_precision_still_answers() -> None:
     assert unmask.generate(model, ["Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"])[0].tokens > 10
 
 
-def test_the_tuned_twin_needs_fewer_forwards_and_is_as_right() -> None:
+def test_the_tuned_twin_needs_fewer_forwards() -> None:
     task, method = load_task("arithmetic", Source(limit=60, seed=6)), {"fast-dllm": load("fast-dllm")}
-    runs = [evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2")]
-    base, tuned = (sum(record.forwards for record in run.records) for run in runs)
-    assert tuned <= 0.85 * base
-    assert sum(runs[1].right()) >= sum(runs[0].right()) - 3
+    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2"))
+    assert sum(record.forwards for record in tuned.records) <= 0.85 * sum(record.forwards for record in base.records)
+    assert sum(tuned.right()) >= 42
+
+
+@pytest.mark.slow
+def test_the_tuned_twin_is_as_right_on_a_thousand() -> None:
+    task, method = load_task("arithmetic", Source(limit=1000, seed=12)), {"fast-dllm": load("fast-dllm")}
+    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2"))
+    assert sum(tuned.right()) >= sum(base.right()) - 10

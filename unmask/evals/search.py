@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RIVALS = 2  # faster and more accurate candidates that stop one: a single one may be luck
+BOLDNESS = (1.1, 1.25, 1.5, 2.0)  # the first trials after the method itself: its thresholds lowered together
 STRIDE = 0.02  # each bolder candidate must save this share of the forwards, or it is not worth its test
 
 
@@ -107,7 +108,7 @@ def search(
     Args:
         study: from `new_study`.
         judge: (candidate, n) -> how it stands on the first n items of the search part.
-        start: the numbers of the first trial.
+        start: the numbers of the first trial; bolder ones follow, then optuna's.
         rungs: growing numbers of items after which a candidate may be stopped.
         validation: how many items will test the result.
         budget: largest loss, as a share.
@@ -119,6 +120,9 @@ def search(
         for key, (low, high, step) in ranges.items()
     }
     study.enqueue_trial(dict(start))
+    for scale in BOLDNESS:
+        if (bold := bolder(start, ranges, scale)) != start:
+            study.enqueue_trial(bold)
     heats: list[list[Standing]] = [[] for _ in rungs]
     while True:
         trial = study.ask(distributions)
@@ -133,6 +137,18 @@ def search(
         trial.set_constraint("loss", expected - budget)
         study.tell(trial, [now.forwards, expected])
         yield Trial(method=candidate, standing=now, finished=not stopped)
+
+
+def bolder(start: Mapping[str, float], ranges: Mapping[str, Range], scale: float) -> dict[str, float]:
+    """All thresholds moved away from certainty by one factor, within their ranges: what one would try by hand first.
+
+    >>> bolder({"commit.threshold": 0.9, "temporal.steps": 3}, {"commit.threshold": Range(0.5, 1.0)}, 2.0)
+    {'commit.threshold': 0.8, 'temporal.steps': 3}
+    """
+    return {
+        key: max(ranges[key].low, round(1 - scale * (1 - value), 3)) if key.endswith(".threshold") else value
+        for key, value in start.items()
+    }
 
 
 def hopeless(now: Standing, others: Iterable[Standing], budget: float) -> bool:
