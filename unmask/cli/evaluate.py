@@ -151,11 +151,10 @@ def _show(document: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first = document["rows"][0]["method"]
-    table = Table(title=f"{document['task']}, {document['n']} items, {document['model']}", box=None)
-    table.add_column("method", no_wrap=True)
-    for column in ("right", "95 %", "forwards", "tokens/forward", "tokens/s", f"forwards\nby {first}'s", "points", "p"):
-        table.add_column(column, justify="right")
+    table = Table(title=f"{document['task']}, {document['n']} items, {document['model']}", box=None, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold", min_width=14)
+    for column in ("right", "95 %", "forwards", "tokens/\nforward", "tokens/s", "forwards\nvs first", "points\nvs first", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in document["rows"]:
         table.add_row(
             row["method"],
@@ -184,4 +183,4 @@ def _show(document: dict[str, Any], folder: Path) -> None:
 
 def _change(change: dict[str, Any]) -> tuple[str, str, str]:
     """How a method stands to the first one: forwards, points of accuracy, McNemar's p."""
-    return f"{change['forwards_ratio'] - 1:+.1%}", f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.2g}"
+    return f"{change['forwards_ratio'] - 1:+.1%}", f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.1g}"

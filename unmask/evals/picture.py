@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RIGHT, WRONG, LINE = "#3d7ea6", "#d1603d", "#9aa5b1"
+SERIES = (RIGHT, WRONG, "#4f8f5b", "#8a5fa8", "#b08a2e", "#5c6b7a")
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
@@ -24,6 +25,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     _scatter(left, rows, "forwards_mean", "forwards an answer")
     _scatter(right, rows, "seconds_per_item", "seconds an answer")
     left.set_ylabel("right answers (%, 95 % interval)")
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
 
@@ -70,14 +72,33 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
     points = [(row[cost], 100 * row["accuracy"]) for row in rows]
     best = frontier(points)
     axes.plot([points[index][0] for index in best], [points[index][1] for index in best], color=LINE, linewidth=1, zorder=1)
-    for index, (row, (x, y)) in enumerate(zip(rows, points, strict=True)):
-        below, above = y - 100 * row["accuracy_low"], 100 * row["accuracy_high"] - y
-        colour = RIGHT if index in best else LINE
-        axes.errorbar(x, y, yerr=[[below], [above]], fmt="o", color=colour, markersize=5, elinewidth=0.8, capsize=2)
-        axes.annotate(row["method"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
+    presets = list(dict.fromkeys(row["method"].partition(" ")[0] for row in rows))
+    for number, preset in enumerate(presets):
+        colour, above = SERIES[number % len(SERIES)], number % 2 == 0
+        mine = [(row, point) for row, point in zip(rows, points, strict=True) if row["method"].partition(" ")[0] == preset]
+        low = [y - 100 * row["accuracy_low"] for row, (_, y) in mine]
+        high = [100 * row["accuracy_high"] - y for row, (_, y) in mine]
+        axes.errorbar(
+            [x for _, (x, _) in mine],
+            [y for _, (_, y) in mine],
+            yerr=[low, high],
+            fmt="o",
+            color=colour,
+            label=preset,
+            markersize=5,
+            elinewidth=0.8,
+            capsize=2,
+        )
+        for row, point in mine:
+            # A preset's name is in the legend; what tells its points apart stands beside them.
+            text, offset = row["method"].partition(" ")[2], (5, 5) if above else (5, -10)
+            axes.annotate(text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=7)
+    costs = [x for x, _ in points]
+    if max(costs) > 5 * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
     axes.set_xlabel(label)
-    axes.margins(x=0.25)
+    axes.margins(x=0.2)
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
