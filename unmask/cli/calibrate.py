@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, Settings, read_method
+from unmask.cli.choose import Device, Dtype, Json, Model, Settings, progress, read_method
 
 if TYPE_CHECKING:
     from unmask.evals.calibrate import Calibration, Plan, Report
@@ -173,18 +173,16 @@ def _folder(model: "Denoiser", plan: "Plan", weights: str, batch: int) -> Path:
 @contextmanager
 def _bar() -> "Iterator[Report]":
     """A progress bar on stderr, a line a stage; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress(*columns) as display:
         stages: dict[str, TaskID] = {}
 
         def report(stage: str, done: float, steps: int) -> None:
             if stage not in stages:
-                stages[stage] = progress.add_task(stage, total=steps, step="")
-            progress.update(stages[stage], completed=done, step=f"{int(done)}/{steps}")
+                stages[stage] = display.add_task(stage, total=steps, step="")
+            display.update(stages[stage], completed=done, step=f"{int(done)}/{steps}")
 
         yield report
 

@@ -1,4 +1,4 @@
-"""What several commands share: the options that pick a model and a method, and how a method's name or file is read."""
+"""What several commands share: options that pick a model and a method, how a method is read, and the display of progress."""
 
 import itertools
 import re
@@ -9,6 +9,8 @@ import typer
 from unmask.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from unmask.methods.method import Method
 
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
@@ -19,6 +21,15 @@ Settings = Annotated[
 ]
 NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens, a multiple of the block length.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
+
+
+def progress(*columns: "ProgressColumn") -> "Progress":
+    """A display of progress on stderr, silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def read_settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, read_sweep
+from unmask.cli.choose import Device, Dtype, Json, Model, progress, read_sweep
 from unmask.cli.compare import METHODS
 from unmask.errors import ConfigError
 
@@ -135,14 +135,12 @@ def _folder(
 @contextmanager
 def _bars(methods: list[str], items: int) -> "Iterator[Report]":
     """A progress bar a method on stderr, silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars = {name: progress.add_task(name, total=items) for name in methods}
-        yield lambda name, done, right: progress.update(
+    with progress(*columns) as display:
+        bars = {name: display.add_task(name, total=items) for name in methods}
+        yield lambda name, done, right: display.update(
             bars[name], completed=done, description=f"{name}  {100 * right:.0f} % right"
         )
 

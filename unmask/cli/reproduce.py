@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json
+from unmask.cli.choose import Device, Dtype, Json, progress
 
 if TYPE_CHECKING:
     from unmask.evals.paper import Entry
@@ -79,18 +79,16 @@ def reproduce(
 @contextmanager
 def _bar(total: int) -> "Iterator[Report]":
     """One progress bar over all answers on stderr, silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     answered: dict[tuple[str, str], int] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
+    with progress(*columns) as display:
+        bar = display.add_task("", total=total)
 
         def report(entry: "Entry", row: str, done: int, right: float) -> None:
             answered[entry.title, row] = done
             description = f"{entry.title}: {row}, {right:.0%} right"
-            progress.update(bar, completed=sum(answered.values()), description=description)
+            display.update(bar, completed=sum(answered.values()), description=description)
 
         yield report

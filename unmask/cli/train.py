@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Json, read_settings
+from unmask.cli.choose import Json, progress, read_settings
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,19 +123,17 @@ def _say(line: str) -> None:
 @contextmanager
 def _bar(total: int | None) -> Iterator[Any]:
     """A progress bar on stderr, silent where that is no terminal; yields update(done, text)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-        yield lambda done, text: progress.update(bar, completed=done, description=text)
+    with progress(*columns) as display:
+        bar = display.add_task("", total=total)
+        yield lambda done, text: display.update(bar, completed=done, description=text)
 
 
 @contextmanager

@@ -48,13 +48,10 @@ def ablate(model: Denoiser, task: Task, run: Run, vanilla: Run, *, batch: int) -
     if run.method.draft is not None:
         raise ConfigError(f"{run.name} drafts, so a commit has no single confidence: leave it out of --ablation")
     found: dict[str, RuleCommits] = {}
-    prompts = {item.id: item.prompt for item in task.items}
-    pairs = [
-        (ours, theirs) for ours, theirs in zip(run.records, vanilla.records, strict=True) if ours.finish_reason != "too long"
-    ]
+    pairs = [(ours, theirs) for ours, theirs in zip(run.records, vanilla.records, strict=True) if ours.asked]
     for start in range(0, len(pairs), batch):
         chunk = pairs[start : start + batch]
-        asked = [prompts[ours.id] for ours, _ in chunk]
+        asked = [ours.prompt for ours, _ in chunk]
         offsets = [len(encode(model, prompt)) for prompt in asked]
         truth = [theirs.token_ids for _, theirs in chunk]
         ends = [ours.tokens for ours, _ in chunk]

@@ -19,7 +19,7 @@ def oracle(model: Denoiser, vanilla: Run) -> list[int]:
 
     Like every method it stops once the answer's end is written with nothing masked before it.
     """
-    return [_forwards(model, vanilla, record) for record in vanilla.records if record.finish_reason != "too long"]
+    return [_forwards(model, vanilla, record) for record in vanilla.records if record.asked]
 
 
 @torch.inference_mode()

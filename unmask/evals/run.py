@@ -52,10 +52,34 @@ class Record:
     seconds: float
     latency: float
 
+    @property
+    def asked(self) -> bool:
+        """Whether the model was asked at all."""
+        return self.finish_reason != "too long"
+
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
         """Read a line of the file."""
         return cls(**row)
+
+    @classmethod
+    def too_long(cls, item: Item, metrics: Sequence[str]) -> Self:
+        """What is kept of an item that does not fit."""
+        return cls(
+            id=item.id,
+            group=item.group,
+            prompt=item.prompt,
+            answer="",
+            verdicts=dict.fromkeys(metrics, False),
+            finish_reason="too long",
+            tokens=0,
+            forwards=0,
+            query_tokens=0,
+            commits={},
+            token_ids=[],
+            seconds=0.0,
+            latency=0.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,28 +213,24 @@ def _answer(model: Denoiser, task: Task, method: Method, items: Sequence[Item], 
     began = time.perf_counter()
     answers = generate(model, [item.prompt for item in asked], method=method, stop=task.stop) if asked else []
     share = (time.perf_counter() - began) / max(1, len(asked))
-    done = {item.id: answer for item, answer in zip(asked, answers, strict=True)}
-    texts = [done[item.id].text if item.id in done else "" for item in items]
     with ThreadPoolExecutor(SCORERS) as pool:
-        verdicts = list(pool.map(task.score, items, texts))
-    records = []
-    for item, text, verdict in zip(items, texts, verdicts, strict=True):
-        answer = done.get(item.id)
-        records.append(
-            Record(
-                id=item.id,
-                group=item.group,
-                prompt=item.prompt,
-                answer=text,
-                verdicts=dict(verdict) if answer else dict.fromkeys(task.metrics, False),
-                finish_reason=answer.finish_reason if answer else "too long",
-                tokens=answer.tokens if answer else 0,
-                forwards=answer.forwards if answer else 0,
-                query_tokens=answer.query_tokens if answer else 0,
-                commits=dict(answer.commits) if answer else {},
-                token_ids=answer.token_ids if answer else [],
-                seconds=share if answer else 0.0,
-                latency=answer.seconds if answer else 0.0,
-            )
+        verdicts = list(pool.map(task.score, asked, [answer.text for answer in answers]))
+    records = {
+        item.id: Record(
+            id=item.id,
+            group=item.group,
+            prompt=item.prompt,
+            answer=answer.text,
+            verdicts=dict(verdict),
+            finish_reason=answer.finish_reason,
+            tokens=answer.tokens,
+            forwards=answer.forwards,
+            query_tokens=answer.query_tokens,
+            commits=dict(answer.commits),
+            token_ids=answer.token_ids,
+            seconds=share,
+            latency=answer.seconds,
         )
-    return records
+        for item, answer, verdict in zip(asked, answers, verdicts, strict=True)
+    }
+    return [records[item.id] if item.id in records else Record.too_long(item, task.metrics) for item in items]

@@ -10,7 +10,7 @@ from unmask.evals.statistics import wilson
 
 def summarise(run: Run) -> dict[str, Any]:
     """One method's row of `unmask eval --json`, its forwards, tokens and seconds over the items that fit into the model."""
-    records = [record for record in run.records if record.finish_reason != "too long"]
+    records = [record for record in run.records if record.asked]
     accuracy = wilson(sum(run.right()), len(run.records))
     forwards = statistics.mean([record.forwards for record in records])
     tokens, seconds = sum(record.tokens for record in records), sum(record.seconds for record in records)
@@ -48,11 +48,7 @@ def groups(run: Run) -> dict[str, float]:
 
 def against(run: Run, base: Run) -> dict[str, Any]:
     """A method against another on the same items: accuracy (McNemar's exact test) and forwards (bootstrap)."""
-    pairs = [
-        (record.forwards, other.forwards)
-        for record, other in zip(run.records, base.records, strict=True)
-        if record.finish_reason != "too long"
-    ]
+    pairs = [(record.forwards, other.forwards) for record, other in zip(run.records, base.records, strict=True) if record.asked]
     accuracy = statistics.difference(run.right(), base.right())
     test = statistics.mcnemar(base.right(), run.right())
     forwards = statistics.ratio([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
