@@ -51,6 +51,7 @@ def drawn(rng: random.Random, count: int) -> list[Request]:
             top_p=rng.choice([None, 0.9]),
             seed=rng.randrange(100),
             stop=rng.choice([(), (), ("ab", "b€"), ("h",)]),
+            limit=rng.choice([None, None, 13, 64]),
         )
         for _ in range(count)
     ]

@@ -208,5 +208,8 @@ def _draft(live: _Live, record: StepRecord) -> Draft | None:
     if not places:
         return None
     return Draft(
-        start=len(live.told), text=text[len(live.told) :], masked=[place - prompt for place in places], forward=record.forward
+        start=len(live.told),
+        text=text[len(live.told) :],
+        masked=[place - prompt for place in places if place - prompt < row.wanted],
+        forward=record.forward,
     )

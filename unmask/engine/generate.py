@@ -7,7 +7,7 @@ from unmask.engine.request import Completion, Observer, Request
 from unmask.engine.simple import decode
 from unmask.errors import ConfigError, EmptyPrompt
 from unmask.methods import load as load_method
-from unmask.methods.method import Method
+from unmask.methods.method import Method, whole
 from unmask.models.denoiser import Denoiser
 
 DEFAULT_METHOD = "r2-dllm"
@@ -82,8 +82,12 @@ def ask(
     top_k: int | None = None,
     seed: int = 0,
     stop: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> Request:
-    """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there."""
+    """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there.
+
+    `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`).
+    """
     if isinstance(method, str):
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -95,6 +99,7 @@ def ask(
         raise ConfigError("stop must be a list of strings that are not empty")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    whole("limit", limit, 1)
     return Request(
         prompt=encode(model, prompt),
         method=method,
@@ -104,6 +109,7 @@ def ask(
         top_k=method.top_k,
         seed=seed,
         stop=tuple(stop),
+        limit=limit,
     )
 
 

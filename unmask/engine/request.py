@@ -17,6 +17,8 @@ class Request:
         prompt: token ids.
         method: how to decode; its own `max_new_tokens`, `temperature`, `top_p` and `top_k` are not looked at any more.
         max_new_tokens: length of the answer, EOS filler included.
+        limit: tokens of the answer that are wanted, if fewer: decoding in blocks goes on to the end of one, whoever asks for
+            100 tokens wants no 128. None: all of them.
         temperature: 0 takes the most probable token.
         top_p, top_k: narrow the sampled distribution; None: the whole of it.
         seed: rows with the same prompt and seed get the same sample, whatever their batch.
@@ -26,6 +28,7 @@ class Request:
     prompt: tuple[int, ...]
     method: Method
     max_new_tokens: int = 128
+    limit: int | None = None
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
@@ -39,7 +42,7 @@ class Completion:
 
     Attributes:
         text: decoded up to the first EOS or stop string; empty where the model has no tokenizer.
-        token_ids: exactly max_new_tokens ids, EOS filler included.
+        token_ids: exactly max_new_tokens ids (or the request's limit), EOS filler included.
         tokens: how many of them come before the first EOS or stop string; what every rate is computed from.
         forwards: model calls in which this row took part, refreshes included.
         query_tokens: tokens handed to the model over all those calls, drafts included.

@@ -144,7 +144,7 @@ class Row:
 
     def settle(self) -> bool:
         """Whether the row is over; if only its block is, it moves to the next one."""
-        if self.left == ENDED or (self.request.stop and self.recipe.ending == "first" and self.answer().stopped):
+        if self.left == ENDED or (self.recipe.ending == "first" and self._has_enough()):
             return True
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
         if self.left > 0 or (self.recipe.anchored and self.block_forwards < 2):
@@ -154,28 +154,38 @@ class Row:
         self.left = self.recipe.length
         return self.begin == self.total
 
+    def _has_enough(self) -> bool:
+        """Whether a stop string or the limit ends the answer, though the block may not be complete."""
+        stopped = bool(self.request.stop) and self.answer().stopped
+        return stopped or len(self.canvas.written) >= self.wanted < self.request.max_new_tokens
+
+    @property
+    def wanted(self) -> int:
+        """Tokens of the answer that somebody wants."""
+        return self.request.limit or self.request.max_new_tokens
+
     def answer(self) -> Answer:
         """What is written so far, cut where it ends."""
         return self.read(self.canvas.written)
 
     def read(self, answer: list[int]) -> Answer:
         """Any answer to the request, cut where it ends."""
-        return read(answer, self.model.tokenizer, self.recipe.ends, self.request.stop)
+        return read(answer[: self.wanted], self.model.tokenizer, self.recipe.ends, self.request.stop)
 
     def settled(self) -> str:
         """The text so far that can no longer change."""
-        return settled(self.canvas.written, self.model.tokenizer, self.recipe.ends, self.request.stop)
+        return settled(self.canvas.written[: self.wanted], self.model.tokenizer, self.recipe.ends, self.request.stop)
 
     def complete(self) -> Completion:
         """The completion of a row that is over."""
-        ids, answer, recipe = self.canvas.written, self.answer(), self.recipe
+        ids, answer, recipe = self.canvas.written[: self.wanted], self.answer(), self.recipe
         if recipe.ending == "first":
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
             kept = min(self.begin + recipe.length - self.canvas.prompt, len(ids)) if self.left == ENDED else len(ids)
         return Completion(
             text=answer.text,
-            token_ids=ids[:kept] + [recipe.filler] * (self.request.max_new_tokens - kept),
+            token_ids=ids[:kept] + [recipe.filler] * (self.wanted - kept),
             tokens=answer.tokens,
             forwards=self.forwards,
             query_tokens=self.query_tokens,
