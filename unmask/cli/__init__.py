@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import typer
 
-from unmask.cli import bench, calibrate, compare, evaluate, generate, reproduce, train, view
+from unmask.cli import bench, calibrate, compare, evaluate, generate, reproduce, serve, train, view
 from unmask.errors import UnmaskError
 
 
@@ -35,6 +35,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 

@@ -40,6 +40,11 @@ class AsyncEngine:
         self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread takes requests."""
+        return self._thread.is_alive() and not self._closed
+
     async def stream(self, request: Request, *, watch: bool = False) -> AsyncIterator[Progress]:
         """The request's progress; the last one has its completion.
 

@@ -1,0 +1,65 @@
+"""`unmask serve`: the engine behind OpenAI's API."""
+
+from typing import Annotated
+
+import typer
+
+from unmask.cli.choose import Device, Dtype, Model, Settings, read_settings
+from unmask.errors import ConfigError
+
+
+def serve(
+    model: Model = "unmask-tiny",
+    method: Annotated[str, typer.Option(help="Of requests that name none: a preset or a settings file.")] = "r2-dllm",
+    settings: Settings = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of answers where the request has none.")] = 128,
+    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: everybody.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="The model's name in the API, if not its own.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="UNMASK_API_KEY", help="A key that opens the API, repeatable; better in UNMASK_API_KEY."),
+    ] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB of key/value memory.")] = None,
+    rows: Annotated[int, typer.Option(help="Answers that are decoded at once.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Most tokens of a forward.")] = 8192,
+    queue: Annotated[int, typer.Option(help="Answers that may wait; who comes then is told to try again.")] = 256,
+    body_bytes: Annotated[int, typer.Option(help="Largest body of a request.")] = 2**20,
+    seconds: Annotated[float, typer.Option(help="Longest that a request may take, waiting included.")] = 600.0,
+    drain_seconds: Annotated[int, typer.Option(help="Longest that running requests may take after a signal to end.")] = 60,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
+    from rich.console import Console
+
+    import unmask
+    from unmask.engine.engine import Engine, Limits
+
+    try:
+        from unmask.serve.app import create_app
+        from unmask.serve.guard import log_to_stderr
+        from unmask.serve.options import Options
+        from unmask.serve.server import listen, run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}: pip install 'unmask[serve]'") from None
+
+    options = Options(
+        name=name,
+        method=method,
+        settings=read_settings(settings),
+        max_new_tokens=max_new_tokens,
+        api_keys=tuple(api_key or ()),
+        queue=queue,
+        body_bytes=body_bytes,
+        seconds=seconds,
+    )
+    limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
+    with listen(host, port) as at:
+        denoiser = unmask.load(model, device=device, dtype=dtype)
+        log_to_stderr()
+        place = f"http://{host}:{at.getsockname()[1]}"
+        Console(stderr=True).print(
+            f"{denoiser.name} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it", highlight=False
+        )
+        run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)

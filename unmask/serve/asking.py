@@ -1,0 +1,95 @@
+"""From the body of an HTTP request to the engine's requests. What cannot be answered raises before anything runs."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from unmask.engine.generate import ask
+from unmask.engine.request import Request
+from unmask.errors import ConfigError, EmptyPrompt, RequestError, unknown
+from unmask.methods import TABLE, load
+from unmask.methods.method import Method
+from unmask.models.denoiser import Denoiser
+from unmask.serve.options import Options
+from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Message
+
+
+def choose(asked: Diffusion, options: Options) -> Method:
+    """The method of a request. Raises ConfigError that names an unknown method or option.
+
+    >>> choose(Diffusion(cache="prefix"), Options(settings={"threshold": 0.8})).commit
+    CommitThreshold(threshold=0.8)
+    """
+    if asked.method is None:
+        return load(options.method, **{**options.settings, **asked.settings})
+    if isinstance(asked.method, dict):
+        if asked.settings:
+            raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
+        return Method.from_dict(asked.method)
+    if asked.method not in TABLE:  # `load` would read a file of the server's
+        raise unknown("method", asked.method, TABLE)
+    return load(asked.method, **asked.settings)
+
+
+def requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
+    """One request a choice: every prompt `n` times, choice i of a prompt with the i-th seed from `seed` on.
+
+    Decoding goes block by block, and the answer is cut at `max_tokens`. Without a seed each request gets one of its own.
+    Raises ConfigError or RequestError.
+    """
+    method = choose(body.diffusion, options)
+    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
+    block = method.block_length or wanted
+    seed = secrets.randbits(62) if body.seed is None else body.seed
+    made = [
+        ask(
+            model,
+            prompt,
+            method=method,
+            max_new_tokens=-(-wanted // block) * block,
+            limit=wanted,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=seed,
+            stop=body.stops,
+        )
+        for prompt in _prompts(body, model)
+    ]
+    return [replace(request, seed=seed + place) for request in made for place in range(body.n or 1)]
+
+
+def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
+    if isinstance(body, ChatRequest):
+        return [chat(body.messages, model)]
+    assert isinstance(body, CompletionRequest)
+    return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+
+
+def chat(messages: Sequence[Message], model: Denoiser) -> list[int]:
+    """Token ids of a chat up to where the assistant's turn begins. Raises RequestError where the template refuses it."""
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise RequestError(f"{model.name} has no chat template: use /v1/completions")
+    if not any(message.text.strip() for message in messages):
+        raise EmptyPrompt("messages hold no text: give at least one word")
+    from jinja2 import TemplateError
+
+    turns = [{"role": message.role.replace("developer", "system"), "content": message.text} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise RequestError(f"messages: the model's chat template says: {error}") from None
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    return ids
+
+
+def plain(prompt: str, model: Denoiser) -> list[int]:
+    """Token ids of a text without a template. Raises RequestError where there is nothing to encode or nobody who can."""
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None:
+        raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
+    if not prompt.strip():
+        raise EmptyPrompt("the prompt is empty: give at least one word")
+    ids: list[int] = tokenizer.encode(prompt, verbose=False)
+    return ids

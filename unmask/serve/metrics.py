@@ -1,0 +1,97 @@
+"""What Prometheus reads at /metrics. prometheus_client lives here and nowhere else.
+
+Replicas on one machine share their numbers through files where PROMETHEUS_MULTIPROC_DIR names a folder (`deploy` does);
+then /metrics of any replica is that of all.
+"""
+
+import os
+from collections.abc import Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from unmask.engine.engine import Load
+from unmask.engine.request import Completion
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The numbers of one server."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "unmask_requests", "Requests by endpoint and HTTP status.", ["endpoint", "status"], registry=registry
+        )
+        self._choices = Counter("unmask_choices", "Answers by how they ended.", ["finish_reason"], registry=registry)
+        self._prompt_tokens = Counter("unmask_prompt_tokens", "Tokens of prompts.", registry=registry)
+        self._tokens = Counter("unmask_completion_tokens", "Tokens of answers, to the first EOS or stop.", registry=registry)
+        self._forwards = Counter(
+            "unmask_forwards", "Forwards in which answers took part, refreshes included.", registry=registry
+        )
+        self._commits = Counter("unmask_commits", "Tokens written, by the rule that did.", ["rule"], registry=registry)
+        self._tokens_per_forward = Histogram(
+            "unmask_tokens_per_forward", "Of each answer.", buckets=(0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32), registry=registry
+        )
+        self._seconds = Histogram(
+            "unmask_request_seconds", "From the request to its last byte.", ["endpoint"], buckets=_SECONDS, registry=registry
+        )
+        self._first_text = Histogram(
+            "unmask_first_text_seconds", "From the request to the first text of a choice.", buckets=_SECONDS, registry=registry
+        )
+        self._batch = Histogram("unmask_batch_rows", "Rows that share a forward.", buckets=_ROWS, registry=registry)
+        self._forward_seconds = Histogram(
+            "unmask_forward_seconds", "Of a forward and what it leads to.", buckets=(0.001, *_SECONDS), registry=registry
+        )
+        self._waiting = _gauge("unmask_waiting_requests", "Rows that wait for memory or a place.", registry)
+        self._running = _gauge("unmask_running_requests", "Rows that are being decoded.", registry)
+        self._pages = _gauge("unmask_pool_used_pages", "Pages of key/value memory in use.", registry)
+        self._all_pages = _gauge("unmask_pool_pages", "Pages of key/value memory.", registry)
+
+    def load(self, load: Load) -> None:
+        """How busy the engine is now."""
+        self._waiting.set(load.waiting)
+        self._running.set(load.running)
+        self._pages.set(load.pages)
+        self._all_pages.set(load.all_pages)
+
+    def forward(self, rows: int, seconds: float) -> None:
+        """A forward of the engine; called from its thread."""
+        self._batch.observe(rows)
+        self._forward_seconds.observe(seconds)
+
+    def first_text(self, seconds: float) -> None:
+        self._first_text.observe(seconds)
+
+    def answered(self, prompt_tokens: int, completions: Sequence[Completion]) -> None:
+        """A request whose choices are all done."""
+        self._prompt_tokens.inc(prompt_tokens)
+        for completion in completions:
+            self._choices.labels(completion.finish_reason).inc()
+            self._tokens.inc(completion.tokens)
+            self._forwards.inc(completion.forwards)
+            self._tokens_per_forward.observe(completion.tokens_per_forward)
+            for rule, tokens in completion.commits.items():
+                self._commits.labels(rule).inc(tokens)
+
+    def request(self, endpoint: str, status: int, seconds: float) -> None:
+        """A request that is over, well or not."""
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def render(self) -> bytes:
+        """The numbers in Prometheus' text format."""
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+    # Of replicas the sum; those that have ended do not count.
+    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")

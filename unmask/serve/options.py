@@ -1,0 +1,45 @@
+"""How a server behaves: the one source of its defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.engine.generate import DEFAULT_METHOD, DEFAULT_NEW_TOKENS
+from unmask.errors import ConfigError
+from unmask.methods import load
+from unmask.methods.method import whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `unmask serve` can be told.
+
+    Attributes:
+        name: of the model in the API; None: the model's own.
+        method: of requests that name none: a preset, or a settings file.
+        settings: options of the preset that are changed, or settings of the file.
+        max_new_tokens: length of an answer where neither the request nor the method has one.
+        api_keys: any of them opens the API; none: it is open.
+        queue: rows that may wait for the engine; who comes then gets a 429.
+        body_bytes: the largest body.
+        seconds: the longest that a request may take, waiting included.
+    """
+
+    name: str | None = None
+    method: str = DEFAULT_METHOD
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    api_keys: tuple[str, ...] = ()
+    queue: int = 256
+    body_bytes: int = 2**20
+    seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        whole("max_new_tokens", self.max_new_tokens, 1, required=True)
+        whole("queue", self.queue, 1, required=True)
+        whole("body_bytes", self.body_bytes, 1, required=True)
+        if self.seconds <= 0:
+            raise ConfigError(f"seconds must be more than 0, got {self.seconds!r}")
+        if not all(self.api_keys):
+            raise ConfigError("an API key is empty")
+        load(self.method, **self.settings)  # a mistake is told when the server starts, not at its first request

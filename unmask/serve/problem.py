@@ -1,0 +1,31 @@
+"""Errors as OpenAI's clients read them: {"error": {"message", "type", "param", "code"}}."""
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+from unmask.errors import ConfigError, PromptTooLong, UnmaskError
+from unmask.serve.protocol import Problem, ProblemAnswer
+
+BAD_REQUEST, SERVER = "invalid_request_error", "server_error"
+
+
+def problem(
+    status: int,
+    message: str,
+    *,
+    kind: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The response that tells of an error."""
+    told = ProblemAnswer(error=Problem(message=message, type=kind, param=param, code=code))
+    return JSONResponse(told.model_dump(), status, headers=dict(headers or {}))
+
+
+def refused(error: UnmaskError) -> JSONResponse:
+    """What the engine says about a request that it cannot answer: a 400."""
+    too_long = isinstance(error, PromptTooLong)
+    param = "diffusion" if isinstance(error, ConfigError) else "messages" if too_long else None
+    return problem(400, str(error), kind=BAD_REQUEST, param=param, code="context_length_exceeded" if too_long else None)
