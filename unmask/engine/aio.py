@@ -85,7 +85,6 @@ class AsyncEngine:
             self._closed = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
-        self._fail(RuntimeError("the engine is closed"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,6 +93,14 @@ class AsyncEngine:
         await self.close()
 
     def _run(self) -> None:
+        try:
+            self._step_while_open()
+        finally:  # also where it died of what is no Exception: nobody shall wait for a thread that is gone
+            with self._lock:
+                self._closed = True
+            self._fail(RuntimeError("the engine is closed"))
+
+    def _step_while_open(self) -> None:
         while not self._closed:
             try:
                 made = self.engine.step()

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.serve.metrics import Metrics
@@ -53,6 +54,8 @@ class Guard:
 
         try:
             await (self._refusal(scope, headers) or self._app)(scope, self._limited(receive, began), answer)
+        except ClientDisconnect:
+            pass
         except Exception:
             LOG.exception("a request failed", extra={"about": {"request_id": number}})
             if status != _CLIENT_LEFT:

@@ -5,6 +5,7 @@ because clients send it unasked. What is ours stands in `diffusion`, `usage.forw
 """
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -125,6 +126,10 @@ class Body(_Strict):
     def _leave_out_what_says_nothing(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # JSON can write it (\ud800), but neither a tokenizer nor an answer can
+            raise ValueError("a string holds half of a surrogate pair, which is not Unicode") from None
         return {
             name: value
             for name, value in data.items()
@@ -180,7 +185,8 @@ def complaint(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tupl
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(field, known, n=1) if field not in _NOTHING else []
         return f"{field} is not supported: {f'did you mean {close[0]!r}?' if close else 'leave it out'}", field
-    return f"{field}: {error['msg'][0].lower()}{error['msg'][1:]}", field
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{field or 'the body'}: {said[0].lower()}{said[1:]}", field or "body"
 
 
 def where(path: Sequence[str | int]) -> str:
