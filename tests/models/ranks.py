@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 import unmask
-from tests.models.test_parallel import REQUESTS, TOKENS, answers, told
+from tests.models.test_parallel import REQUESTS, THROUGH_TRANSFORMERS, TOKENS, answers, models, told
 from unmask.engine.engine import Engine, Limits
 from unmask.models.follow import Leader, follow, lead
 
@@ -22,16 +23,18 @@ def main(folder: Path, rank: int, death: str) -> None:
     """Both processes run the same program; then the first leads, twice, and at last it dies."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     seen: dict[str, Any] = {}
-    for path in sorted(folder.glob("model-*")):
+    for path in models(folder):
         model = unmask.load(path, device="cpu", tensor_parallel=True)
         pool = model.pool(3)
         seen[path.name] = {
             "logits": model.network(TOKENS),
-            "weights": {name: tuple(weight.shape) for name, weight in model.network.named_parameters()},
+            "weights": {name: weight.nbytes for name, weight in model.network.named_parameters()},
             "page": model.page_bytes,
             "pool": sum(memory.nbytes for memory in (*pool.keys, *pool.values)),
             "answers": answers(model),
         }
+        if path.name in THROUGH_TRANSFORMERS:
+            seen[path.name] |= through_transformers(path)
     try:
         unmask.load(folder / "uneven", device="cpu", tensor_parallel=True)
     except unmask.ConfigError as error:
@@ -51,6 +54,15 @@ def main(folder: Path, rank: int, death: str) -> None:
                 fail(leading)
             os.kill(os.getpid(), signal.SIGKILL)
     follow(model)
+
+
+def through_transformers(path: Path) -> dict[str, Any]:
+    """The logits of transformers' own tensor parallelism with our plan, and which weights it has sliced."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(path, tp_plan="auto", tp_size=2)
+    sliced = {name for name, weight in model.named_parameters() if isinstance(weight, DTensor)}
+    return {"transformers": model(TOKENS).logits, "sliced": sliced}
 
 
 def fail(model: Leader) -> None:
