@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as t
 
 @contextmanager
 def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool) -> Iterator["Denoiser"]:
-    """The model: whole, or shared by torchrun's processes, of which one goes on while the others follow it to the end."""
+    """The model: whole, or shared by torchrun's processes. Of those only the first goes on; the others follow it, and exit."""
     import unmask
 
     if not tensor_parallel:
@@ -42,7 +42,7 @@ def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool) -> Ite
     from unmask.models.follow import follow, lead
 
     shared = unmask.load(model, device=_joined(device), dtype=dtype, tensor_parallel=True)
-    # The group is left open where something failed: to close it waits for the others, whom the launcher ends.
+    # Where something fails the group is left open: closing would wait for the others, and the launcher ends them anyway.
     if torch.distributed.get_rank() != 0:
         follow(shared)
         torch.distributed.destroy_process_group()

@@ -104,7 +104,8 @@ class _Sender(_Channel):
         return self._pools[pool]
 
     def close(self) -> None:
-        # Followers that are out of step wait for another message; they notice when this process ends.
+        """Tell the followers to end."""
+        # Those that are out of step wait for something else; they notice when this process ends.
         if self._in_step:
             self._control([None, 0, set()])
 

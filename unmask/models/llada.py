@@ -5,7 +5,7 @@ Row i of the output predicts token i.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -91,7 +91,7 @@ class Block(TransformerLayer):
 class LLaDA(Network):
     """The network; `state_dict()` has the checkpoint's keys (`model.transformer.blocks.0.q_proj.weight` ...)."""
 
-    tp_plan = {  # noqa: RUF012
+    tp_plan: ClassVar[Mapping[str, str]] = {
         "model.transformer.blocks.*.q_proj": "colwise",
         "model.transformer.blocks.*.k_proj": "colwise",
         "model.transformer.blocks.*.v_proj": "colwise",

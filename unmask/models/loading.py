@@ -1,7 +1,7 @@
 """Checkpoints from disk or the Hugging Face hub: config.json, safetensors (one file or an index of shards), tokenizer.
 
-Tensors go to their place one by one, so the peak is the weights plus what one shard maps. Whatever is wrong becomes a
-ModelError that names the file and the tensor.
+Tensors, or a process's slices of them, go to their place one by one, so the peak is what it keeps plus what one file maps.
+Whatever is wrong becomes a ModelError that names the file and the tensor.
 """
 
 import hashlib

@@ -42,7 +42,7 @@ ALONE = Share(rank=0, processes=1, group=None)
 def share(tensor_parallel: "bool | dist.ProcessGroup") -> Share:
     """What part this process has in a group, in all of torch.distributed (True) or in none.
 
-    Raises ConfigError where torch.distributed has not been started.
+    Raises ConfigError where torch.distributed has not been started or the group is another's.
     """
     if tensor_parallel is False:
         return ALONE
@@ -52,7 +52,10 @@ def share(tensor_parallel: "bool | dist.ProcessGroup") -> Share:
             "start them with torchrun and call torch.distributed.init_process_group() first"
         )
     group = dist.group.WORLD if tensor_parallel is True else tensor_parallel
-    return Share(dist.get_rank(group), dist.get_world_size(group), group)
+    mine = Share(dist.get_rank(group), dist.get_world_size(group), group)
+    if mine.rank < 0:
+        raise ConfigError(f"process {dist.get_rank()} is not in the group that shares the model: load it only in its members")
+    return mine
 
 
 class Sliced(nn.Linear):
