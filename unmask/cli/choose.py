@@ -1,7 +1,10 @@
 """What several commands share: options that pick a model and a method, how a method is read, and the display of progress."""
 
 import itertools
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,15 +15,64 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from unmask.methods.method import Method
+    from unmask.models.denoiser import Denoiser
 
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
 ]
 NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens, a multiple of the block length.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
+
+
+@contextmanager
+def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool) -> Iterator["Denoiser"]:
+    """The model: whole, or shared by torchrun's processes. Of those only the first goes on; the others follow it, and exit."""
+    import unmask
+
+    if not tensor_parallel:
+        yield unmask.load(model, device=device, dtype=dtype)
+        return
+
+    import torch
+
+    from unmask.models.follow import follow, lead
+
+    shared = unmask.load(model, device=_joined(device), dtype=dtype, tensor_parallel=True)
+    # Where something fails the group is left open: closing would wait for the others, and the launcher ends them anyway.
+    if torch.distributed.get_rank() != 0:
+        follow(shared)
+        torch.distributed.destroy_process_group()
+        raise typer.Exit
+    with lead(shared) as leading:
+        yield leading
+    torch.distributed.destroy_process_group()
+
+
+def _joined(device: str) -> str:
+    """Join torchrun's processes; the device of this one."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    if local is None:
+        raise ConfigError(
+            "--tensor-parallel shares the model between processes: torchrun --nproc_per_node 2 -m unmask ... --tensor-parallel"
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"--device {device}: with --tensor-parallel every process has a GPU of its own; use auto, cuda or cpu"
+        )
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        torch.distributed.init_process_group("gloo")
+        return "cpu"
+    if int(local) >= torch.cuda.device_count():
+        raise ConfigError(f"process {local} has no GPU: there are {torch.cuda.device_count()}; start as many processes")
+    torch.cuda.set_device(int(local))
+    torch.distributed.init_process_group("nccl")
+    return f"cuda:{local}"
 
 
 def progress(*columns: "ProgressColumn") -> "Progress":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, Settings, read_method
+from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, Settings, TensorParallel, loaded, read_method
 from unmask.cli.view import check_output, save
 
 
@@ -30,6 +30,7 @@ def generate(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    tensor_parallel: TensorParallel = False,
 ) -> None:
     """Answer PROMPT with one method."""
     check_output(trace)
@@ -40,22 +41,22 @@ def generate(
     from unmask.view.terminal import watching
     from unmask.view.trace import Recorder
 
-    denoiser = unmask.load(model, device=device, dtype=dtype)
-    length = max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS
-    watched = watching(denoiser, length) if watch else contextlib.nullcontext(Recorder(denoiser, length))
-    with watched as recorder:
-        completion = unmask.generate(
-            denoiser,
-            [prompt],
-            method=chosen,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            stop=stop or [],
-            observer=recorder if watch or trace else None,
-        )[0]
+    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser:
+        length = max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS
+        watched = watching(denoiser, length) if watch else contextlib.nullcontext(Recorder(denoiser, length))
+        with watched as recorder:
+            completion = unmask.generate(
+                denoiser,
+                [prompt],
+                method=chosen,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                seed=seed,
+                stop=stop or [],
+                observer=recorder if watch or trace else None,
+            )[0]
     name, kept = chosen.name or method, dataclasses.replace(chosen, name="").to_dict()
     if trace:
         save(trace, [recorder.trace(prompt=prompt, method=name, settings=kept, completion=completion)])

@@ -63,9 +63,9 @@ class Denoiser:
 
     @property
     def page_bytes(self) -> int:
-        """Bytes of a page of key/value memory."""
+        """Bytes of a page of key/value memory, in this process."""
         shape = self.network.shape
-        return 2 * shape.layers * shape.kv_heads * shape.head_size * PAGE * self.dtype.itemsize
+        return 2 * shape.layers * self.network.kv_heads * shape.head_size * PAGE * self.dtype.itemsize
 
     def pool(self, pages: int) -> KVPool:
         """Empty key/value memory of the model's shape."""
@@ -73,7 +73,7 @@ class Denoiser:
         return KVPool(
             layers=shape.layers,
             pages=pages,
-            kv_heads=shape.kv_heads,
+            kv_heads=self.network.kv_heads,
             head_size=shape.head_size,
             dtype=self.dtype,
             device=self.device,

@@ -5,7 +5,7 @@ Row i - 1 of the output predicts token i: that is dealt with here and nowhere el
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -104,6 +104,17 @@ class Backbone(nn.Module):
 
 class Dream(Network):
     """The network; `state_dict()` has the checkpoint's keys (`model.layers.0.self_attn.q_proj.weight` ...)."""
+
+    tp_plan: ClassVar[Mapping[str, str]] = {
+        "model.layers.*.self_attn.q_proj": "colwise",
+        "model.layers.*.self_attn.k_proj": "colwise",
+        "model.layers.*.self_attn.v_proj": "colwise",
+        "model.layers.*.self_attn.o_proj": "rowwise",
+        "model.layers.*.mlp.gate_proj": "colwise",
+        "model.layers.*.mlp.up_proj": "colwise",
+        "model.layers.*.mlp.down_proj": "rowwise",
+        "lm_head": "colwise_gather_output",
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

@@ -46,6 +46,7 @@ class LLaDAModelLM(_Wrapped):
     """LLaDA for transformers."""
 
     config_class = LLaDAConfig
+    _tp_plan = LLaDA.tp_plan
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
@@ -57,6 +58,7 @@ class DreamModel(_Wrapped):
     """Dream for transformers. Row i - 1 of the logits predicts token i, as in the authors' class."""
 
     config_class = DreamConfig
+    _tp_plan = Dream.tp_plan
 
     def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)

@@ -6,7 +6,7 @@ Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query toke
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from unmask.context.pool import KVPool
 from unmask.errors import ModelError
 from unmask.models.attention import attend, attend_packed, rotary, rotate
 from unmask.models.denoiser import ModelSpec
+from unmask.models.parallel import ALONE, Share
 
 
 class RMSNorm(nn.Module):
@@ -124,13 +125,23 @@ class Network(nn.Module):
     """A bidirectional transformer that predicts the tokens a plan asks for.
 
     Subclasses own the modules and hand them out through `embedding`, `blocks`, `final_norm` and `head`.
+
+    `tp_plan` says how processes may share the modules (models/parallel.py), `share` what of them is this process's. `shape`
+    is always the whole network's.
     """
 
     shape: Shape
     spec: ModelSpec
+    tp_plan: ClassVar[Mapping[str, str]]
+    share: Share = ALONE
     logit_scale: float = 1.0
 
     checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of this process."""
+        return self.shape.kv_heads // self.share.processes
 
     @abstractmethod
     def embedding(self) -> nn.Module: ...
@@ -152,7 +163,7 @@ class Network(nn.Module):
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., C] to [..., V]."""
         head: Any = self.head()
-        logits = nn.functional.linear(hidden, head.weight, getattr(head, "bias", None))
+        logits: Tensor = nn.functional.linear(hidden, head.weight) if self.shape.tied else head(hidden)
         return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
     def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:

@@ -5,7 +5,7 @@ Row i of the output predicts token i.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -90,6 +90,17 @@ class Block(TransformerLayer):
 
 class LLaDA(Network):
     """The network; `state_dict()` has the checkpoint's keys (`model.transformer.blocks.0.q_proj.weight` ...)."""
+
+    tp_plan: ClassVar[Mapping[str, str]] = {
+        "model.transformer.blocks.*.q_proj": "colwise",
+        "model.transformer.blocks.*.k_proj": "colwise",
+        "model.transformer.blocks.*.v_proj": "colwise",
+        "model.transformer.blocks.*.attn_out": "rowwise",
+        "model.transformer.blocks.*.ff_proj": "colwise",
+        "model.transformer.blocks.*.up_proj": "colwise",
+        "model.transformer.blocks.*.ff_out": "rowwise",
+        "model.transformer.ff_out": "colwise_gather_output",
+    }
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

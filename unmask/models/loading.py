@@ -1,7 +1,7 @@
 """Checkpoints from disk or the Hugging Face hub: config.json, safetensors (one file or an index of shards), tokenizer.
 
-Tensors go to their place one by one, so the peak is the weights plus what one shard maps. Whatever is wrong becomes a
-ModelError that names the file and the tensor.
+Tensors, or a process's slices of them, go to their place one by one, so the peak is what it keeps plus what one file maps.
+Whatever is wrong becomes a ModelError that names the file and the tensor.
 """
 
 import hashlib
@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from unmask.errors import ConfigError, ModelError, unknown
+from unmask.models import parallel
 from unmask.models.denoiser import Denoiser
 from unmask.models.layers import Network
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 EMBEDDED = ("unmask-tiny", "unmask-tiny-r2")
 # Architecture, as config.json names it -> our class.
@@ -32,24 +36,34 @@ _TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str | torch.dtype = "auto") -> Denoiser:
+def load(
+    name: str | Path = "unmask-tiny",
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    tensor_parallel: "bool | ProcessGroup" = False,
+) -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
         name: "unmask-tiny", its tuned twin "unmask-tiny-r2", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
-        device: "auto" takes the first CUDA device if there is one, else the CPU.
+        device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
+        tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
+            reads and holds its slices (models/parallel.py). All of them must then make the same calls.
 
     Raises:
-        ConfigError: a device or dtype that is not there.
+        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
         ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen.
 
     >>> load("unmask-tiny").spec.mask_id
     2
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, kind, mine = _device(device), _dtype(dtype), parallel.share(tensor_parallel)
     folder = locate(str(name))
     network = build(read_json(folder / "config.json"), folder)
+    if mine.group is not None:
+        parallel.split(network, mine)
     fill(network, folder, device=place, dtype=kind)
     reader = tokenizer(folder)
     if reader is not None:
@@ -178,18 +192,21 @@ def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.d
             for name in (tensor for tensor in wanted if where[tensor] == path):  # the embedding comes first
                 if name not in held:
                     raise ModelError(f"{path}: the tensor {name} is missing, though the index places it there")
-                tensor = file.get_tensor(name)
-                if tensor.shape != wanted[name].shape:
-                    raise ModelError(f"{path}: {name} has shape {list(tensor.shape)}, not {list(wanted[name].shape)}")
+                owner, _, leaf = name.rpartition(".")
+                module = network.get_submodule(owner)
+                stored = file.get_slice(name)
+                shape, mine = parallel.section(module, leaf)
+                if stored.get_shape() != shape:
+                    raise ModelError(f"{path}: {name} has shape {stored.get_shape()}, not {shape}")
+                tensor = stored[mine]
                 if not tensor.is_floating_point():
                     raise ModelError(
                         f"{path}: {name} is {tensor.dtype}, not a floating-point type; quantised weights are not supported"
                     )
                 dtype = dtype or tensor.dtype
-                owner, _, leaf = name.rpartition(".")
                 # A copy, not the file's own pages: the file may change or go away.
                 placed = tensor.to(device=device, dtype=dtype, copy=True)
-                setattr(network.get_submodule(owner), leaf, torch.nn.Parameter(placed, requires_grad=False))
+                setattr(module, leaf, torch.nn.Parameter(placed, requires_grad=False))
 
 
 def _opened(path: Path) -> Any:

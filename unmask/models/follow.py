@@ -1,0 +1,175 @@
+"""One process leads, the others follow: whatever the first does with a shared model, the rest compute their slices of.
+
+    if torch.distributed.get_rank() == 0:
+        with lead(model) as model:    # as any other model; one forward at a time
+            engine = Engine(model)
+    else:
+        follow(model)                 # until the leader is done, or gone
+
+Every forward of the leader sends its input first: what the host knows (the plan's lists and numbers, which key/value
+memory) over gloo, so that nobody waits for a device, and the plan's tensors as one over the devices' own group. The
+forward itself therefore cannot be captured in a CUDA graph while a process leads; where all processes run the same
+program and none leads, it can.
+"""
+
+import io
+import itertools
+import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
+from unmask.models.denoiser import Denoiser
+
+PATIENCE = timedelta(days=3650)  # a server may have nothing to do for long; a leader that is gone is noticed at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Leader(Denoiser):
+    """A shared model whose forwards the other processes follow."""
+
+    sender: "_Sender"
+
+    def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """Logits [R, V], as of any model. Raises RuntimeError once a forward has failed: the processes are out of step."""
+        with self.sender.sending((tokens_N, plan, pool)):
+            return super().forward(tokens_N, plan, pool)
+
+
+@contextmanager
+def lead(model: Denoiser) -> Iterator[Leader]:
+    """The shared model for the first process of its group; when done, the followers are told to end."""
+    sender = _Sender(model)
+    try:
+        yield Leader(network=model.network, tokenizer=model.tokenizer, name=model.name, sender=sender)
+    finally:
+        sender.close()
+
+
+def follow(model: Denoiser) -> None:
+    """Compute this process's part of every forward of the leader, until it is done. Raises ConnectionError if it is gone."""
+    receiver = _Receiver(model)
+    with torch.inference_mode():
+        while (message := receiver.receive()) is not None:
+            model.forward(*message)
+
+
+class _Channel:
+    """What both ends know. Making one is a call that all processes of the group make together."""
+
+    def __init__(self, model: Denoiser) -> None:
+        group = model.network.share.group
+        assert group is not None, "the model is not shared"
+        ranks = dist.get_process_group_ranks(group)
+        self.model, self.group, self.first = model, group, ranks[0]
+        self.control = dist.new_group(ranks, backend="gloo", timeout=PATIENCE, use_local_synchronization=True)
+
+
+class _Sender(_Channel):
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__(model)
+        self._numbers = itertools.count()
+        self._pools: WeakKeyDictionary[KVPool, int] = WeakKeyDictionary()
+        self._in_step = True
+
+    @contextmanager
+    def sending(self, message: tuple[Any, ...]) -> Iterator[None]:
+        """Send what the others need for a call, which is then made."""
+        if not self._in_step:
+            raise RuntimeError("an earlier forward has failed halfway, and the processes are out of step: start them anew")
+        self._in_step = False
+        pickled = io.BytesIO()
+        packer = _Packer(pickled, self)
+        packer.dump(message)
+        packed = torch.cat([tensor.flatten().view(torch.uint8) for tensor in packer.tensors])
+        self._control([pickled.getvalue(), len(packed), set(self._pools.values())])
+        dist.broadcast(packed, self.first, group=self.group)
+        yield
+        self._in_step = True
+
+    def number(self, pool: KVPool) -> int:
+        """The number that a pool is known by to the followers."""
+        if pool not in self._pools:
+            self._pools[pool] = next(self._numbers)
+        return self._pools[pool]
+
+    def close(self) -> None:
+        """Tell the followers to end."""
+        # Those that are out of step wait for something else; they notice when this process ends.
+        if self._in_step:
+            self._control([None, 0, set()])
+
+    def _control(self, parts: list[Any]) -> None:
+        dist.broadcast_object_list(parts, self.first, group=self.control)
+
+
+class _Receiver(_Channel):
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__(model)
+        self._pools: dict[int, KVPool] = {}
+
+    def receive(self) -> Any:
+        """The leader's next message, tensors on the model's device; None where it is done."""
+        parts: list[Any] = [None, None, None]
+        try:
+            dist.broadcast_object_list(parts, self.first, group=self.control)
+            pickled, size, alive = parts
+            if pickled is None:
+                return None
+            packed = torch.empty(size, dtype=torch.uint8, device=self.model.device)
+            dist.broadcast(packed, self.first, group=self.group)
+        except RuntimeError as error:
+            raise ConnectionError("the leading process is gone") from error
+        self._pools = {number: pool for number, pool in self._pools.items() if number in alive}
+        return _Unpacker(io.BytesIO(pickled), packed, self).load()
+
+    def pool(self, number: int, pages: int) -> KVPool:
+        """A pool of this process's own for one of the leader's."""
+        if number not in self._pools:
+            self._pools[number] = self.model.pool(pages)
+        return self._pools[number]
+
+
+class _Packer(pickle.Pickler):
+    """Pickles all but tensors, which are set aside, and key/value memory, of which every process has its own."""
+
+    def __init__(self, file: io.BytesIO, sender: _Sender) -> None:
+        super().__init__(file)
+        self.sender = sender
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, thing: Any) -> tuple[Any, ...] | None:
+        """What stands for a tensor or a pool."""
+        if isinstance(thing, Tensor):
+            self.tensors.append(thing)
+            return "tensor", tuple(thing.shape), thing.dtype
+        if isinstance(thing, KVPool):
+            return "pool", self.sender.number(thing), thing.pages
+        return None
+
+
+class _Unpacker(pickle.Unpickler):
+    """The inverse: cuts the tensors, in their order, from the bytes that were sent beside."""
+
+    def __init__(self, file: io.BytesIO, packed: Tensor, receiver: _Receiver) -> None:
+        super().__init__(file)
+        self.packed, self.receiver = packed, receiver
+
+    def persistent_load(self, found: tuple[Any, ...]) -> Tensor | KVPool:
+        """What a placeholder stands for."""
+        kind, *facts = found
+        if kind == "pool":
+            return self.receiver.pool(*facts)
+        shape, dtype = facts
+        piece, self.packed = self.packed.tensor_split([math.prod(shape) * dtype.itemsize])
+        return piece.clone().view(dtype).view(shape)  # a copy, because a view must be aligned
