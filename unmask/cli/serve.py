@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, Settings, read_settings
+from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, read_settings
 from unmask.errors import ConfigError
 
 
@@ -29,11 +29,11 @@ def serve(
     drain_seconds: Annotated[int, typer.Option(help="Longest that running requests may take after a signal to end.")] = 60,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    tensor_parallel: TensorParallel = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
     from rich.console import Console
 
-    import unmask
     from unmask.engine.engine import Engine, Limits
 
     try:
@@ -55,8 +55,7 @@ def serve(
         seconds=seconds,
     )
     limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
-    with listen(host, port) as at:
-        denoiser = unmask.load(model, device=device, dtype=dtype)
+    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser, listen(host, port) as at:
         log_to_stderr()
         place = f"http://{host}:{at.getsockname()[1]}"
         Console(stderr=True).print(
