@@ -18,20 +18,22 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)],
 
 # Which rooms a room may import from; itself, `errors` and `files` always.
 ARROWS = {
-    "decode": set(),
+    "kernels": set(),
+    "decode": {"kernels"},
     "methods": {"decode"},
     "context": {"decode"},
-    "models": {"decode", "context"},
+    "models": {"decode", "context", "kernels"},
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
-    "evals": {"engine", "methods", "models", "tasks", "context", "decode"},
+    "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "decode", "tasks"},
     "view": {"engine", "models"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
 }
 # Third-party packages that belong to one room.
 HOMES = {
+    "triton": {"kernels"},
     "transformers": {"models", "train"},
     "accelerate": {"train"},
     "peft": {"train"},
