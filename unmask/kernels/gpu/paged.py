@@ -40,19 +40,22 @@ def paged_attention(
     out_BLHD = torch.empty(rows, length, heads, size, dtype=q_BLHD.dtype, device=q_BLHD.device)
     width = max(16, triton.next_power_of_2(size))  # the least that a tensor core multiplies
     packed = length * heads // groups
-    block = min(128, max(16, triton.next_power_of_2(packed)))
-    keys = min(64, max(16, 2**14 // (width * keys_SGD.element_size())))  # a tile of keys: 16 KB
+    # Tiles by what shared memory and registers hold: 32 KB of queries, 16 KB of keys. LLaDA: 32 x 64, Dream: 128 x 64.
+    bytes_each = width * q_BLHD.element_size()
+    block = min(128, 2**15 // bytes_each, max(16, triton.next_power_of_2(packed)))
+    keys = min(64, max(16, 2**14 // bytes_each))
     with torch.cuda.device_of(q_BLHD):
         _attend[triton.cdiv(packed, block), cuts, rows * groups](
             q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, heard_BLHCD, logsumexp_BLHC,
             *q_BLHD.stride()[:3], *keys_SGD.stride()[:2], *values_SGD.stride()[:2], pages_BP.stride(0),
             length, groups, math.log2(math.e) / math.sqrt(size),
             SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, BLOCK=block, KEYS=keys, WIDTH=width,
-            num_warps=8 if block == 128 else 4, num_stages=3,
+            # A tile's pages are loaded before its keys: five stages are two tiles of keys under way.
+            num_warps=8 if block == 128 else 4, num_stages=5, enable_fp_fusion=True,
         )  # fmt: skip
         _join[rows * length * heads,](
             heard_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, length * heads, cuts,
-            SIZE=size, SPLIT=SPLIT, CUTS=triton.next_power_of_2(cuts), WIDTH=width, num_warps=4,
+            SIZE=size, SPLIT=SPLIT, CUTS=triton.next_power_of_2(cuts), WIDTH=width, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return out_BLHD
 
@@ -90,12 +93,13 @@ def _attend(
         there = visible[:, None] & (d < SIZE)[None, :]
         k = tl.load(keys_SGD + pool[:, None] * key_slot + group * key_head + d[None, :], mask=there, other=0.0)
         v = tl.load(values_SGD + pool[:, None] * value_slot + group * value_head + d[None, :], mask=there, other=0.0)
-        score = tl.where(visible[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -float("inf"))
+        # fp32 as three products of tf32, which is its precision at the speed of tensor cores; bf16 and fp16 as they are.
+        score = tl.where(visible[None, :], tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale, -float("inf"))
         higher = tl.maximum(high, tl.max(score, axis=1))
         fade = tl.exp2(high - higher)
         weight = tl.exp2(score - higher[:, None])
         mass = mass * fade + tl.sum(weight, axis=1)
-        heard = tl.dot(weight.to(v.dtype), v, heard * fade[:, None], input_precision="ieee")
+        heard = tl.dot(weight.to(v.dtype), v, heard * fade[:, None], input_precision="tf32x3")
         high = higher
 
     at = ((row * length + place) * groups * SHARED + head) * cuts + cut

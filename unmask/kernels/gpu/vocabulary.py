@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unmask.kernels.vocabulary import Evidence, Score
 
-TILE = 4096  # 8 KB of bf16: four loads of 16 bytes under way for each of 128 threads
+TILE = 4096  # 8 KB of bf16, two loads of 16 bytes a thread; four programs fit on a multiprocessor by their registers
+NOWHERE = tl.constexpr(2**31 - 1)  # above every token
 
 
 def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> Evidence:
@@ -29,10 +30,13 @@ def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> E
     numbers_4R = torch.empty(4, rows, dtype=torch.float32, device=logits_RV.device)
     with torch.cuda.device_of(logits_RV):
         _read[rows, tiles](
-            logits_RV, candidate_RT, *parts_4RT, logits_RV.stride(0), vocabulary, mask_id, TILE=TILE, num_warps=4
-        )
-        width = triton.next_power_of_2(tiles)
-        _join[rows,](candidate_RT, *parts_4RT, candidate_R, *numbers_4R, mask_id, tiles, WIDTH=width, num_warps=1)
+            logits_RV, candidate_RT, *parts_4RT, logits_RV.stride(0), vocabulary, mask_id,
+            TILE=TILE, num_warps=8, enable_fp_fusion=True,
+        )  # fmt: skip
+        _join[rows,](
+            candidate_RT, *parts_4RT, candidate_R, *numbers_4R, mask_id, tiles,
+            WIDTH=triton.next_power_of_2(tiles), num_warps=1, enable_fp_fusion=True,
+        )  # fmt: skip
     shape = logits_BLV.shape[:-1]
     confidence_BL, logsumexp_BL, margin_BL, negative_entropy_BL = (part_R.view(shape) for part_R in numbers_4R)
     scores = {"confidence": confidence_BL, "margin": margin_BL, "negative_entropy": negative_entropy_BL}
@@ -46,11 +50,11 @@ def _read(
     row, tile = tl.program_id(0), tl.program_id(1)
     ids = tile * TILE + tl.arange(0, TILE)
     x = tl.load(logits_RV + row.to(tl.int64) * stride + ids, mask=ids < vocabulary, other=-float("inf")).to(tl.float32)
-    ranked = tl.where(x == x, x, -float("inf"))  # NaN has no place in an order; the mass will tell of it
-    best, place = tl.max(tl.where(ids == mask_id, -float("inf"), ranked), axis=0, return_indices=True)
-    candidate = tile * TILE + place
-    # The best of all others, the mask among them, which is the "candidate" of a tile where nothing else is allowed.
-    rest = tl.max(tl.where((ids == candidate) & (ids != mask_id), -float("inf"), ranked), axis=0)
+    others = tl.where(ids == mask_id, -float("inf"), x)
+    best = tl.max(others, axis=0)
+    candidate = tl.min(tl.where(others == best, ids, NOWHERE), axis=0)
+    # The best of the rest, the mask among them (in a tile where nothing else is allowed the "candidate" may be the mask).
+    rest = tl.max(tl.where((ids == candidate) & (ids != mask_id), -float("inf"), x), axis=0)
     high = tl.maximum(best, rest)
     distance = x - tl.where(high == -float("inf"), 0.0, high)  # a tile of -inf has no mass, and is no NaN
     power = tl.exp(distance)
@@ -78,7 +82,8 @@ def _join(
 
     # The two best of all: the highest of a tile, and the next highest of another tile or of the same.
     high_T, low_T = tl.maximum(best_T, rest_T), tl.minimum(best_T, rest_T)
-    high, top = tl.max(high_T, axis=0, return_indices=True)
+    high = tl.max(high_T, axis=0)
+    top = tl.min(tl.where(high_T == high, tile, WIDTH), axis=0)
     second = tl.maximum(tl.max(tl.where(tile == top, -float("inf"), high_T), axis=0), tl.max(low_T, axis=0))
 
     # Where the row holds NaN or +inf the masses do too; where all is -inf the scales are NaN, and so is the sum.
@@ -87,8 +92,9 @@ def _join(
     mass = tl.sum(scale_T * mass_T, axis=0)
     moment = tl.sum(scale_T * (moment_T + gap_T * mass_T), axis=0)
 
-    best, winner = tl.max(best_T, axis=0, return_indices=True)
-    candidate = tl.sum(tl.where(tile == winner, tl.load(candidate_RT + at, mask=inside, other=0), 0), axis=0)
+    best = tl.max(best_T, axis=0)
+    candidate_T = tl.load(candidate_RT + at, mask=inside, other=NOWHERE)
+    candidate = tl.min(tl.where(best_T == best, candidate_T, NOWHERE), axis=0)
     confidence = tl.div_rn(tl.exp(best - high), mass)
     lowest = tl.where(mask_id == 0, 1, 0)  # where nothing is left for any candidate they are equals
     tl.store(candidate_R + row, tl.where(confidence > 0.0, candidate, lowest))
