@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,12 @@ def test_all_is_sorted_complete_and_does_not_leak() -> None:
 def test_examples_in_docstrings_hold(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert outcome.failed == 0
+
+
+def test_triton_is_imported_by_no_seam() -> None:
+    """An install for CPUs has none."""
+    code = "import sys, unmask.engine.engine, unmask.kernels.paged; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_methods_are_in_the_papers_page() -> None:

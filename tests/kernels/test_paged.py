@@ -111,8 +111,8 @@ def test_the_plain_form_is_the_definition(made: tuple[Call, int], dtype: torch.d
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=20)
-@given(calls(longest=600), st.booleans())
+@settings(max_examples=15)
+@given(calls(longest=300), st.booleans())
 def test_the_kernel_is_the_plain_form(device: str, made: tuple[Call, int], halved: bool) -> None:
     given, page = made[0].to(HALF[device] if halved else torch.float32), made[1]
     found = kernel(device, paged_attention)(*given, page=page)

@@ -8,8 +8,8 @@ that nothing here needs Triton before. To add one: the two files, and a test in 
 shapes alone, lengths are read on the device, and nothing is tuned or synchronised at run time: a CUDA graph may hold any
 kernel, and what a row gets does not depend on the rows beside it.
 
-On a GPU: `pytest tests/kernels`, and for reads and writes out of bounds
-`compute-sanitizer --tool memcheck python -m pytest tests/kernels -k cuda` (then `--tool racecheck` and `--tool initcheck`).
+On a GPU: `pytest tests/kernels`, and for reads and writes out of bounds (then `racecheck`, `initcheck`, `synccheck`)
+`PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python -m pytest tests/kernels -k cuda`.
 """
 
 import torch

@@ -28,10 +28,10 @@ def paged_attention(
     to end[b] are replaced by the row's copies, shift[b] slots behind. A row that sees nothing gets zeros. What no row sees
     may hold anything. Integers of int64, on the device of the queries; the kernel does not bring them to the host.
 
-    >>> q, k, v = torch.zeros(1, 1, 1, 2), torch.zeros(4, 1, 2), torch.arange(8.0).view(4, 1, 2)
+    >>> q, k, v = torch.zeros(1, 1, 1, 1), torch.zeros(4, 1, 1), torch.tensor([1.0, 9.0, 2.0, 3.0])[:, None, None]
     >>> pages, zero = torch.tensor([[1, 0]]), torch.tensor([0])
-    >>> paged_attention(q, k, v, pages, torch.tensor([3]), zero, zero, zero, page=2).tolist()  # slots 2, 3 and 0 of the pool
-    [[[[3.3333332538604736, 4.333333492279053]]]]
+    >>> paged_attention(q, k, v, pages, torch.tensor([3]), zero, zero, zero, page=2)  # the mean of the pool's slots 2, 3 and 0
+    tensor([[[[2.]]]])
     """
     assert q_BLHD.dtype == keys_SGD.dtype == values_SGD.dtype, "queries, keys and values are of one type"
     if accelerated(q_BLHD):
