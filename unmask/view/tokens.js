@@ -1,3 +1,4 @@
+"use strict";
 // What the pages share: an answer's tokens, and what is told of one. Needs an element #tip.
 // Text of a model or a user enters a page as textContent alone.
 const $ = id => document.getElementById(id);
