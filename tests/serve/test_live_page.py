@@ -198,13 +198,14 @@ def test_every_preset_can_be_chosen(page: Live) -> None:
 def test_stopping_frees_the_rows(page: Live, served: Served, how: str) -> None:
     for method in page.all(".method"):
         Select(method).select_by_visible_text("vanilla")
+    for settings in page.all(".settings"):
+        settings.send_keys("max_new_tokens=256")  # would take ten seconds and more
     page.go()
     page.until(lambda: all(int(forwards) > 2 for forwards in page.figures("forwards")))
     assert served.call("health")["running"] == 2
     page.one("#go").click() if how == "button" else page.press(Keys.ESCAPE)
     assert page.finish() == ["stopped", "stopped"]
     page.until(lambda: served.call("health")["running"] == 0, 3)
-    assert all(int(forwards) < 40 for forwards in page.figures("forwards"))
     assert page.all(".draft")  # the answer stands as it was
 
 
