@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.context.policy import Window, policy
+from unmask.context.policy import Window, most_tokens, policy
 
 
 def first_queries(interval: int | None, *, suffix: tuple[int, int] | None = None, lookbehind: int = 0) -> list[list[int]]:
@@ -44,8 +44,8 @@ def test_a_slot_holds_what_the_layout_says_and_only_prompts_are_old(
         assert window.number == number
         for age in range(3):
             made = plan(window, age)
-            slots = range(made.query.start, made.query.stop)
-            written |= {slot: (made.positions[slot], number) for slot in slots}
+            assert made.tokens <= most_tokens(cache, window.total, length, 1)
+            written |= {slot: (made.positions[slot], number) for slot in range(made.query.start, made.query.stop)}
             for slot, position in enumerate(made.positions):
                 place, writer = written[slot]
                 assert place == position

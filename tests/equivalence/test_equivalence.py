@@ -57,8 +57,6 @@ def test_a_row_does_not_depend_on_its_batch(name: str, cache: str, suffix: int |
         ("r2-dllm", {"temporal_metric": "ave"}),
         ("r2-dllm", {"temporal_metric": "max", "cache": "none"}),
         ("r2-dllm", {"temperature": 1.0, "top_p": 0.9}),
-        ("r2-dllm", {"prompt_interval": None}),
-        ("fast-dllm", {"cache": "prefix", "suffix_window": 4, "prompt_interval": 2}),
         ("r2-dllm-official", {}),
         ("streaming-dllm-official", {"cache": "dual"}),
     ],

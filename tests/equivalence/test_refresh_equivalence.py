@@ -57,6 +57,27 @@ def test_a_row_does_not_depend_on_its_batch(name: str, interval: int | None, fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("interval", [2, None])
+def test_drafts_do_not_change_the_answer(interval: int | None, family: str) -> None:
+    """How often the first block's forwards rewrite the prompt's last position, which Dream reads, depends on the drafts."""
+    saved = 0
+    for sharpness in (1.0, 4.0):
+        model = toy(family, seed=2, sharpness=sharpness, dtype=torch.float64)
+        base, drafted = (
+            unmask.generate(
+                model,
+                prompts(),
+                method=unmask.method("vanilla", cache="dual", block_length=8, prompt_interval=interval, draft_steps=drafts),
+                max_new_tokens=48,
+            )
+            for drafts in (1, 4)
+        )
+        assert [row.token_ids for row in drafted] == [row.token_ids for row in base]
+        saved += sum(alone.forwards - row.forwards for row, alone in zip(drafted, base, strict=True))
+    assert saved > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_of_one_layer_cannot_tell(family: str) -> None:
     """Keys of the first layer know nothing of their context, so that remembered ones are exact; those of the second do."""
     for layers in (1, 2):
@@ -80,19 +101,20 @@ def test_a_network_of_one_layer_cannot_tell(family: str) -> None:
 @pytest.mark.parametrize("interval", INTERVALS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_nothing_stale_is_read(name: str, interval: int | None, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a block's first forward all memory that it may not read is made not a number; nothing changes."""
+    """Before a block's first forward all memory but the prompt's is made not a number, before a whole refresh that too."""
     model, pools = toy(family, seed=5, sharpness=3), list[KVPool]()
     make, ask = Denoiser.pool, Row.query
 
-    def kept(self: Denoiser, pages: int) -> KVPool:
+    def made(self: Denoiser, pages: int) -> KVPool:
         pools.append(make(self, pages))
         return pools[-1]
 
     def poisoned(self: Row, plan: RowPlan, states: int) -> Query:
         if self.refreshes:
             slots = [page * PAGE + slot for page in self.pages for slot in range(PAGE)]
+            kept = 0 if plan.fresh else self.canvas.prompt - self.recipe.lookbehind
             for layer in (*pools[-1].keys, *pools[-1].values):
-                layer[slots[plan.query.start :]] = torch.nan
+                layer[slots[kept:]] = torch.nan
         return ask(self, plan, states)
 
     for cache in ("prefix", "dual"):
@@ -101,7 +123,7 @@ def test_nothing_stale_is_read(name: str, interval: int | None, family: str, mon
             clean = unmask.generate(model, [prompt], method=method, max_new_tokens=32)[0]
             seen: list[unmask.StepRecord] = []
             with monkeypatch.context() as patched:
-                patched.setattr(Denoiser, "pool", kept)
+                patched.setattr(Denoiser, "pool", made)
                 patched.setattr(Row, "query", poisoned)
                 row = unmask.generate(model, [prompt], method=method, max_new_tokens=32, observer=seen.append)[0]
             assert told(row) == told(clean)
