@@ -67,7 +67,7 @@ def test_logits_with_and_without_a_cache(name: str, cache_name: str) -> None:
         else:
             start, end = known["block"].tolist()
             total = known["tokens"].shape[1]
-            window = Window(start=start, end=end, total=total)
+            window = Window(prompt=start, start=start, end=end, total=total)
             plan = policy(cache_name.removesuffix("_cache"), None)
             pool = denoiser.pool(2 * pages_for(total))
             pages = [pool.take(pages_for(total)) for _ in range(2)]

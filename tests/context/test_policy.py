@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def queried(cache: str, age: int, suffix: tuple[int, int] | None = None, lookbehind: int = 0) -> list[int]:
-    plan = policy(cache, suffix)(Window(start=4, end=8, total=20, lookbehind=lookbehind), age)
+    plan = policy(cache, suffix)(Window(prompt=4, start=4, end=8, total=20, lookbehind=lookbehind), age)
     return plan.positions[plan.query]
 
 
@@ -45,7 +45,7 @@ def test_a_pruned_suffix_keeps_its_own_positions() -> None:
 def test_a_layout_always_holds_prefix_and_block_once(
     start: int, length: int, rest: int, near: int, tail: int, cache: str
 ) -> None:
-    window = Window(start=start, end=start + length, total=start + length + rest)
+    window = Window(prompt=start, start=start, end=start + length, total=start + length + rest)
     for suffix in (None, (near, tail)):
         for age in (0, 1):
             plan = policy(cache, suffix)(window, age)
@@ -56,7 +56,7 @@ def test_a_layout_always_holds_prefix_and_block_once(
 
 def row(start: int, total: int, age: int, *, cache: str = "dual", states: int = 1, pages: tuple[int, ...] = ()) -> Query:
     """A row whose block of two begins at `start`; its tokens are its positions plus 100."""
-    plan = policy(cache, None)(Window(start=start, end=start + 2, total=total), age)
+    plan = policy(cache, None)(Window(prompt=start, start=start, end=start + 2, total=total), age)
     tokens = [100 + place for place in plan.positions[plan.query]]
     return Query(plan=plan, tokens=tokens, start=start, length=2, states=states, pages=pages, copies=total)
 

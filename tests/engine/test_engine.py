@@ -41,7 +41,10 @@ def drawn(rng: random.Random, count: int) -> list[Request]:
             options["suffix_window"] = rng.choice([None, 5])
         if rng.random() < 0.3:
             options["draft_steps"] = rng.choice([1, 2, 4])
-        methods.append(unmask.method(rng.choice(list(TABLE)), **options))
+        name = rng.choice(list(TABLE))
+        if options["cache"] != "none" and not name.endswith("-official"):
+            options["prompt_interval"] = rng.choice([1, 2, None])
+        methods.append(unmask.method(name, **options))
     return [
         Request(
             prompt=tuple(rng.randrange(EOS) for _ in range(rng.choice([1, 2, 9, 30, 70]))),

@@ -136,7 +136,8 @@ def test_packed_queries_do_not_hear_each_other(family: str, lookbehind: int) -> 
     for prompt in ([1, 2, 3], [4] * 20, [5] * 7):
         tokens, begin, pages = [*prompt, *[MASK] * 8], len(prompt), pool.take(3)
         for age in (0, 1):
-            plan = policy("dual", None)(Window(start=begin, end=begin + 4, total=len(tokens), lookbehind=lookbehind), age)
+            window = Window(prompt=begin, start=begin, end=begin + 4, total=len(tokens), lookbehind=lookbehind)
+            plan = policy("dual", None)(window, age)
             query = Query(plan=plan, tokens=tokens[plan.query], start=begin, length=4, pages=pages)
             alone = model.forward(*assemble([query], device=model.device), pool)
         asked.append((query, alone))

@@ -6,7 +6,7 @@ import pytest
 
 import unmask
 from unmask.methods import TABLE, load, options
-from unmask.methods.method import Method
+from unmask.methods.method import Method, Refresh
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -14,7 +14,7 @@ def test_a_preset_survives_a_round_trip_and_has_a_docstring(name: str) -> None:
     method = load(name)
     assert Method.from_dict(method.to_dict()) == method
     assert method.name == name
-    assert {"block_length", "cache", "draft_steps"} <= set(options(name))
+    assert {"block_length", "cache", "prompt_interval", "draft_steps"} <= set(options(name))
     assert method.official == name.endswith("-official")
 
 
@@ -25,6 +25,9 @@ def test_options_reach_every_part() -> None:
     assert (method.suffix.window, method.suffix.tail) == (8, 2)
     assert method.draft is not None
     assert method.draft.steps == 3
+    assert load("r2-dllm", prompt_interval=4).refresh == Refresh(prompt_interval=4)
+    assert load("r2-dllm", prompt_interval=None).refresh == Refresh(prompt_interval=None)
+    assert load("r2-dllm", prompt_interval=1) == load("r2-dllm")
     assert load("freedave", draft_steps=1).draft is None
     assert load("streaming-dllm", suffix_window=None).suffix is None
 
@@ -46,6 +49,9 @@ def test_options_reach_every_part() -> None:
         (lambda: load("vanilla", schedule="odd"), ["schedule", "timestep"]),
         (lambda: load("freedave", draft_steps=0), ["draft.steps", "at least 1"]),
         (lambda: load("vanilla", suffix_window=None, suffix_tail=1), ["suffix_window"]),
+        (lambda: load("r2-dllm", prompt_interval=0), ["refresh.prompt_interval", "at least 1"]),
+        (lambda: load("vanilla", prompt_interval=2), ["prompt_interval", "cache=dual", "cache=none"]),
+        (lambda: load("r2-dllm-official", prompt_interval=None), ["prompt_interval", "without -official"]),
         (lambda: Method.from_dict({"comit": {}}), ["comit", "did you mean 'commit'"]),
         (lambda: Method.from_dict({"commit": {"rule": "treshold"}}), ["treshold", "threshold"]),
         (lambda: Method.from_dict({"commit": {"threshold": 0.9}}), ["rule"]),

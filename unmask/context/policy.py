@@ -1,12 +1,14 @@
 """What a forward of one row sees and recomputes, as pure functions of where its block stands.
 
-A context is a layout (which positions exist for this block: all of them, or the suffix pruned) times a cache (which part
-of the layout is queried anew). The two know nothing of each other, so every pair works.
+A context is a layout (which positions exist for this block: all of them, or the suffix pruned) times a refresh (which part
+of the layout a block's first forward queries) times a cache (which part the block's other forwards query). They know
+nothing of each other, so all of them go together.
 
-    layout   [0 .............. start ........ end ........ total)      pruned: [0 ... end + window) and the last `tail`
-    none     queries everything, every time
-    prefix   at a block's first forward everything; then the block and the suffix
-    dual     at a block's first forward everything; then the block alone
+    layout   [0 ..... prompt ..... start ..... end ..... total)      pruned: [0 ... end + window) and the last `tail`
+    refresh  everything; or, where the prompt's keys and values are kept, everything behind the prompt
+    none     everything, every time
+    prefix   the block and the suffix
+    dual     the block alone
 """
 
 from collections.abc import Callable, Mapping
@@ -16,15 +18,24 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Where a row's block stands, in token positions: the block is [start, end), the row ends at total.
+    """Where a row's block stands, in token positions: the prompt is [0, prompt), the block [start, end), the row [0, total).
 
-    `first` is how far before the block a query must begin (the model's lookbehind, 0 or 1).
+    `lookbehind` is how far before what it predicts a query must begin, 0 or 1: the model's own.
+
+    >>> Window(prompt=5, start=13, end=17, total=21).number
+    2
     """
 
+    prompt: int
     start: int
     end: int
     total: int
     lookbehind: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many blocks lie before this one."""
+        return (self.start - self.prompt) // (self.end - self.start)
 
 
 class RowPlan(NamedTuple):
@@ -32,7 +43,7 @@ class RowPlan(NamedTuple):
 
     `positions` is the row's layout: the token positions that exist for this forward, in order; slot i of the row's
     key/value memory belongs to positions[i]. `query` is the slice of the layout handed to the model; the rest is
-    remembered from the block's first forward.
+    remembered from earlier forwards.
     """
 
     positions: list[int]
@@ -56,25 +67,41 @@ class ContextPolicy(Protocol):
 
 
 class Cache(Protocol):
-    def __call__(self, window: Window, age: int, layout: int) -> slice: ...
+    """What the forwards behind a block's first query, of a layout of that many positions."""
+
+    def __call__(self, window: Window, layout: int) -> slice: ...
 
 
-def none(window: Window, age: int, layout: int) -> slice:
+def none(window: Window, layout: int) -> slice:
     """No cache: every forward recomputes everything."""
     return slice(0, layout)
 
 
-def prefix(window: Window, age: int, layout: int) -> slice:
+def prefix(window: Window, layout: int) -> slice:
     """Fast-dLLM's prefix cache (arXiv 2505.22618, section 3.2): after the refresh, block and suffix are recomputed."""
-    return slice(0 if age == 0 else window.start - window.lookbehind, layout)
+    return slice(window.start - window.lookbehind, layout)
 
 
-def dual(window: Window, age: int, layout: int) -> slice:
+def dual(window: Window, layout: int) -> slice:
     """Fast-dLLM's dual cache: after the refresh, only the block is recomputed; prefix and suffix stay as they were."""
-    return none(window, age, layout) if age == 0 else slice(window.start - window.lookbehind, window.end)
+    return slice(window.start - window.lookbehind, window.end)
 
 
 CACHES: Mapping[str, Cache] = {"none": none, "prefix": prefix, "dual": dual}
+
+
+def refresh(window: Window, layout: int, prompt_interval: int | None) -> slice:
+    """What a block's first forward queries: everything at every `prompt_interval`-th block, None only at the first of all.
+
+    At the others everything behind the prompt, whose keys and values stay as the last whole refresh left them. The prompt
+    is a prefix of every layout, so its slots never move. With a lookbehind its last position is queried too, because the
+    first block's other forwards have rewritten it, and how often depends on the drafts.
+
+    >>> [refresh(Window(prompt=5, start=start, end=start + 4, total=17), 17, 2) for start in (5, 9, 13)]
+    [slice(0, 17, None), slice(5, 17, None), slice(0, 17, None)]
+    """
+    age = window.number if prompt_interval is None else window.number % prompt_interval
+    return slice(0 if age == 0 else window.prompt - window.lookbehind, layout)
 
 
 def whole(window: Window) -> list[int]:
@@ -87,7 +114,7 @@ def pruned(window: Window, *, near: int, tail: int) -> list[int]:
 
     A suffix of at most `near` tokens stays whole. Positions keep their own numbers, so rotary distances are true.
 
-    >>> pruned(Window(start=2, end=4, total=12), near=3, tail=1)
+    >>> pruned(Window(prompt=2, start=2, end=4, total=12), near=3, tail=1)
     [0, 1, 2, 3, 4, 5, 6, 11]
     """
     kept = window.end + near
@@ -96,8 +123,8 @@ def pruned(window: Window, *, near: int, tail: int) -> list[int]:
     return [*range(kept), *range(max(kept, window.total - tail), window.total)]
 
 
-def policy(cache: str, suffix: tuple[int, int] | None) -> ContextPolicy:
-    """The policy of a cache's name and, if the suffix is to be pruned, (near, tail)."""
+def policy(cache: str, suffix: tuple[int, int] | None, prompt_interval: int | None = 1) -> ContextPolicy:
+    """The policy of a cache's name, of (near, tail) if the suffix is to be pruned, and of `refresh`."""
     query: Cache = CACHES[cache]
     layout: Callable[[Window], list[int]] = whole
     if suffix is not None:
@@ -108,7 +135,8 @@ def policy(cache: str, suffix: tuple[int, int] | None) -> ContextPolicy:
 
     def plan(window: Window, age: int) -> RowPlan:
         positions = layout(window)
-        return RowPlan(positions, query(window, age, len(positions)))
+        total = len(positions)
+        return RowPlan(positions, refresh(window, total, prompt_interval) if age == 0 else query(window, total))
 
     return plan
 

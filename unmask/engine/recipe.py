@@ -27,7 +27,7 @@ class Recipe:
         length: tokens a block.
         rules, score, one_per_run: as in `select` and `propose`.
         precision: of confidences, or the model's own if that is better.
-        cache, suffix: of the context; suffix is (near, tail).
+        cache, suffix, prompt_interval: of the context; suffix is (near, tail).
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting; `subset` is the published match of drafts.
         anchored: a block takes two forwards even where the first has completed it.
@@ -43,6 +43,7 @@ class Recipe:
     precision: torch.dtype
     cache: CacheName
     suffix: tuple[int, int] | None
+    prompt_interval: int | None
     lookbehind: int
     branches: int
     subset: bool
@@ -56,7 +57,7 @@ class Recipe:
         return self.ends[0]
 
     def policy(self) -> ContextPolicy:
-        return policy(self.cache, self.suffix)
+        return policy(self.cache, self.suffix, self.prompt_interval)
 
 
 def recipe(request: Request, spec: ModelSpec) -> Recipe:
@@ -76,6 +77,7 @@ def recipe(request: Request, spec: ModelSpec) -> Recipe:
         precision=torch.float64 if method.official else torch.float32,
         cache=method.cache,
         suffix=(method.suffix.window, method.suffix.tail) if method.suffix else None,
+        prompt_interval=method.refresh.prompt_interval if method.refresh else 1,
         # The published Dream loops query the block alone and so mispredict its first token, which the anchor has fixed.
         lookbehind=0 if method.official else spec.lookbehind,
         branches=method.draft.steps if method.draft else 1,

@@ -76,7 +76,8 @@ class StepRecord:
         committed: positions in the row (prompt included, 0-based) that were written, in rising order.
         tokens: the ids written there.
         rule: the rule that took each of them.
-        refresh: whether the forward recomputed everything that it saw.
+        refresh: whether the forward is the first of its rows' blocks, which recomputes everything that it sees, or with a
+            `prompt_interval` now and then everything but the prompt.
         start: where the row's block begins.
         block: the block's ids before the forward, mask ids where nothing is written.
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of

@@ -110,8 +110,13 @@ class Row:
 
     def plan(self) -> RowPlan:
         """What the next forward sees and recomputes."""
-        end = self.begin + self.recipe.length
-        window = Window(start=self.begin, end=end, total=self.total, lookbehind=self.recipe.lookbehind)
+        window = Window(
+            prompt=self.canvas.prompt,
+            start=self.begin,
+            end=self.begin + self.recipe.length,
+            total=self.total,
+            lookbehind=self.recipe.lookbehind,
+        )
         return self.recipe.policy()(window, self.block_forwards)
 
     def query(self, plan: RowPlan, states: int) -> Query:

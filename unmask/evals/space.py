@@ -1,6 +1,7 @@
 """Which numbers of a method a calibration may move, and how far: data, and the way from a method to numbers and back.
 
-What changes the price of a forward stays as it is: cache, drafts, and the block length, which must also divide the answer.
+What changes the price of a forward stays as it is: cache, refresh, drafts, and the block length, which must also divide the
+answer.
 """
 
 from collections.abc import Mapping

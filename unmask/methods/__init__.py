@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, unknown
-from unmask.methods.method import Draft, Method, Suffix
+from unmask.methods.method import Draft, Method, Refresh, Suffix
 from unmask.methods.settings import ENDINGS, read_method
 
 TABLE: Mapping[str, str] = {
@@ -25,7 +25,7 @@ TABLE: Mapping[str, str] = {
 
 # Options that every preset takes: each is a field of Method, and any context or draft goes with any rules.
 SHARED = ("max_new_tokens", "temperature", "top_p", "top_k", "block_length", "cache")
-CONTEXT = ("suffix_window", "suffix_tail", "draft_steps")
+CONTEXT = ("suffix_window", "suffix_tail", "prompt_interval", "draft_steps")
 
 
 def options(name: str) -> list[str]:
@@ -39,8 +39,9 @@ def load(name: str, **chosen: Any) -> Method:
     Raises ConfigError on an unknown name or option, naming the valid ones.
 
     Besides a preset's own options (its docstring lists them) every preset takes `block_length`, `cache`,
-    `suffix_window` (None: keep the whole suffix), `suffix_tail`, `draft_steps` (1: no drafts), `max_new_tokens`,
-    `temperature`, `top_p` and `top_k`.
+    `suffix_window` (None: keep the whole suffix), `suffix_tail`, `prompt_interval` (recompute the prompt at the start of
+    every so many blocks, 1: of each, None: of the first alone), `draft_steps` (1: no drafts), `max_new_tokens`, `temperature`,
+    `top_p` and `top_k`.
 
     >>> load("r2-dllm", threshold=0.85).commit
     CommitThreshold(threshold=0.85)
@@ -75,6 +76,9 @@ def _context(method: Method, chosen: Mapping[str, Any]) -> Method:
         method = method.change(
             suffix=Suffix(window=chosen.get("suffix_window", now.window), tail=chosen.get("suffix_tail", now.tail))
         )
+    if "prompt_interval" in chosen:
+        interval = chosen["prompt_interval"]
+        method = method.change(refresh=None if interval == 1 else Refresh(prompt_interval=interval))
     if "draft_steps" in chosen:
         match = method.draft.match if method.draft else "exact"
         method = method.change(draft=None if chosen["draft_steps"] == 1 else Draft(steps=chosen["draft_steps"], match=match))

@@ -79,6 +79,13 @@ class Suffix:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refresh:
+    """Recompute the prompt's keys and values only at the start of every `prompt_interval`-th block; None: of the first."""
+
+    prompt_interval: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DynamicThreshold:
     """Let the threshold fall by this share as the block fills."""
 
@@ -113,7 +120,8 @@ class Method:
         max_new_tokens, temperature, top_p, top_k: used where a call gives none of its own; None: the call's default.
         block_length: tokens a block; None: the whole answer is one block.
         commit: the base rule.
-        cache, suffix: what each forward may see and must recompute.
+        cache, suffix, refresh: what each forward may see and must recompute; no refresh: every block begins with a forward
+            over everything that it sees.
         confidence_cluster, token_cluster, temporal: R2-dLLM's rules, None for off.
         dynamic_threshold: Streaming-dLLM's falling threshold.
         stop_at_eos: None decodes every block to the end.
@@ -136,6 +144,7 @@ class Method:
     token_cluster: TokenCluster | None = None
     temporal: Temporal | None = None
     suffix: Suffix | None = None
+    refresh: Refresh | None = None
     dynamic_threshold: DynamicThreshold | None = None
     stop_at_eos: StopAtEos | None = None
     draft: Draft | None = None
@@ -175,6 +184,12 @@ class Method:
         if self.suffix is not None:
             whole("suffix.window", self.suffix.window, 0, required=True)
             whole("suffix.tail", self.suffix.tail, 0, required=True)
+        if self.refresh is not None:
+            whole("refresh.prompt_interval", self.refresh.prompt_interval, 1)
+            if self.cache == "none":
+                raise ConfigError("a prompt_interval needs cache=prefix or cache=dual: with cache=none nothing is kept")
+            if self.official:
+                raise ConfigError("no published decoder has a prompt_interval: take the preset without -official")
         if self.dynamic_threshold is not None:
             _number("dynamic_threshold.alpha", self.dynamic_threshold.alpha, 0.0, 1.0, required=True)
         if self.stop_at_eos is not None:
@@ -303,6 +318,7 @@ _PARTS: Mapping[str, type[Any]] = {
     "token_cluster": TokenCluster,
     "temporal": Temporal,
     "suffix": Suffix,
+    "refresh": Refresh,
     "dynamic_threshold": DynamicThreshold,
     "stop_at_eos": StopAtEos,
     "draft": Draft,

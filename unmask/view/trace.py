@@ -47,7 +47,7 @@ class Step:
     """One forward.
 
     Attributes:
-        refresh: whether it recomputed everything that it saw.
+        refresh: whether it is the first of its block.
         queried: how many tokens it handed to the model.
         start: where the block begins.
         commits: what it wrote, in rising order of places.
