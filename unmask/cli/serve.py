@@ -27,6 +27,7 @@ def serve(
     body_bytes: Annotated[int, typer.Option(help="Largest body of a request.")] = 2**20,
     seconds: Annotated[float, typer.Option(help="Longest that a request may take, waiting included.")] = 600.0,
     drain_seconds: Annotated[int, typer.Option(help="Longest that running requests may take after a signal to end.")] = 60,
+    replicas: Annotated[int, typer.Option(min=1, help="Models that answer side by side, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -56,10 +57,37 @@ def serve(
     )
     limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
     with listen(host, port) as at:
-        denoiser = unmask.load(model, device=device, dtype=dtype)
-        log_to_stderr()
         place = f"http://{host}:{at.getsockname()[1]}"
-        Console(stderr=True).print(
-            f"{denoiser.name} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it", highlight=False
-        )
-        run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
+
+        def ready(served: str) -> None:
+            text = f"{served} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it"
+            Console(stderr=True).print(text, highlight=False)
+
+        if replicas == 1:
+            denoiser = unmask.load(model, device=device, dtype=dtype)
+            log_to_stderr()
+            ready(denoiser.name)
+            return run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
+        port = at.getsockname()[1]
+    try:
+        from unmask.serve import deploy
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"replicas need {error.name}: pip install 'unmask[scale]'") from None
+    plan = deploy.Plan(
+        model=model,
+        dtype=dtype,
+        replicas=replicas,
+        gpus=_gpus(device),
+        drain_seconds=drain_seconds,
+        options=options,
+        limits=limits,
+    )
+    deploy.run(plan, host, port, ready=lambda: ready(f"{replicas} replicas of {name or model}"))
+
+
+def _gpus(device: str) -> int | None:
+    """GPUs of a replica."""
+    known = {"auto": None, "cpu": 0, "cuda": 1}
+    if device not in known:
+        raise ConfigError(f"--device {device}: Ray gives each replica its GPU, so write auto, cpu or cuda")
+    return known[device]
