@@ -38,6 +38,7 @@ def serve(
     from unmask.engine.engine import Engine, Limits
 
     try:
+        from unmask.serve import deploy
         from unmask.serve.app import create_app
         from unmask.serve.guard import log_to_stderr
         from unmask.serve.options import Options
@@ -61,7 +62,7 @@ def serve(
 
         def ready(served: str) -> None:
             text = f"{served} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it"
-            Console(stderr=True).print(text, highlight=False)
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
         if replicas == 1:
             denoiser = unmask.load(model, device=device, dtype=dtype)
@@ -69,10 +70,6 @@ def serve(
             ready(denoiser.name)
             return run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
         port = at.getsockname()[1]
-    try:
-        from unmask.serve import deploy
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"replicas need {error.name}: pip install 'unmask[scale]'") from None
     plan = deploy.Plan(
         model=model,
         dtype=dtype,

@@ -1,5 +1,6 @@
 """Ray, started on this machine or joined, silent. It knows nothing of what runs there."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def cluster(address: str = "local", *, logs: bool = False) -> Iterator[Any]:
     except ImportError:
         raise ConfigError("this runs on Ray, which is not installed: pip install 'unmask[scale]'") from None
     try:
-        ray.init(address=address, log_to_driver=logs, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=address, log_to_driver=logs, logging_level=logging.ERROR, include_dashboard=False)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from None
     try:

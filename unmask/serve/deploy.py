@@ -13,14 +13,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
-from ray import get_runtime_context, serve
-from ray.serve import Application
 
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, unknown
@@ -29,7 +27,9 @@ from unmask.models.loading import load, locate
 from unmask.serve.cluster import cluster
 from unmask.serve.front import PATH
 from unmask.serve.options import Options
-from unmask.serve.protocol import complaint
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 NAME = "unmask"
 # Requests beside those that decode or wait: /health, /metrics, refusals. Ray counts them all, the engine does not.
@@ -77,19 +77,18 @@ class Plan:
         >>> Plan.read({"replicas": "2", "rows": "8"}).limits.rows
         8
         """
-        parts = {Options: "options", Limits: "limits"}
-        own = {kind: {one.name for one in fields(kind)} - {*parts.values()} for kind in (Plan, *parts)}
-        for name in given:
-            if not any(name in names for names in own.values()):
-                raise unknown("argument", name, set().union(*own.values()))
-        try:
-            made = {
-                part: TypeAdapter(kind).validate_python({name: given[name] for name in own[kind] & given.keys()})
-                for kind, part in parts.items()
-            }
-            return TypeAdapter(Plan).validate_python({**{name: given[name] for name in own[Plan] & given.keys()}, **made})
-        except ValidationError as error:
-            raise ConfigError(complaint(error.errors(), [])[0]) from None
+        hints = {kind: get_type_hints(kind) for kind in (Plan, Options, Limits)}
+        homes = {name: kind for kind, names in hints.items() for name in names if name not in ("options", "limits")}
+        parts: dict[type, dict[str, Any]] = {kind: {} for kind in hints}
+        for name, value in given.items():
+            if name not in homes:
+                raise unknown("argument", name, homes)
+            kind = homes[name]
+            try:
+                parts[kind][name] = TypeAdapter(hints[kind][name]).validate_python(value)
+            except ValidationError as error:
+                raise ConfigError(f"{name} = {value!r}: {error.errors()[0]['msg']}") from None
+        return Plan(**parts[Plan], options=Options(**parts[Options]), limits=Limits(**parts[Limits]))
 
     def settings(self, gpus: float) -> dict[str, Any]:
         """Ray Serve's settings of the deployment, on a cluster with that many GPUs.
@@ -111,19 +110,25 @@ class Plan:
         }
 
 
-def app(arguments: dict[str, Any]) -> Application:
-    """What `serve run` and `serve deploy` build; the arguments are those of `Plan`, `Options` and `Limits`."""
+def app(arguments: dict[str, Any]) -> "Application":
+    """What `serve run` and `serve deploy` build; the arguments are those of `Plan`, `Options` and `Limits`.
+
+    API keys may also stand in UNMASK_API_KEY, separated by spaces. Raises ConfigError.
+    """
     import ray
 
-    return build(Plan.read(arguments), ray.cluster_resources())
+    keys = os.environ.get("UNMASK_API_KEY", "").split()
+    return build(Plan.read({"api_keys": keys, **arguments}), ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
-def build(plan: Plan, resources: Mapping[str, float]) -> Application:
+def build(plan: Plan, resources: Mapping[str, float]) -> "Application":
     """The plan as an application of Ray Serve for a cluster that has these resources."""
+    from ray import serve
+
     settings = plan.settings(resources.get("GPU", 0))
     device = "cuda" if settings["ray_actor_options"]["num_gpus"] else "cpu"
     replica = serve.ingress(lambda: _application(plan, device))(Replica)
-    bound: Application = serve.deployment(replica, name=NAME, **settings).bind()
+    bound: Application = serve.deployment(name=NAME, **settings)(replica).bind()
     return bound
 
 
@@ -141,6 +146,8 @@ class Replica:
 
 def _application(plan: Plan, device: str) -> FastAPI:
     """Called in the replica's process."""
+    from ray import get_runtime_context
+
     ray = get_runtime_context()
     numbers = Path(ray.get_temp_dir(), ray.get_session_name(), "unmask-metrics")
     numbers.mkdir(exist_ok=True)
@@ -162,6 +169,8 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = PATH
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with cluster(logs=True) as ray:
+        from ray import serve
+
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on as Ctrl-C
         resources = ray.cluster_resources()
         _fits(plan, resources)

@@ -8,7 +8,7 @@ imported by the proxies, so it imports next to nothing.
 import json
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -91,13 +91,14 @@ class _Answer:
         """One message of the response."""
         if message["type"] == "http.response.start":
             self.begun = True
-            kind = Headers(raw=message["headers"]).get("content-type", "")
+            headers = MutableHeaders(scope=message)
+            kind = headers.get("content-type", "")
             self._streams = kind.startswith("text/event-stream")
             if message["status"] >= 400 and kind.startswith("text/plain"):  # ours are JSON
                 self._refusal = message
             else:
-                headers = MutableHeaders(raw=message["headers"])
-                headers["x-request-id"] = headers.get("x-request-id", "")  # once: Ray adds the id that we have said
+                if "x-request-id" in headers:
+                    headers["x-request-id"] = headers["x-request-id"]  # once: Ray adds the id that we have said
                 await self._send(message)
         elif self._refusal is not None:
             self._text += message.get("body", b"")
@@ -110,7 +111,7 @@ class _Answer:
         if not self.begun:
             await self._problem(503, "the replica of this request failed: try again", receive)
         elif self._refusal is not None:
-            ray = self._refusal["status"]
+            ray: int = self._refusal["status"]
             text = "no replica takes requests: the server is starting or ending" if ray == 404 else self._text.decode()
             await self._problem(_STATUS.get(ray, ray), text, receive)
         elif self._streams and not self._ended:
