@@ -1,4 +1,4 @@
-"""What a client sees of a replica's death, and of Ray's refusals: the middleware before applications that behave like Ray's proxy."""
+"""What a client sees of a replica's death and of Ray's refusals: the middleware before what behaves like Ray's proxy."""
 
 import asyncio
 import json

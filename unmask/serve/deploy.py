@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, unknown
@@ -156,7 +157,27 @@ def _application(plan: Plan, device: str) -> FastAPI:
     from unmask.serve.guard import log_to_stderr
 
     log_to_stderr()
-    return create_app(Engine(load(plan.model, device=device, dtype=plan.dtype), plan.limits), plan.options)
+    made = create_app(Engine(load(plan.model, device=device, dtype=plan.dtype), plan.limits), plan.options)
+    made.add_middleware(_Departures)
+    return made
+
+
+class _Departures:
+    """Has a client's leaving told as ASGI does: Ray sometimes raises instead, when it has cancelled what waited for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from ray.exceptions import TaskCancelledError
+
+        async def told() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        await self._app(scope, told, send)
 
 
 def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
@@ -167,10 +188,10 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     """
     locate(plan.model)  # a mistake is told by us, before Ray starts, and a download is done once
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = PATH
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with cluster(logs=True) as ray:
         from ray import serve
 
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on as Ctrl-C
         resources = ray.cluster_resources()
         _fits(plan, resources)
