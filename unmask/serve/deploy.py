@@ -188,6 +188,7 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     """
     locate(plan.model)  # a mistake is told by us, before Ray starts, and a download is done once
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = PATH
+    os.environ["RAY_worker_niceness"] = "0"  # Ray's workers let others go first, 15; a server does not
     with cluster(logs=True) as ray:
         from ray import serve
 
