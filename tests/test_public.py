@@ -48,6 +48,7 @@ HOMES = {
     "uvicorn": {"serve"},
     "pydantic": {"serve"},
     "prometheus_client": {"serve"},
+    "ray": {"serve"},
 }
 
 

@@ -32,8 +32,6 @@ def serve(
     dtype: Dtype = "auto",
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
-    from rich.console import Console
-
     import unmask
     from unmask.engine.engine import Engine, Limits
 
@@ -57,29 +55,32 @@ def serve(
         seconds=seconds,
     )
     limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
+    if replicas > 1:
+        with listen(host, port) as at:  # Ray takes it over, and would not say so well that it is taken
+            port = at.getsockname()[1]
+        plan = deploy.Plan(
+            model=model,
+            dtype=dtype,
+            replicas=replicas,
+            gpus=_gpus(device),
+            drain_seconds=drain_seconds,
+            options=options,
+            limits=limits,
+        )
+        return deploy.run(plan, host, port, ready=lambda: _say(f"{replicas} replicas of {name or model}", host, port))
     with listen(host, port) as at:
-        place = f"http://{host}:{at.getsockname()[1]}"
+        denoiser = unmask.load(model, device=device, dtype=dtype)
+        log_to_stderr()
+        _say(denoiser.name, host, at.getsockname()[1])
+        run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
 
-        def ready(served: str) -> None:
-            text = f"{served} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it"
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
-        if replicas == 1:
-            denoiser = unmask.load(model, device=device, dtype=dtype)
-            log_to_stderr()
-            ready(denoiser.name)
-            return run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
-        port = at.getsockname()[1]
-    plan = deploy.Plan(
-        model=model,
-        dtype=dtype,
-        replicas=replicas,
-        gpus=_gpus(device),
-        drain_seconds=drain_seconds,
-        options=options,
-        limits=limits,
-    )
-    deploy.run(plan, host, port, ready=lambda: ready(f"{replicas} replicas of {name or model}"))
+def _say(what: str, host: str, port: int) -> None:
+    from rich.console import Console
+
+    place = f"http://{host}:{port}"
+    text = f"{what} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def _gpus(device: str) -> int | None:

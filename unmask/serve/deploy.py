@@ -119,7 +119,7 @@ def app(arguments: dict[str, Any]) -> "Application":
     import ray
 
     keys = os.environ.get("UNMASK_API_KEY", "").split()
-    return build(Plan.read({"api_keys": keys, **arguments}), ray.cluster_resources())  # type: ignore[no-untyped-call]
+    return build(Plan.read({"api_keys": keys, **arguments}), ray.cluster_resources())
 
 
 def build(plan: Plan, resources: Mapping[str, float]) -> "Application":
@@ -129,8 +129,7 @@ def build(plan: Plan, resources: Mapping[str, float]) -> "Application":
     settings = plan.settings(resources.get("GPU", 0))
     device = "cuda" if settings["ray_actor_options"]["num_gpus"] else "cpu"
     replica = serve.ingress(lambda: _application(plan, device))(Replica)
-    bound: Application = serve.deployment(name=NAME, **settings)(replica).bind()
-    return bound
+    return serve.deployment(name=NAME, **settings)(replica).bind()
 
 
 class Replica:
@@ -187,8 +186,8 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     model, and RuntimeError where the replicas do not start.
     """
     locate(plan.model)  # a mistake is told by us, before Ray starts, and a download is done once
-    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = PATH
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's workers let others go first, 15; a server does not
+    # Ray's workers would let all other processes go first.
+    os.environ |= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PATH, "RAY_worker_niceness": "0"}
     with cluster(logs=True) as ray:
         from ray import serve
 
@@ -200,8 +199,8 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
         http: Any = {"host": host, "port": port, "request_timeout_s": plan.options.seconds + 30}  # ours comes first
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
         serve.run(build(plan, resources), name=NAME, logging_config=quiet)
-        ready()
         try:
+            ready()
             while True:
                 signal.pause()
         except KeyboardInterrupt:
