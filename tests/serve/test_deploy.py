@@ -1,5 +1,6 @@
 """Replicas on Ray: the plan as pure values, and a whole `unmask serve --replicas 2` in processes of its own."""
 
+import asyncio
 import json
 import os
 import re
@@ -21,8 +22,12 @@ import yaml
 
 import unmask
 from unmask.cli import main
+from unmask.engine.aio import AsyncEngine
+from unmask.engine.engine import Engine
 from unmask.errors import ConfigError
-from unmask.serve.deploy import Plan
+from unmask.models.toy import toy
+from unmask.serve.app import create_app
+from unmask.serve.deploy import Plan, Replica
 from unmask.serve.options import Options
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +126,22 @@ def test_a_wrong_command_ends_before_ray_starts(extra: list[str], told: str, cap
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {told}")
     assert "ray" not in sys.modules
+
+
+def test_a_replica_whose_engine_has_died_is_not_healthy() -> None:
+    engine = Engine(toy())
+    replica = Replica()
+    replica.app = create_app(engine)
+
+    async def live_and_die() -> None:
+        running = AsyncEngine(engine)
+        replica.app.state.service.start(running)
+        await replica.check_health()
+        await running.close()
+        await replica.check_health()
+
+    with pytest.raises(RuntimeError, match="the engine's thread has ended"):
+        asyncio.run(live_and_die())
 
 
 # --- two replicas

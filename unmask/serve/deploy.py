@@ -198,7 +198,11 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
         quiet: Any = {"log_level": "WARNING", "enable_access_log": False}
         http: Any = {"host": host, "port": port, "request_timeout_s": plan.options.seconds + 30}  # ours comes first
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
-        serve.run(build(plan, resources), name=NAME, logging_config=quiet)
+        try:
+            serve.run(build(plan, resources), name=NAME, logging_config=quiet)
+        except RuntimeError:
+            told = serve.status().applications[NAME].deployments[NAME].message  # ends with the replica's traceback
+            raise RuntimeError(f"the replicas do not start: {told.strip().splitlines()[-1]}") from None
         try:
             ready()
             while True:
