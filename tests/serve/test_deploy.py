@@ -95,6 +95,7 @@ def test_the_files_for_ray_have_arguments_that_are_there(path: Path) -> None:
     assert config["http_options"]["request_timeout_s"] > plan.options.seconds
 
 
+@pytest.mark.slow
 def test_ray_takes_the_files_and_the_settings() -> None:
     program = """
 import json, sys, yaml
