@@ -18,11 +18,11 @@ demo: .venv/installed
 test: .venv/installed browser
 	$(BIN)/python -m pytest
 
-# The page of `unmask view` is tested in a real browser. Where it is missing and cannot be installed, those tests fail and
-# say so; `.venv/bin/python -m pytest -m 'not slow and not browser'` leaves them out.
+# The pages of `unmask view` and `unmask serve` are tested in a real browser. Where it is missing and cannot be installed,
+# those tests fail and say so; `.venv/bin/python -m pytest -m 'not slow and not browser'` leaves them out.
 browser:
 	@command -v chromedriver >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing chromium for the tests of the page"; \
+		echo "installing chromium for the tests of the pages"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium chromium-driver >/dev/null; \
 	fi || true
 

@@ -3,9 +3,26 @@
 A busy machine is nobody's failure either, so examples have no deadline.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 torch.set_num_threads(1)
 settings.register_profile("unmask", deadline=None)
 settings.load_profile("unmask")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[webdriver.Chrome]":
+    """Chromium, for a module's tests of a page (marked `browser`)."""
+    from tests.browser import start
+
+    chrome = start(tmp_path_factory.mktemp("profile"))
+    yield chrome
+    chrome.quit()

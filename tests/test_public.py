@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,15 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)],
 
 # Which rooms a room may import from; itself, `errors` and `files` always.
 ARROWS = {
-    "decode": set(),
+    "kernels": set(),
+    "decode": {"kernels"},
     "methods": {"decode"},
     "context": {"decode"},
-    "models": {"decode", "context"},
+    "models": {"decode", "context", "kernels"},
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
-    "evals": {"engine", "methods", "models", "tasks", "context", "decode"},
+    "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "decode", "tasks"},
     "view": {"engine", "models"},
     "serve": {"engine", "methods", "models", "view"},
@@ -33,6 +35,7 @@ ARROWS = {
 }
 # Third-party packages that belong to one room.
 HOMES = {
+    "triton": {"kernels"},
     "transformers": {"models", "train"},
     "accelerate": {"train"},
     "peft": {"train"},
@@ -93,6 +96,12 @@ def test_all_is_sorted_complete_and_does_not_leak() -> None:
 def test_examples_in_docstrings_hold(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert outcome.failed == 0
+
+
+def test_triton_is_imported_by_no_seam() -> None:
+    """An install for CPUs has none."""
+    code = "import sys, unmask.engine.engine, unmask.kernels.paged; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_methods_are_in_the_papers_page() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, ranking, sample, surest
+from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, sample
 
 
 def proposed(logits: torch.Tensor, **options: object) -> Proposal:
@@ -31,16 +31,6 @@ def test_confidence_is_fp32_whatever_the_logits_are() -> None:
     assert made.confidence_BL.dtype == torch.float32
     assert made.confidence_BL.item() == pytest.approx(logits.float().softmax(-1)[0, 0, 2].item(), abs=1e-7)
     assert made.filler_BL.item() is True
-
-
-def test_row_by_row_is_the_whole_batch() -> None:
-    """A real vocabulary goes through the CPU a row at a time; the numbers are those of one pass."""
-    logits = torch.randn(3, 9, 126464, generator=torch.Generator().manual_seed(0))
-    confidence, candidate = surest(logits, 3)
-    probabilities = logits.softmax(-1)
-    probabilities[..., 3] = -1
-    assert torch.equal(confidence, probabilities.amax(-1))
-    assert torch.equal(candidate, probabilities.argmax(-1))
 
 
 def test_the_mask_is_never_a_candidate() -> None:
@@ -107,7 +97,16 @@ def test_top_k_and_top_p_keep_the_head() -> None:
 
 
 def test_scores_of_dream() -> None:
-    logits = torch.tensor([[[0.6, 0.3, 0.1]]]).log()
-    assert ranking(logits, "margin").item() == pytest.approx(0.3, abs=1e-6)
-    entropy = sum(share * math.log(share) for share in (0.6, 0.3, 0.1))
-    assert ranking(logits, "negative_entropy").item() == pytest.approx(entropy, abs=1e-6)
+    """Greedy or sampled, the same evidence: the scores are those of the untempered distribution."""
+    shares = (0.6, 0.3, 0.1)
+    logits = torch.tensor([[[*shares, 1e-9]]]).log()
+    entropy = sum(share * math.log(share) for share in shares)
+    for options in ({}, {"sampling": sampling(2.0, 1)}):
+        assert proposed(logits, score="margin", **options).score_BL.item() == pytest.approx(0.3, abs=1e-6)
+        assert proposed(logits, score="negative_entropy", **options).score_BL.item() == pytest.approx(entropy, abs=1e-6)
+
+
+def test_official_precision_is_float64() -> None:
+    made = proposed(torch.tensor([[[1.0, 2.0, 4.0, 0.0]]]).bfloat16(), precision=torch.float64)
+    assert made.confidence_BL.dtype == torch.float64
+    assert made.confidence_BL.item() == pytest.approx(math.exp(4) / sum(map(math.exp, (1, 2, 4, 0))), abs=1e-15)

@@ -4,21 +4,16 @@ A missing browser is a failure, not a pass: `make browser` installs one, or leav
 `python -m pytest -m 'not slow and not browser'`.
 """
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 import unmask
+from tests.browser import Page
 from unmask.view.page import render
 from unmask.view.trace import Commit, Recorder, Step, Trace
 
@@ -27,17 +22,6 @@ pytestmark = pytest.mark.browser
 QUESTION = (
     "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. "
     "How many apples does Mia have?"
-)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
 )
 
 
@@ -51,74 +35,18 @@ def traces() -> list[Trace]:
     return found
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.fail(
-            "no chromium or chromedriver on PATH: `make browser` or apt-get install chromium chromium-driver; "
-            "-m 'not slow and not browser' leaves these tests out"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
-
-
-class Page:
-    """The page as a reader finds it."""
-
-    def __init__(self, browser: webdriver.Chrome, path: Path) -> None:
-        self.browser, self.path = browser, path
-        self.resize(1280, 900)
-        self.prefer()
-        browser.get(path.as_uri())
-
-    def resize(self, width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-    def prefer(self, **features: str) -> None:
-        """Media features, such as prefers_color_scheme="dark"; the others as they are."""
-        wanted = {"prefers_color_scheme": "light", "prefers_reduced_motion": "no-preference"} | features
-        listed = [{"name": name.replace("_", "-"), "value": value} for name, value in wanted.items()]
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def one(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def run(self, script: str, *arguments: object) -> Any:
-        return self.browser.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
-
-    def answers(self) -> list[str]:
-        """Text of each pane: written tokens and, where shown, drafts."""
-        return [str(text) for text in self.run("return [...document.querySelectorAll('.answer')].map(e => e.textContent)")]
+class Replay(Page):
+    """The page of `unmask view`."""
 
     def where(self) -> str:
         return self.one("#where").text
 
-    def press(self, *keys: str) -> None:
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def hover(self, element: WebElement, x: int = 0, y: int = 0) -> str:
-        """What the tip says with the pointer there, counted from the element's centre."""
-        ActionChains(self.browser).move_to_element_with_offset(element, x, y).perform()
-        return self.one("#tip").text
-
 
 @pytest.fixture
-def page(browser: webdriver.Chrome, traces: list[Trace], tmp_path: Path) -> Page:
+def page(browser: webdriver.Chrome, traces: list[Trace], tmp_path: Path) -> Replay:
     path = tmp_path / "decode.html"
     path.write_text(render(traces), encoding="utf-8")
-    return Page(browser, path)
+    return Replay(browser, path.as_uri())
 
 
 def after(trace: Trace, forward: int, *, drafts: bool) -> str:
@@ -127,11 +55,11 @@ def after(trace: Trace, forward: int, *, drafts: bool) -> str:
     return "".join("".join(cell.text or "" for cell in cells if drafts or cell.rule).split())
 
 
-def seen(page: Page) -> list[str]:
+def seen(page: Replay) -> list[str]:
     return ["".join(answer.split()) for answer in page.answers()]
 
 
-def test_it_opens_on_both_answers_side_by_side(page: Page, traces: list[Trace]) -> None:
+def test_it_opens_on_both_answers_side_by_side(page: Replay, traces: list[Trace]) -> None:
     assert page.answers() == [trace.text for trace in traces]
     assert page.one("h1").text == QUESTION
     assert [pane.text for pane in page.all("h2")] == ["r2-dllm", "fast-dllm"]
@@ -143,17 +71,14 @@ def test_it_opens_on_both_answers_side_by_side(page: Page, traces: list[Trace]) 
     assert one["y"] == two["y"]  # so that the grids compare
 
 
-def test_it_asks_for_nothing_and_complains_of_nothing(page: Page) -> None:
+def test_it_asks_for_nothing_and_complains_of_nothing(page: Replay) -> None:
     page.press(Keys.HOME, " ")
     page.hover(page.one("canvas"))
-    events = [json.loads(entry["message"])["message"] for entry in page.browser.get_log("performance")]  # type: ignore[no-untyped-call]
-    sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    asked = [request["request"]["url"] for request in sent if request["documentURL"] == page.path.as_uri()]
-    assert [url for url in asked if not url.startswith("data:")] == [page.path.as_uri()]
-    assert page.browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert page.asked() == [page.url]
+    assert page.complaints() == []
 
 
-def test_single_steps_with_buttons_and_keys(page: Page, traces: list[Trace]) -> None:
+def test_single_steps_with_buttons_and_keys(page: Replay, traces: list[Trace]) -> None:
     last = max(trace.forwards for trace in traces)
     page.press(Keys.HOME)
     assert page.where() == f"forward 0 of {last}"
@@ -166,14 +91,14 @@ def test_single_steps_with_buttons_and_keys(page: Page, traces: list[Trace]) -> 
     assert page.where() == f"forward {last - 2} of {last}"
 
 
-def test_without_drafts_the_text_holds_what_is_written(page: Page, traces: list[Trace]) -> None:
+def test_without_drafts_the_text_holds_what_is_written(page: Replay, traces: list[Trace]) -> None:
     page.press(Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     page.one("#drafts").click()
     assert seen(page) == [after(trace, 2, drafts=False) for trace in traces]
     assert not page.all(".draft")
 
 
-def test_scrubbing(page: Page, traces: list[Trace]) -> None:
+def test_scrubbing(page: Replay, traces: list[Trace]) -> None:
     slider = page.one("#scrub")
     last = max(trace.forwards for trace in traces)
     slider.send_keys(Keys.HOME)
@@ -184,7 +109,7 @@ def test_scrubbing(page: Page, traces: list[Trace]) -> None:
     assert seen(page) == [after(trace, int(slider.get_attribute("value") or 0), drafts=True) for trace in traces]
 
 
-def test_hovering_over_a_token_shows_its_rule_and_confidence(page: Page, traces: list[Trace]) -> None:
+def test_hovering_over_a_token_shows_its_rule_and_confidence(page: Replay, traces: list[Trace]) -> None:
     trace = traces[0]
     forward, commit = next(
         (number, commit)
@@ -202,7 +127,7 @@ def test_hovering_over_a_token_shows_its_rule_and_confidence(page: Page, traces:
     assert page.hover(page.one("h1")) == ""
 
 
-def test_pointing_at_the_grid_tells_and_a_click_goes_there(page: Page, traces: list[Trace]) -> None:
+def test_pointing_at_the_grid_tells_and_a_click_goes_there(page: Replay, traces: list[Trace]) -> None:
     trace, canvas = traces[1], page.all("canvas")[1]
     commit = trace.steps[1].commits[0]
     size = canvas.rect
@@ -217,7 +142,7 @@ def test_pointing_at_the_grid_tells_and_a_click_goes_there(page: Page, traces: l
     assert f"{trace.steps[1].queried} tokens queried" in told
 
 
-def test_playing_pausing_and_the_end(page: Page, traces: list[Trace]) -> None:
+def test_playing_pausing_and_the_end(page: Replay, traces: list[Trace]) -> None:
     button = page.one("#play")
     assert button.accessible_name == "Play"
     page.press(" ")  # from the end: once more from the start
@@ -233,7 +158,7 @@ def test_playing_pausing_and_the_end(page: Page, traces: list[Trace]) -> None:
     assert page.answers() == [trace.text for trace in traces]
 
 
-def test_the_keyboard_walks_through_an_answer(page: Page, traces: list[Trace]) -> None:
+def test_the_keyboard_walks_through_an_answer(page: Replay, traces: list[Trace]) -> None:
     page.run("document.querySelectorAll('.answer')[1].focus()")
     page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
     told = page.one("#tip").text.splitlines()
@@ -243,13 +168,13 @@ def test_the_keyboard_walks_through_an_answer(page: Page, traces: list[Trace]) -
     assert page.one("#tip").text == ""
 
 
-def test_everything_that_can_be_used_has_a_name(page: Page) -> None:
+def test_everything_that_can_be_used_has_a_name(page: Replay) -> None:
     used = page.all("button, input, summary, .answer, canvas, article, [role=group]")
     assert len(used) == 3 + 2 + 2 * 4 + 1
     assert all(element.accessible_name for element in used)
 
 
-def test_a_phone_stacks_the_panes_and_cuts_nothing_off(page: Page) -> None:
+def test_a_phone_stacks_the_panes_and_cuts_nothing_off(page: Replay) -> None:
     page.resize(390, 844)
     assert page.run("return document.documentElement.scrollWidth") == 390
     first, second = (pane.rect for pane in page.all(".pane"))
@@ -259,18 +184,14 @@ def test_a_phone_stacks_the_panes_and_cuts_nothing_off(page: Page) -> None:
     assert all(button.rect["width"] >= 44 and button.rect["height"] >= 44 for button in page.all("button"))
 
 
-def test_dark_paper_for_who_prefers_it(page: Page) -> None:
-    def brightness() -> int:
-        colour = str(page.run("return getComputedStyle(document.body).backgroundColor"))
-        return sum(map(int, colour[4:-1].split(",")))
-
-    light, bright = page.browser.get_screenshot_as_png(), brightness()
+def test_dark_paper_for_who_prefers_it(page: Replay) -> None:
+    light, bright = page.browser.get_screenshot_as_png(), page.brightness()
     page.prefer(prefers_color_scheme="dark")
     assert page.browser.get_screenshot_as_png() != light
-    assert brightness() < 100 < 650 < bright
+    assert page.brightness() < 100 < 650 < bright
 
 
-def test_nothing_moves_for_who_prefers_that(page: Page) -> None:
+def test_nothing_moves_for_who_prefers_that(page: Replay) -> None:
     page.press(Keys.ARROW_LEFT)
     moving = "return getComputedStyle(document.querySelector('.fresh .word')).animationName"
     assert page.run(moving) == "appear"
@@ -295,7 +216,7 @@ def test_tokens_are_text_and_nothing_else(browser: webdriver.Chrome, tmp_path: P
     )
     path = tmp_path / "hostile.html"
     path.write_text(render([trace]), encoding="utf-8")
-    page = Page(browser, path)
+    page = Page(browser, path.as_uri())
     assert page.answers() == ["".join(pieces)]
     assert [page.one(name).text for name in ("#model", "h1", "h2")] == ["<b>toy</b>", "<u>why</u>", "<i>mine</i>"]
     assert page.all("img, b:not(.legend b), h1 u, h2 i") == []

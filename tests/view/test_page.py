@@ -11,7 +11,7 @@ from unmask.view.colours import COLOURS
 from unmask.view.page import render
 from unmask.view.trace import Commit, Step, Trace
 
-HOSTILE = ("</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(1)>", "/*TRACES*/", "\u2028'\"&lt;")
+HOSTILE = ("</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(1)>", "/*DATA*/", "\u2028'\"&lt;")
 
 
 def made(*pieces: str) -> Trace:

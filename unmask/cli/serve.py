@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, Settings, read_settings
+from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, read_settings
 from unmask.errors import ConfigError
 
 
@@ -30,9 +30,9 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer side by side, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    tensor_parallel: TensorParallel = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
-    import unmask
     from unmask.engine.engine import Engine, Limits
 
     try:
@@ -56,6 +56,8 @@ def serve(
     )
     limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
     if replicas > 1:
+        if tensor_parallel:
+            raise ConfigError("--replicas and --tensor-parallel: a replica is one process, so use one of them")
         with listen(host, port) as at:  # Ray takes it over, and would not say so well that it is taken
             port = at.getsockname()[1]
         plan = deploy.Plan(
@@ -68,8 +70,7 @@ def serve(
             limits=limits,
         )
         return deploy.run(plan, host, port, ready=lambda: _say(f"{replicas} replicas of {name or model}", host, port))
-    with listen(host, port) as at:
-        denoiser = unmask.load(model, device=device, dtype=dtype)
+    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser, listen(host, port) as at:
         log_to_stderr()
         _say(denoiser.name, host, at.getsockname()[1])
         run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)

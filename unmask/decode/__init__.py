@@ -1,1 +1,1 @@
-"""The pure rules of decoding: evidence in, masks and tokens out. It imports torch and nothing of ours but itself."""
+"""The pure rules of decoding: evidence in, masks and tokens out. It imports torch and, of ours, what reads logits."""

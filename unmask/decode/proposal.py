@@ -3,12 +3,13 @@
 Shapes: B rows, L window positions, V vocabulary.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Score = Literal["confidence", "margin", "negative_entropy"]
+from unmask.kernels.vocabulary import Score as Score
+from unmask.kernels.vocabulary import evidence
 
 
 class Proposal(NamedTuple):
@@ -72,50 +73,26 @@ def propose(
     >>> made.candidate_BL.item(), round(made.confidence_BL.item(), 3)
     (2, 0.711)
     """
-    logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, precision))
+    if precision == torch.float64:
+        logits_BLV = logits_BLV.double()
     if sampling is None:
-        confidence_BL, candidate_BL = surest(logits, mask_id)
+        # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
+        candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
     else:
+        logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
         candidate_BL = sample(logits, sampling, mask_id)
         confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
+        score_BL = confidence_BL if score == "confidence" else evidence(logits, mask_id, score).score_BL
     return Proposal(
         candidate_BL=candidate_BL,
         confidence_BL=confidence_BL,
-        score_BL=confidence_BL if score == "confidence" else ranking(logits, score),
+        score_BL=score_BL,
         masked_BL=masked_BL,
         open_BL=masked_BL,
         filler_BL=(candidate_BL[..., None] == eos).any(dim=-1),
         step_B=step_B,
         suffix_B=suffix_B,
     )
-
-
-def surest(logits_BLV: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """The largest probability of each position and its token, the mask left out. Shapes [B, L].
-
-    A softmax, not exp(max - logsumexp): near 1, where ranks are decided, the difference of two large numbers is noise.
-    """
-    # On a CPU the softmax of a whole batch is bound by fresh memory; row by row the allocator hands out the same again.
-    by_row = logits_BLV.device.type == "cpu" and logits_BLV[0].numel() >= 2**20
-    found = []
-    for part in torch.split(logits_BLV, 1) if by_row else (logits_BLV,):
-        probabilities = part.softmax(dim=-1)
-        probabilities[..., mask_id] = -1.0
-        found.append(probabilities.max(dim=-1))
-    if len(found) == 1:
-        return found[0].values, found[0].indices
-    return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])
-
-
-def ranking(logits_BLV: Tensor, score: Score) -> Tensor:
-    """Dream's other scores: distance of the two best probabilities, or sum of p log p (natural logarithm). Shape [B, L]."""
-    log_probabilities = logits_BLV.log_softmax(dim=-1)
-    probabilities = log_probabilities.exp()
-    if score == "margin":
-        best, second = probabilities.topk(2, dim=-1).values.unbind(dim=-1)
-        return best - second
-    # A forbidden token has log-probability -inf and adds nothing.
-    return (probabilities * log_probabilities.clamp(min=-1e4)).sum(dim=-1)
 
 
 def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unmask.context.plan import assemble, entire
-from unmask.decode.proposal import surest
 from unmask.engine.row import check
+from unmask.kernels.vocabulary import evidence
 from unmask.models.denoiser import Denoiser
 
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt and answer
@@ -99,7 +99,7 @@ def greedy(model: Denoiser, pairs: Sequence[Pair], *, batch_size: int = 1) -> li
         }
         while states := {number: tokens for number, tokens in states.items() if same[number] and mask_id in tokens}:
             starts = [len(pairs[number][0]) for number in states]
-            confidence_BR, candidate_BR = surest(_predict(model, list(states.values()), starts), mask_id)
+            candidate_BR, confidence_BR, *_ = evidence(_predict(model, list(states.values()), starts), mask_id)
             answers = [tokens[start:] for tokens, start in zip(states.values(), starts, strict=True)]
             open_BR = _padded([[token == mask_id for token in answer] for answer in answers], model.device).bool()
             place_B = confidence_BR.where(open_BR, -1.0).argmax(dim=1)

@@ -8,9 +8,9 @@ the end. It is greedy, so a bound for rules that look at one forward at a time, 
 import torch
 
 from unmask.context.plan import assemble, entire
-from unmask.decode.proposal import surest
 from unmask.engine.generate import encode
 from unmask.evals.run import Record, Run
+from unmask.kernels.vocabulary import evidence
 from unmask.models.denoiser import Denoiser
 
 
@@ -36,7 +36,7 @@ def _forwards(model: Denoiser, vanilla: Run, record: Record) -> int:
         while (tokens_T[block_L] == mask_id).any():
             query = entire(tokens_T.tolist(), len(prompt) + start, len(prompt) + start + len(block_L))
             logits_LV = model.forward(*assemble([query], device=device), None)
-            confidence_L, candidate_L = (part[0] for part in surest(logits_LV[None], mask_id))
+            candidate_L, confidence_L, *_ = evidence(logits_LV, mask_id)
             open_L = tokens_T[block_L] == mask_id
             taken_L = open_L & (candidate_L == truth_T[block_L])
             if not taken_L.any():

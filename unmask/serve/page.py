@@ -1,8 +1,24 @@
-"""The page at `/`: it shows a decode live, and fetches nothing but the API beside it."""
+"""The page at `/`: it shows a decode live, or two side by side, and fetches nothing but the API beside it.
 
+What it looks like and does is page.html beside this file; look and tokens are those of `unmask view`'s page.
+"""
+
+from unmask.methods import TABLE
 from unmask.serve.service import Service
+from unmask.view.page import fill
 
 
 def page(service: Service) -> str:
-    """The page."""
-    return "<!doctype html><title>unmask</title>"
+    """The page, told what this server has."""
+    model, options = service.model, service.options
+    return fill(
+        "unmask.serve",
+        {
+            "model": service.card.id,
+            "chat": getattr(model.tokenizer, "chat_template", None) is not None,
+            "methods": list(TABLE),
+            "method": options.method if options.method in TABLE and not options.settings else None,
+            "max_tokens": options.max_new_tokens,
+            "key": bool(options.api_keys),
+        },
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.engine.request import Completion, FinishReason, Progress, Request, StepRecord
+from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import AnswerMessage, ChatAnswer, ChatChoice, Diffusion, TextAnswer, TextChoice, Usage
 from unmask.view.trace import Recorder
@@ -69,7 +70,9 @@ class Teller:
     def tell(self, index: int, item: Progress) -> Iterator[str]:
         """One forward of one choice: what it did, the text that it settled, the guess at what follows, the end."""
         if self._recorders and item.record is not None:
-            yield self._chunk(index, {}, diffusion=_step(self._recorders[index], item.record))
+            yield self._chunk(
+                index, {}, diffusion=_step(self._recorders[index], item.record, self._asked.requests[index].method)
+            )
         if item.text:
             yield self._chunk(index, {"content": item.text})
         if self._drafts and item.draft is not None:
@@ -105,19 +108,23 @@ def _line(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _step(recorder: Recorder, record: StepRecord) -> dict[str, Any]:
-    """What one forward did to its block: each place's text, the rule that wrote it (null: a guess), and how surely."""
+def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
+    """What one forward did to its block: each place's text, the rule that wrote it (null: a guess), and how surely.
+
+    Where a character goes on that the block before began, that block's last place comes along: its text has moved here.
+    """
     recorder(record)
-    trace = recorder.trace()
+    trace = recorder.trace(settings=method.to_dict())
     step = trace.steps[-1]
     sure: dict[int, float | None] = {commit.place: commit.confidence for commit in step.commits}
     sure |= {draft.place: draft.confidence for draft in step.drafts}
-    cells = trace.cells(trace.forwards)[step.start : step.start + len(record.block[0])]
+    cells = trace.cells(trace.forwards)[: step.start + len(record.block[0])]
+    start = step.start - 1 if step.start and cells[step.start - 1].text == "" else step.start
     return {
         "event": "step",
         "forward": record.forward,
         "refresh": step.refresh,
         "queried": step.queried,
-        "start": step.start,
-        "cells": [[cell.text, cell.rule, sure.get(place)] for place, cell in enumerate(cells, step.start)],
+        "start": start,
+        "cells": [[cell.text, cell.rule, sure.get(place)] for place, cell in enumerate(cells[start:], start)],
     }

@@ -1,0 +1,139 @@
+"""Attention over pages: its plain form against a loop, its kernel against its plain form."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from devices import DEVICES, kernel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unmask.kernels.paged import paged_attention
+
+# The interpreter's product of two matrices takes bf16 for integers; fp16 is as long.
+HALF = {"interpreter": torch.float16, "cuda": torch.bfloat16}
+
+
+class Call(NamedTuple):
+    q_BLHD: Tensor
+    keys_SGD: Tensor
+    values_SGD: Tensor
+    pages_BP: Tensor
+    seen_B: Tensor
+    begin_B: Tensor
+    end_B: Tensor
+    shift_B: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Call":
+        """The same in this precision."""
+        return Call(*(x.to(dtype) for x in self[:3]), *self[3:])
+
+
+def call(
+    seen: list[int],
+    queried: list[tuple[int, int]],
+    shifts: list[int],
+    *,
+    length: int = 3,
+    heads: int = 2,
+    shared: int = 1,
+    size: int = 8,
+    page: int = 4,
+    seed: int = 0,
+) -> Call:
+    """Rows on pages in any order, with keys and values where they see and NaN wherever else."""
+    generator = torch.Generator().manual_seed(seed)
+    pages = max(-(-(many + shift) // page) for many, shift in zip(seen, shifts, strict=True)) + 1
+    pages_BP = torch.randperm(len(seen) * pages + 1, generator=generator)[: len(seen) * pages].view(len(seen), pages)
+    keys_SGD = torch.full(((len(seen) * pages + 1) * page, heads, size), math.nan)
+    values_SGD = keys_SGD.clone()
+    for row, (many, (begin, end), shift) in enumerate(zip(seen, queried, shifts, strict=True)):
+        for slot in range(many):
+            own = slot + shift * (begin <= slot < end)
+            at = pages_BP[row, own // page] * page + own % page
+            keys_SGD[at] = torch.randn(heads, size, generator=generator)
+            values_SGD[at] = torch.randn(heads, size, generator=generator)
+    q_LBHD = torch.randn(length, len(seen), heads * shared, size, generator=generator)
+    numbers = (torch.tensor(seen), *torch.tensor(queried).T.contiguous(), torch.tensor(shifts))
+    return Call(q_LBHD.transpose(0, 1), keys_SGD, values_SGD, pages_BP, *numbers)
+
+
+@st.composite
+def calls(draw: st.DrawFn, longest: int) -> tuple[Call, int]:
+    """Blocks of any length and grouping over rows that see nothing, a little or several cuts, drafts among them."""
+    page = draw(st.sampled_from([4, 16]))
+    seen, queried, shifts = [], [], []
+    for _ in range(draw(st.integers(1, 2))):
+        many = draw(st.one_of(st.integers(0, 20), st.integers(0, longest)))
+        begin = draw(st.integers(0, many))
+        end = draw(st.integers(begin, many))
+        seen.append(many)
+        queried.append((begin, end))
+        shifts.append(draw(st.sampled_from([0, many - begin, many - begin + 7])))  # behind the row: nothing is overwritten
+    made = call(
+        seen,
+        queried,
+        shifts,
+        length=draw(st.sampled_from([1, 3, 17])),
+        heads=draw(st.integers(1, 2)),
+        shared=draw(st.sampled_from([1, 2, 7])),
+        size=draw(st.sampled_from([8, 16, 32, 64])),
+        page=page,
+        seed=draw(st.integers(0, 2**32)),
+    )
+    return made, page
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    """fp32 to its rounding; half precision to its own two roundings, of the weights and of the result."""
+    bound = 2e-5 if found.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), expected.double(), rtol=bound, atol=bound)
+
+
+@given(calls(longest=60), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_the_plain_form_is_the_definition(made: tuple[Call, int], dtype: torch.dtype) -> None:
+    given, page = made[0].to(dtype), made[1]
+    found = paged_attention(*given, page=page)
+    assert found.dtype == given.q_BLHD.dtype
+    shared = given.q_BLHD.shape[2] // given.keys_SGD.shape[1]
+    for row, (seen, begin, end, shift) in enumerate(torch.stack(given[4:]).T.tolist()):
+        own = [slot + shift * (begin <= slot < end) for slot in range(seen)]
+        at = [int(given.pages_BP[row, slot // page]) * page + slot % page for slot in own]
+        for head in range(given.q_BLHD.shape[2]):
+            q, k, v = (
+                x.double()
+                for x in (given.q_BLHD[row, :, head], given.keys_SGD[at, head // shared], given.values_SGD[at, head // shared])
+            )
+            expected = (q @ k.T / math.sqrt(q.shape[1])).softmax(1) @ v if seen else torch.zeros_like(q)
+            assert_close(found[row, :, head], expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=15)
+@given(calls(longest=300), st.booleans())
+def test_the_kernel_is_the_plain_form(device: str, made: tuple[Call, int], halved: bool) -> None:
+    given, page = made[0].to(HALF[device] if halved else torch.float32), made[1]
+    found = kernel(device, paged_attention)(*given, page=page)
+    assert found.dtype == given.q_BLHD.dtype
+    assert_close(found, paged_attention(*given, page=page))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("heads", "shared", "length"), [(2, 1, 32), (1, 7, 33)])
+def test_heads_of_real_models(device: str, heads: int, shared: int, length: int) -> None:
+    """LLaDA's and Dream's: 128 numbers a head, 1 or 7 query heads a key head, several tiles of queries and of keys."""
+    made = call(
+        [300, 0, 17], [(100, 132), (0, 0), (0, 17)], [220, 0, 32], length=length, heads=heads, shared=shared, size=128, page=16
+    )
+    assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
+    """Alone, with fewer pages, a row hears the same to the last bit."""
+    made = call([270, 700], [(0, 0), (10, 40)], [0, 700], page=16)
+    run = kernel(device, paged_attention)
+    alone = Call(made.q_BLHD[:1], *made[1:3], made.pages_BP[:1, :17], *(x_B[:1] for x_B in made[4:]))
+    assert torch.equal(run(*alone, page=16), run(*made, page=16)[:1])

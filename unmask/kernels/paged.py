@@ -1,0 +1,54 @@
+"""Attention of a block over the keys and values that its row remembers, read where they lie.
+
+Shapes: B rows, L queries, H query heads, G key/value heads (H is a multiple of G), D head size, S slots of the pool, P pages.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from unmask.kernels import accelerated
+
+
+def paged_attention(
+    q_BLHD: Tensor,
+    keys_SGD: Tensor,
+    values_SGD: Tensor,
+    pages_BP: Tensor,
+    seen_B: Tensor,
+    begin_B: Tensor,
+    end_B: Tensor,
+    shift_B: Tensor,
+    *,
+    page: int,
+) -> Tensor:
+    """Bidirectional attention, softmax(q k^T / sqrt(D)) v, of every query to the first slots of its row. [B, L, H, D].
+
+    Row b sees its slots s < seen[b]. Slot s lives in the pool at pages[b, s // page] * page + s % page; those from begin[b]
+    to end[b] are replaced by the row's copies, shift[b] slots behind. A row that sees nothing gets zeros. What no row sees
+    may hold anything. Integers of int64, on the device of the queries; the kernel does not bring them to the host.
+
+    >>> q, k, v = torch.zeros(1, 1, 1, 1), torch.zeros(4, 1, 1), torch.tensor([1.0, 9.0, 2.0, 3.0])[:, None, None]
+    >>> pages, zero = torch.tensor([[1, 0]]), torch.tensor([0])
+    >>> paged_attention(q, k, v, pages, torch.tensor([3]), zero, zero, zero, page=2)  # the mean of the pool's slots 2, 3 and 0
+    tensor([[[[2.]]]])
+    """
+    assert q_BLHD.dtype == keys_SGD.dtype == values_SGD.dtype, "queries, keys and values are of one type"
+    if accelerated(q_BLHD):
+        from unmask.kernels.gpu import paged as gpu
+
+        return gpu.paged_attention(q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, page=page)
+    seen_B1, begin_B1, end_B1, shift_B1 = (x_B[:, None] for x_B in (seen_B, begin_B, end_B, shift_B))
+    slot_S = torch.arange(int(seen_B.max()), device=q_BLHD.device)
+    visible_BS = slot_S < seen_B1
+    own_BS = (slot_S + shift_B1 * ((slot_S >= begin_B1) & (slot_S < end_B1))).where(visible_BS, 0)
+    pool_BS = pages_BP.gather(1, own_BS // page) * page + own_BS % page
+    q_BHLD, k_BGSD, v_BGSD = (x.transpose(1, 2) for x in (q_BLHD, keys_SGD[pool_BS], values_SGD[pool_BS]))
+    mask_B11S = None
+    if not visible_BS.all():
+        mask_B11S = visible_BS[:, None, None]
+        hidden = ~visible_BS[:, None, :, None]
+        k_BGSD, v_BGSD = k_BGSD.masked_fill(hidden, 0), v_BGSD.masked_fill(hidden, 0)
+    grouped = q_BHLD.shape[1] != k_BGSD.shape[1]
+    out_BHLD = scaled_dot_product_attention(q_BHLD, k_BGSD, v_BGSD, attn_mask=mask_B11S, enable_gqa=grouped)
+    return out_BHLD.transpose(1, 2).masked_fill((seen_B1 == 0)[:, None, None], 0)

@@ -1,0 +1,68 @@
+"use strict";
+// What the pages share: an answer's tokens, and what is told of one. Needs an element #tip.
+// Text of a model or a user enters a page as textContent alone.
+const $ = id => document.getElementById(id);
+const make = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
+const words = rule => rule.replaceAll("_", " ");
+const colour = rule => `var(--rule-${rule})`;
+
+// A token: the space before it, which is not coloured, and its word.
+function blank() {
+  const token = make("span", "token");
+  token.append("", make("span", "word"));
+  return token;
+}
+
+// kind: written, draft, masked or unwritten; filler: behind the end of the answer; fresh: written by the last forward.
+function paint(token, { kind, text, rule, confidence, fresh, filler, pointed }) {
+  const [space, word] = token.childNodes, seen = kind !== "masked";
+  const lead = text.match(/^[^\S\n]*/)[0];
+  space.data = lead;
+  word.textContent = seen ? text.slice(lead.length) : "";
+  word.dataset.piece = text.trim() || "·";
+  token.className = ["token", kind, fresh && "fresh", seen && filler && "filler", seen && text.includes("\n") && "newline",
+    pointed && "pointed"].filter(Boolean).join(" ");
+  if (rule) token.style.setProperty("--colour", colour(rule));
+  if (kind === "draft") word.style.setProperty("--sure", 0.4 + 0.6 * confidence);
+  else word.style.removeProperty("--sure");
+}
+
+// A rule's line in a legend; what is returned shows its count.
+function entry(legend, rule) {
+  const item = legend.appendChild(make("li", "", words(rule)));
+  item.style.setProperty("--colour", colour(rule));
+  return item.appendChild(make("b", ""));
+}
+
+// What is known of a token, as elements; forward: that wrote or drafted it.
+function describe({ kind, text, rule, confidence, forward }) {
+  const title = kind === "masked" || kind === "unwritten" ? "masked" : text.trim() ? text.trim() : text.includes("\n") ? "line break" : "end of turn";
+  const lines = [make("b", "", title)];
+  if (kind === "written") lines.push(make("div", "", `${words(rule)}, forward ${forward}`));
+  if (kind === "draft") lines.push(make("div", "", `draft, forward ${forward}`));
+  if (confidence !== undefined) {
+    lines.push(make("div", "", confidence === null ? "written from a checked draft" : `confidence ${confidence.toFixed(3)}`));
+    if (confidence !== null) {
+      const bar = make("i", "");
+      bar.style.setProperty("--sure", `${100 * confidence}%`);
+      lines.push(bar);
+    }
+  }
+  return lines;
+}
+
+// Lines above or below a point of the window, none to hide them.
+function tip(lines, x, y) {
+  $("tip").replaceChildren(...lines);
+  if (!lines.length) return;
+  const { width, height } = $("tip").getBoundingClientRect();
+  const left = Math.max(8, Math.min(x - width / 2, innerWidth - width - 8));
+  const top = y - height - 14 < 8 ? y + 22 : y - height - 14;
+  $("tip").style.transform = `translate(${left}px, ${top}px)`;
+}
+
+// The point from which a token is told of.
+function above(token) {
+  const { left, top, width } = token.lastChild.getBoundingClientRect();
+  return [left + width / 2, top];
+}
