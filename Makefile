@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,gym,eval,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,gym,eval,serve,scale]'
 	touch $@
 
 demo: .venv/installed

@@ -51,6 +51,7 @@ HOMES = {
     "uvicorn": {"serve"},
     "pydantic": {"serve"},
     "prometheus_client": {"serve"},
+    "ray": {"serve"},
 }
 
 

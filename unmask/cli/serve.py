@@ -27,16 +27,16 @@ def serve(
     body_bytes: Annotated[int, typer.Option(help="Largest body of a request.")] = 2**20,
     seconds: Annotated[float, typer.Option(help="Longest that a request may take, waiting included.")] = 600.0,
     drain_seconds: Annotated[int, typer.Option(help="Longest that running requests may take after a signal to end.")] = 60,
+    replicas: Annotated[int, typer.Option(min=1, help="Models that answer side by side, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
-    from rich.console import Console
-
     from unmask.engine.engine import Engine, Limits
 
     try:
+        from unmask.serve import deploy
         from unmask.serve.app import create_app
         from unmask.serve.guard import log_to_stderr
         from unmask.serve.options import Options
@@ -55,10 +55,38 @@ def serve(
         seconds=seconds,
     )
     limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
+    if replicas > 1:
+        if tensor_parallel:
+            raise ConfigError("--replicas and --tensor-parallel: a replica is one process, so use one of them")
+        with listen(host, port) as at:  # Ray takes it over, and would not say so well that it is taken
+            port = at.getsockname()[1]
+        plan = deploy.Plan(
+            model=model,
+            dtype=dtype,
+            replicas=replicas,
+            gpus=_gpus(device),
+            drain_seconds=drain_seconds,
+            options=options,
+            limits=limits,
+        )
+        return deploy.run(plan, host, port, ready=lambda: _say(f"{replicas} replicas of {name or model}", host, port))
     with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser, listen(host, port) as at:
         log_to_stderr()
-        place = f"http://{host}:{at.getsockname()[1]}"
-        Console(stderr=True).print(
-            f"{denoiser.name} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it", highlight=False
-        )
+        _say(denoiser.name, host, at.getsockname()[1])
         run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
+
+
+def _say(what: str, host: str, port: int) -> None:
+    from rich.console import Console
+
+    place = f"http://{host}:{port}"
+    text = f"{what} at {place} (the page), {place}/v1 (the API); Ctrl-C ends it"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def _gpus(device: str) -> int | None:
+    """GPUs of a replica."""
+    known = {"auto": None, "cpu": 0, "cuda": 1}
+    if device not in known:
+        raise ConfigError(f"--device {device}: Ray gives each replica its GPU, so write auto, cpu or cuda")
+    return known[device]

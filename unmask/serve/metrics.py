@@ -6,9 +6,10 @@ then /metrics of any replica is that of all.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from unmask.engine.engine import Load
 from unmask.engine.request import Completion
@@ -86,10 +87,20 @@ class Metrics:
     def render(self) -> bytes:
         """The numbers in Prometheus' text format."""
         registry = self._registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            _bury_the_dead(Path(folder))
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _bury_the_dead(folder: Path) -> None:
+    """Drop the gauges of replicas that have ended, killed ones too, which could not do so themselves."""
+    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:

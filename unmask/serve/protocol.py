@@ -1,4 +1,4 @@
-"""What travels over HTTP: OpenAI's schemas, and the little that diffusion adds. pydantic lives here and nowhere else.
+"""What travels over HTTP: OpenAI's schemas, and the little that diffusion adds. pydantic lives here (`deploy` reads with it).
 
 Every field of OpenAI's is kept, or refused by its name; one that says nothing (`frequency_penalty: 0`) is let through,
 because clients send it unasked. What is ours stands in `diffusion`, `usage.forwards` and `usage.tokens_per_forward`.
