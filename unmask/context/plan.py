@@ -170,9 +170,13 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
 
 def ship(*parts: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
     """Whole numbers of the host on the device, int64, in one copy that nobody waits for."""
-    sizes = [len(part) for part in parts]
-    packed = torch.tensor(list(itertools.chain(*parts)), dtype=torch.int64, pin_memory=device.type == "cuda")
-    return torch.split(packed.to(device, non_blocking=True), sizes)
+    packed = stage(list(itertools.chain(*parts)), device).to(device, non_blocking=True)
+    return torch.split(packed, [len(part) for part in parts])
+
+
+def stage(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers where a copy to the device need not be waited for: on the host, pinned for a GPU."""
+    return torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
 
 
 def _kind(query: Query) -> tuple[bool, int, int]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.context.blocks import Blocks
 from unmask.decode.proposal import Sampling, propose
 from unmask.decode.step import Outcome, advance, drafts, status
 from unmask.engine.recipe import Recipe
@@ -36,6 +37,11 @@ class Evidence(NamedTuple):
     confidence: list[float]
 
 
+def drafting(row: Row) -> bool:
+    """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
+    return row.recipe.branches > 1 and not row.refreshes
+
+
 class Kind(NamedTuple):
     """All that a cohort's decision depends on beside what is on the device."""
 
@@ -45,9 +51,9 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Kind":
-        """Of rows with one recipe, all before their block's first forward or all behind it."""
+        """Of rows with one recipe that draft, or do not, alike."""
         recipe, states = rows[0].recipe, 1
-        if recipe.branches > 1 and not rows[0].refreshes:
+        if drafting(rows[0]):
             states = min(recipe.branches, max(1, *(row.left for row in rows)))
         return cls(recipe, states, len(rows))
 
@@ -91,6 +97,19 @@ class Cohort:
             return window_BL[:, None]
         return drafts(window_BL, *self.seats.guess(self.seats_B, recipe.length), states, self.model.spec.mask_id)
 
+    def blocks(self, states_BKL: Tensor) -> Blocks:
+        """The block forward that tries them."""
+        facts, before = self.seats.facts(self.seats_B), self.kind.recipe.lookbehind
+        before_BK1 = facts.before[:, None, None].expand(-1, self.kind.states, before)
+        return Blocks(
+            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            before=before,
+            begin_B=facts.begin,
+            seen_B=facts.seen,
+            copies_B=facts.copies,
+            pages_BP=self.seats.page_table(self.seats_B),
+        )
+
     def decide(self, logits_RV: Tensor, states_BKL: Tensor) -> Tensor:
         """Commit what the evidence leads to, to the seats. For the host, as `Kind.told` reads it: int64 [B, W]."""
         recipe, states, rows = self.kind
@@ -126,6 +145,12 @@ class Cohort:
         numbers = (left_B[:, None], outcome.step_B[:, None], outcome.window_BL, outcome.taken_BL)
         evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
         return torch.cat((*numbers, *evidence), dim=1)
+
+
+def decide(cohorts: Sequence[Cohort], states: Sequence[Tensor], logits_RV: Tensor) -> Tensor:
+    """Each cohort on its own slice of a forward's logits; what all of them tell, one behind the other, flat."""
+    parts = torch.split(logits_RV, [states_BKL.numel() for states_BKL in states])
+    return torch.cat([cohort.decide(*part).flatten() for cohort, *part in zip(cohorts, parts, states, strict=True)])
 
 
 def _each(number_B: Tensor, states: int) -> Tensor:

@@ -17,39 +17,41 @@ from torch import Tensor
 from unmask.context.plan import assemble, ship
 from unmask.context.policy import RowPlan
 from unmask.context.pool import pages_for
-from unmask.engine.cohort import Cohort, Evidence, Kind, Told
+from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
+from unmask.engine.graphs import BlockSteps, graphable, padded, pays
 from unmask.engine.recipe import Recipe
 from unmask.engine.request import StepRecord
 from unmask.engine.row import Row
 from unmask.engine.seats import FACTS, Facts, Seats
 from unmask.models.denoiser import Denoiser
 
+Part = tuple[Kind, list[int]]  # a cohort's kind, and its rows as indices
+
 
 class Flight(NamedTuple):
-    """A step on its way. Its rows stay as they are until it lands; only one is in the air at a time.
+    """A step on its way. Its rows stay as they are until it lands, and it lands before the next is launched.
 
-    Attributes:
-        rows, watched: as they were launched.
-        parts: the rows of each cohort, as indices.
-        told: on the host, but to be read behind `event`; None where nothing is asynchronous.
+    `told` holds each part's rows of numbers one behind the other. It is on the host, to be read behind `landed`; None
+    where nothing is asynchronous.
     """
 
     rows: list[Row]
     watched: list[bool]
     plans: list[RowPlan]
-    parts: list[tuple[Kind, list[int]]]
+    parts: list[Part]
     told: Tensor
-    event: torch.cuda.Event | None
+    landed: torch.cuda.Event | None
 
 
 class Runner:
-    """A model, the memory of its rows, and the steps that they take."""
+    """A model, what the device remembers of its rows, and the steps that they take."""
 
     def __init__(self, model: Denoiser, *, pages: int, rows: int) -> None:
         """`pages` of key/value memory for at most this many rows at once."""
         self.model = model
         self.pool = model.pool(pages)
         self._seats = Seats(rows, scratch=self.pool.scratch, device=model.device)
+        self._steps = BlockSteps(model, self.pool, self._seats)
 
     def seat(self, row: Row) -> None:
         """Lend a row what it needs; the caller knows that there are pages and a seat."""
@@ -57,62 +59,69 @@ class Runner:
         row.seat = self._seats.take(row.recipe.length, len(row.pages))
 
     def free(self, row: Row) -> None:
-        """Take it back. What is still in the air may write there: it lands before anybody else is seated."""
+        """Take it back. A step in the air may still write there: it lands before anybody else is seated."""
         self.pool.give(row.pages)
         self._seats.give(row.seat)
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row], watched: Sequence[bool]) -> Flight:
-        """One forward for these rows and all that follows from it, on its way. Nothing here waits for the device."""
-        model, seats = self.model, self._seats
+        """Put a step of these rows on its way: nothing here waits for the device."""
         plans = [row.plan() for row in rows]
-        groups: dict[tuple[Recipe, bool], list[int]] = {}
-        for place, row in enumerate(rows):
-            groups.setdefault((row.recipe, row.recipe.branches > 1 and not row.refreshes), []).append(place)
-        parts = [(Kind.of([rows[place] for place in places]), places) for places in groups.values()]
+        replayed = [place for place, row in enumerate(rows) if pays(self.model.device) and graphable(row)]
+        packed = sorted({*range(len(rows))} - {*replayed})
+        parts: list[Part] = []
+        told: list[Tensor] = []
+        with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
+            if packed:
+                parts += _cohorts(rows, packed)
+                told.append(self._packed(rows, plans, parts))
+            if replayed:
+                # In one order, whoever comes first in line: two of these kinds are one step and not two.
+                kinds = sorted(_cohorts(rows, replayed), key=lambda part: hash(part[0].recipe))
+                blocks = [(kind._replace(rows=padded(kind.rows)), places) for kind, places in kinds]
+                told.append(self._steps([(kind, [rows[place].seat for place in places]) for kind, places in blocks]))
+                parts += blocks
+            whole, landed = _home(torch.cat(told) if len(told) > 1 else told[0])
+        return Flight(list(rows), list(watched), plans, parts, whole, landed)
 
-        opening = [(row, plan) for row, plan in zip(rows, plans, strict=True) if row.refreshes]
+    def _packed(self, rows: Sequence[Row], plans: Sequence[RowPlan], parts: Sequence[Part]) -> Tensor:
+        """Forwards of any length, packed behind each other; what `decide` tells of them."""
+        model, seats = self.model, self._seats
+        widest, _ = seats.shape
+        opening = [place for _, places in parts for place in places if rows[place].refreshes]
         opened, facts, pages, *numbers = ship(
-            [row.seat for row, _ in opening],
-            [number for row, plan in opening for number in Facts.of(row, plan)],
-            [page for row, _ in opening for page in (*row.pages, *[0] * (seats.pages - len(row.pages)))],
+            [rows[place].seat for place in opening],
+            [number for place in opening for number in Facts.of(rows[place], plans[place])],
+            [page for place in opening for page in (*rows[place].pages, *[0] * (widest - len(rows[place].pages)))],
             *([rows[place].seat for place in places] for _, places in parts),
             *(kind.recipe.eos_ids for kind, _ in parts),
             device=model.device,
         )
         if opening:
-            seats.fill(opened, facts.view(-1, FACTS), pages.view(len(opening), -1), model.spec.mask_id)
+            seats.fill(opened, facts.view(-1, FACTS), pages.view(-1, widest), model.spec.mask_id)
         cohorts = [
             Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
             for (kind, _), seats_B, eos_E in zip(parts, numbers[: len(parts)], numbers[len(parts) :], strict=True)
         ]
         queries = [rows[place].query(plans[place], kind.states) for kind, places in parts for place in places]
         tokens_N, plan = assemble(queries, device=model.device)
-        states = [part.states() for part in cohorts]
+        states = [cohort.states() for cohort in cohorts]
         if any(kind.states > 1 for kind, _ in parts):
             tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
-        logits_RV = model.forward(tokens_N, plan, self.pool)
-        sizes = [states_BKL.numel() for states_BKL in states]
-        told = torch.cat(
-            [
-                part.decide(part_RV, states_BKL).flatten()
-                for part, part_RV, states_BKL in zip(cohorts, torch.split(logits_RV, sizes), states, strict=True)
-            ]
-        )
-        told, event = _home(told)
-        return Flight(list(rows), list(watched), plans, parts, told, event)
+        return decide(cohorts, states, model.forward(tokens_N, plan, self.pool))
 
     def land(self, flight: Flight) -> list[StepRecord | None]:
         """Wait for a step and commit it to its rows; a record of each watched one, numbered by its own forwards."""
-        if flight.event is not None:
-            flight.event.synchronize()
+        if flight.landed is not None:
+            flight.landed.synchronize()
         records: list[StepRecord | None] = [None] * len(flight.rows)
         begin = 0
         for kind, places in flight.parts:
             end = begin + kind.rows * kind.width
             numbers_BW = flight.told[begin:end].view(kind.rows, -1)
             begin = end
-            for place, told, numbers_W in zip(places, kind.told(numbers_BW), numbers_BW, strict=False):
+            # Behind the rows comes padding.
+            for place, told, numbers_W in zip(places, kind.told(numbers_BW[: len(places)]), numbers_BW, strict=False):
                 row, plan = flight.rows[place], flight.plans[place]
                 if flight.watched[place]:
                     records[place] = _record(row, plan, told, kind.evidence(numbers_W))
@@ -146,6 +155,14 @@ def _record(row: Row, plan: RowPlan, told: Told, evidence: Evidence) -> StepReco
         candidate=[evidence.candidate],
         confidence=[evidence.confidence],
     )
+
+
+def _cohorts(rows: Sequence[Row], places: Sequence[int]) -> list[Part]:
+    """Which of these rows decide together."""
+    found: dict[tuple[Recipe, bool], list[int]] = {}
+    for place in places:
+        found.setdefault((rows[place].recipe, drafting(rows[place])), []).append(place)
+    return [(Kind.of([rows[place] for place in part]), part) for part in found.values()]
 
 
 def _home(told: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

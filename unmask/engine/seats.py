@@ -94,15 +94,16 @@ class Seats:
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
 
     @property
-    def pages(self) -> int:
-        """P."""
-        return self._pages_SP.shape[1]
+    def shape(self) -> tuple[int, int]:
+        """P and L; where they change, the tables have moved."""
+        return self._pages_SP.shape[1], self._window_SL.shape[1]
 
     def take(self, length: int, pages: int) -> int:
         """A seat for blocks of this length and that many pages; the caller knows that there is one."""
-        longer = max(0, length - self._window_SL.shape[1])
+        widest, longest = self.shape
+        longer = max(0, length - longest)
         # Page tables double, so that growing prompts seldom move them.
-        wider = 0 if pages <= self.pages else 2 ** (pages - 1).bit_length() - self.pages
+        wider = 0 if pages <= widest else 2 ** (pages - 1).bit_length() - widest
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.nobody] = self._scratch
