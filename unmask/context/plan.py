@@ -59,7 +59,7 @@ class Past:
     further on, where its own copy of them is kept. Slot s of a row is slot pages[b, s // PAGE] * PAGE + s % PAGE of the pool.
     """
 
-    pages_BP: Tensor  # int64, as all of them
+    pages_BP: Tensor  # int64 and contiguous, as all of them
     seen_B: Tensor
     begin_B: Tensor
     end_B: Tensor
@@ -201,10 +201,11 @@ def _group(pieces: list[tuple[int, int]], queries: Sequence[Query], numbers: Ten
     plans = [queries[number].plan for number, _ in pieces]
     if plans[0].fresh:
         return Group(len(pieces), plans[0].tokens, None)
-    owner_B, seen_B, begin_B, end_B, shift_B = numbers.view(-1, 5).unbind(1)
+    owner_B, seen_B, begin_B, end_B, shift_B = numbers.view(-1, 5).t().contiguous().unbind(0)
+    widest = max(len(queries[number].pages) for number, _ in pieces)
     layouts = [len(plan.positions) for plan in plans]
     past = Past(
-        pages_BP=pages_QP[owner_B],
+        pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
         seen_B=seen_B,
         begin_B=begin_B,
         end_B=end_B,

@@ -48,6 +48,7 @@ class Kind(NamedTuple):
     recipe: Recipe
     states: int  # K
     rows: int  # B
+    pages: int = 0  # of the widest row, where the device itself looks up what it remembers
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Kind":
@@ -91,7 +92,7 @@ class Cohort:
 
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
-        recipe, states, _ = self.kind
+        recipe, states = self.kind.recipe, self.kind.states
         window_BL = self.seats.window(self.seats_B, recipe.length)
         if states == 1:
             return window_BL[:, None]
@@ -107,12 +108,12 @@ class Cohort:
             begin_B=facts.begin,
             seen_B=facts.seen,
             copies_B=facts.copies,
-            pages_BP=self.seats.page_table(self.seats_B),
+            pages_BP=self.seats.pages(self.seats_B, self.kind.pages),
         )
 
     def decide(self, logits_RV: Tensor, states_BKL: Tensor) -> Tensor:
         """Commit what the evidence leads to, to the seats. For the host, as `Kind.told` reads it: int64 [B, W]."""
-        recipe, states, rows = self.kind
+        recipe, states, rows, _ = self.kind
         mask_id = self.model.spec.mask_id
         facts = self.seats.facts(self.seats_B)
         proposal = propose(

@@ -18,10 +18,10 @@ from unmask.context.plan import ship, stage
 from unmask.context.pool import KVPool
 from unmask.engine.cohort import Cohort, Kind, decide
 from unmask.engine.row import Row
-from unmask.engine.seats import Seats
+from unmask.engine.seats import Seats, widened
 from unmask.models.denoiser import Denoiser
 
-KEPT = 64  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
+KEPT = 128  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
 
 
 def pays(device: torch.device) -> bool:
@@ -32,6 +32,11 @@ def pays(device: torch.device) -> bool:
 def graphable(row: Row) -> bool:
     """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered."""
     return row.recipe.cache == "dual" and not row.refreshes
+
+
+def roomy(kind: Kind, rows: Sequence[Row]) -> Kind:
+    """The kind of step that these rows of a kind share with others: with room for a few more rows and pages."""
+    return kind._replace(rows=padded(kind.rows), pages=widened(max(len(row.pages) for row in rows)))
 
 
 def padded(rows: int) -> int:

@@ -18,7 +18,7 @@ from unmask.context.plan import assemble, ship
 from unmask.context.policy import RowPlan
 from unmask.context.pool import pages_for
 from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
-from unmask.engine.graphs import BlockSteps, graphable, padded, pays
+from unmask.engine.graphs import BlockSteps, graphable, pays, roomy
 from unmask.engine.recipe import Recipe
 from unmask.engine.request import StepRecord
 from unmask.engine.row import Row
@@ -76,9 +76,9 @@ class Runner:
                 parts += _cohorts(rows, packed)
                 told.append(self._packed(rows, plans, parts))
             if replayed:
-                # In one order, whoever comes first in line: two of these kinds are one step and not two.
-                kinds = sorted(_cohorts(rows, replayed), key=lambda part: hash(part[0].recipe))
-                blocks = [(kind._replace(rows=padded(kind.rows)), places) for kind, places in kinds]
+                blocks = [(roomy(kind, [rows[place] for place in places]), places) for kind, places in _cohorts(rows, replayed)]
+                # In one order, whoever comes first in line: two kinds are one step and not two.
+                blocks.sort(key=lambda part: hash(part[0].recipe))
                 told.append(self._steps([(kind, [rows[place].seat for place in places]) for kind, places in blocks]))
                 parts += blocks
             whole, landed = _home(torch.cat(told) if len(told) > 1 else told[0])

@@ -84,8 +84,8 @@ class Seats:
         def table(dtype: torch.dtype) -> Tensor:
             return torch.zeros((rows + 1, 0), dtype=dtype, device=device)
 
-        self._facts_SF = torch.zeros((rows + 1, FACTS), dtype=torch.int64, device=device)
-        self._facts_SF[rows, Facts._fields.index("seen")] = 1
+        self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
+        self._facts_FS[Facts._fields.index("seen"), rows] = 1
         self._step_S = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._pages_SP = table(torch.int64)
         self._window_SL = table(torch.int64)
@@ -102,8 +102,7 @@ class Seats:
         """A seat for blocks of this length and that many pages; the caller knows that there is one."""
         widest, longest = self.shape
         longer = max(0, length - longest)
-        # Page tables double, so that growing prompts seldom move them.
-        wider = 0 if pages <= widest else 2 ** (pages - 1).bit_length() - widest
+        wider = max(0, widened(pages) - widest)
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.nobody] = self._scratch
@@ -119,17 +118,17 @@ class Seats:
 
     def fill(self, seats_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, mask_id: int) -> None:
         """Before a block's first forward: what its forwards will need, no step made, all masked."""
-        self._facts_SF.index_copy_(0, seats_B, facts_BF)
+        self._facts_FS.index_copy_(1, seats_B, facts_BF.t())
         self._pages_SP.index_copy_(0, seats_B, pages_BP)
         self._step_S.index_fill_(0, seats_B, 0)
         self._window_SL.index_fill_(0, seats_B, mask_id)
 
     def facts(self, seats_B: Tensor) -> Facts[Tensor]:
-        return Facts(*self._facts_SF.index_select(0, seats_B).unbind(1))
+        return Facts(*self._facts_FS.index_select(1, seats_B).unbind(0))
 
-    def page_table(self, seats_B: Tensor) -> Tensor:
-        """The pages of each row, [B, P]."""
-        return self._pages_SP.index_select(0, seats_B)
+    def pages(self, seats_B: Tensor, widest: int) -> Tensor:
+        """The first pages of each row, [B, widest]."""
+        return _rows(self._pages_SP, seats_B, widest)
 
     def step(self, seats_B: Tensor) -> Tensor:
         """Commit steps made in the block, [B]."""
@@ -168,6 +167,15 @@ class Seats:
         for table, part_BL in kept:
             table[:, : recipe.length].index_copy_(0, seats_B, part_BL.to(table.dtype))
         self._step_S.index_copy_(0, seats_B, outcome.step_B)
+
+
+def widened(pages: int) -> int:
+    """Width of the page tables that hold rows of this many: they double, so that longer prompts seldom change them.
+
+    >>> [widened(pages) for pages in (0, 1, 5, 64)]
+    [0, 1, 8, 64]
+    """
+    return 2 ** (pages - 1).bit_length() if pages else 0
 
 
 def _rows(table_SL: Tensor, seats_B: Tensor, length: int) -> Tensor:
