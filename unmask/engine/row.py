@@ -66,6 +66,7 @@ class Row:
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
     ended: float = 0.0
+    _planned: tuple[tuple[int, bool], RowPlan] | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "Row":
@@ -105,10 +106,13 @@ class Row:
         return self.canvas.tokens[self.begin : self.begin + self.recipe.length]
 
     def plan(self) -> RowPlan:
-        """What the next forward sees and recomputes."""
-        end = self.begin + self.recipe.length
-        window = Window(start=self.begin, end=end, total=self.total, lookbehind=self.recipe.lookbehind)
-        return self.recipe.policy()(window, self.block_forwards)
+        """What the next forward sees and recomputes. Behind a block's first all are alike, so it is made twice a block."""
+        where = self.begin, self.refreshes
+        if self._planned is None or self._planned[0] != where:
+            end = self.begin + self.recipe.length
+            window = Window(start=self.begin, end=end, total=self.total, lookbehind=self.recipe.lookbehind)
+            self._planned = where, self.recipe.policy()(window, self.block_forwards)
+        return self._planned[1]
 
     def query(self, plan: RowPlan, states: int) -> Query:
         """The next forward's query, with this many states of the block."""

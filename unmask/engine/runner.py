@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import assemble, ship
-from unmask.context.policy import RowPlan
 from unmask.context.pool import pages_for
 from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
 from unmask.engine.graphs import BlockSteps, graphable, pays, roomy
@@ -25,7 +24,7 @@ from unmask.engine.row import Row
 from unmask.engine.seats import FACTS, Facts, Seats
 from unmask.models.denoiser import Denoiser
 
-Part = tuple[Kind, list[int]]  # a cohort's kind, and its rows as indices
+Part = tuple[Kind, list[Row]]  # rows that decide together
 
 
 class Flight(NamedTuple):
@@ -37,7 +36,6 @@ class Flight(NamedTuple):
 
     rows: list[Row]
     watched: list[bool]
-    plans: list[RowPlan]
     parts: list[Part]
     told: Tensor
     landed: torch.cuda.Event | None
@@ -66,77 +64,73 @@ class Runner:
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row], watched: Sequence[bool]) -> Flight:
         """Put a step of these rows on its way: nothing here waits for the device."""
-        plans = [row.plan() for row in rows]
-        replayed = [place for place, row in enumerate(rows) if pays(self.model.device) and graphable(row)]
-        packed = sorted({*range(len(rows))} - {*replayed})
-        parts: list[Part] = []
-        told: list[Tensor] = []
+        replayed = [row for row in rows if self._stays(row)]
+        packed = [row for row in rows if not self._stays(row)]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            if packed:
-                parts += _cohorts(rows, packed)
-                told.append(self._packed(rows, plans, parts))
-            if replayed:
-                blocks = [(roomy(kind, [rows[place] for place in places]), places) for kind, places in _cohorts(rows, replayed)]
-                # In one order, whoever comes first in line: two kinds are one step and not two.
-                blocks.sort(key=lambda part: hash(part[0].recipe))
-                told.append(self._steps([(kind, [rows[place].seat for place in places]) for kind, places in blocks]))
-                parts += blocks
-            whole, landed = _home(torch.cat(told) if len(told) > 1 else told[0])
-        return Flight(list(rows), list(watched), plans, parts, whole, landed)
-
-    def _packed(self, rows: Sequence[Row], plans: Sequence[RowPlan], parts: Sequence[Part]) -> Tensor:
-        """Forwards of any length, packed behind each other; what `decide` tells of them."""
-        model, seats = self.model, self._seats
-        widest, _ = seats.shape
-        opening = [place for _, places in parts for place in places if rows[place].refreshes]
-        opened, facts, pages, *numbers = ship(
-            [rows[place].seat for place in opening],
-            [number for place in opening for number in Facts.of(rows[place], plans[place])],
-            [page for place in opening for page in (*rows[place].pages, *[0] * (widest - len(rows[place].pages)))],
-            *([rows[place].seat for place in places] for _, places in parts),
-            *(kind.recipe.eos_ids for kind, _ in parts),
-            device=model.device,
-        )
-        if opening:
-            seats.fill(opened, facts.view(-1, FACTS), pages.view(-1, widest), model.spec.mask_id)
-        cohorts = [
-            Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
-            for (kind, _), seats_B, eos_E in zip(parts, numbers[: len(parts)], numbers[len(parts) :], strict=True)
-        ]
-        queries = [rows[place].query(plans[place], kind.states) for kind, places in parts for place in places]
-        tokens_N, plan = assemble(queries, device=model.device)
-        states = [cohort.states() for cohort in cohorts]
-        if any(kind.states > 1 for kind, _ in parts):
-            tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
-        return decide(cohorts, states, model.forward(tokens_N, plan, self.pool))
+            launched = [half(some) for half, some in ((self._packed, packed), (self._replayed, replayed)) if some]
+            told, landed = _home(torch.cat([numbers for _, numbers in launched]))
+        return Flight(list(rows), list(watched), [part for parts, _ in launched for part in parts], told, landed)
 
     def land(self, flight: Flight) -> list[StepRecord | None]:
         """Wait for a step and commit it to its rows; a record of each watched one, numbered by its own forwards."""
         if flight.landed is not None:
             flight.landed.synchronize()
-        records: list[StepRecord | None] = [None] * len(flight.rows)
+        wanted = {id(row) for row, watched in zip(flight.rows, flight.watched, strict=True) if watched}
+        records: dict[int, StepRecord] = {}
         begin = 0
-        for kind, places in flight.parts:
+        for kind, rows in flight.parts:
             end = begin + kind.rows * kind.width
-            numbers_BW = flight.told[begin:end].view(kind.rows, -1)
+            numbers_BW = flight.told[begin:end].view(kind.rows, -1)[: len(rows)]  # what follows is padding
             begin = end
-            # Behind the rows comes padding.
-            for place, told, numbers_W in zip(places, kind.told(numbers_BW[: len(places)]), numbers_BW, strict=False):
-                row, plan = flight.rows[place], flight.plans[place]
-                if flight.watched[place]:
-                    records[place] = _record(row, plan, told, kind.evidence(numbers_W))
-                row.commit(
-                    told.block,
-                    told.taken,
-                    left=told.left,
-                    step=told.step,
-                    query_tokens=row.tried(kind.states) * plan.tokens,
-                )
-        return records
+            for row, told, numbers_W in zip(rows, kind.told(numbers_BW), numbers_BW, strict=True):
+                if id(row) in wanted:
+                    records[id(row)] = _record(row, told, kind.evidence(numbers_W))
+                queried = row.tried(kind.states) * row.plan().tokens
+                row.commit(told.block, told.taken, left=told.left, step=told.step, query_tokens=queried)
+        return [records.get(id(row)) for row in flight.rows]
+
+    def _stays(self, row: Row) -> bool:
+        """Whether its next forward runs over buffers that stay."""
+        return pays(self.model.device) and graphable(row)
+
+    def _packed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
+        """Forwards of any length, packed behind each other: who decides together, and what `decide` tells of them."""
+        parts = _cohorts(rows)
+        model, seats = self.model, self._seats
+        widest, _ = seats.shape
+        opening = [row for row in rows if row.refreshes]
+        opened, facts, pages, *numbers = ship(
+            [row.seat for row in opening],
+            [number for row in opening for number in Facts.of(row)],
+            [page for row in opening for page in (*row.pages, *[0] * (widest - len(row.pages)))],
+            *([row.seat for row in some] for _, some in parts),
+            *(kind.recipe.eos_ids for kind, _ in parts),
+            device=model.device,
+        )
+        if opening:
+            seats.fill(opened, facts.view(-1, FACTS), pages.view(len(opening), widest), model.spec.mask_id)
+        cohorts = [
+            Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
+            for (kind, _), seats_B, eos_E in zip(parts, numbers[: len(parts)], numbers[len(parts) :], strict=True)
+        ]
+        queries = [row.query(row.plan(), kind.states) for kind, some in parts for row in some]
+        tokens_N, plan = assemble(queries, device=model.device)
+        states = [cohort.states() for cohort in cohorts]
+        if any(kind.states > 1 for kind, _ in parts):
+            tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
+        return parts, decide(cohorts, states, model.forward(tokens_N, plan, self.pool))
+
+    def _replayed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
+        """Block forwards over buffers that stay; likewise."""
+        parts = [(roomy(kind, some), some) for kind, some in _cohorts(rows)]
+        # In one order, whoever comes first in line: two kinds are one step and not two.
+        parts.sort(key=lambda part: hash(part[0].recipe))
+        return parts, self._steps([(kind, [row.seat for row in some]) for kind, some in parts])
 
 
-def _record(row: Row, plan: RowPlan, told: Told, evidence: Evidence) -> StepRecord:
+def _record(row: Row, told: Told, evidence: Evidence) -> StepRecord:
     """The record of a row that has not committed the step yet."""
+    plan = row.plan()
     queries: list[int] = []
     for state in evidence.states[: row.tried(len(evidence.states))]:
         tokens = [*row.canvas.tokens[: row.begin], *state, *row.canvas.tokens[row.begin + len(state) :]]
@@ -157,12 +151,12 @@ def _record(row: Row, plan: RowPlan, told: Told, evidence: Evidence) -> StepReco
     )
 
 
-def _cohorts(rows: Sequence[Row], places: Sequence[int]) -> list[Part]:
+def _cohorts(rows: Sequence[Row]) -> list[Part]:
     """Which of these rows decide together."""
-    found: dict[tuple[Recipe, bool], list[int]] = {}
-    for place in places:
-        found.setdefault((rows[place].recipe, drafting(rows[place])), []).append(place)
-    return [(Kind.of([rows[place] for place in part]), part) for part in found.values()]
+    found: dict[tuple[Recipe, bool], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.recipe, drafting(row)), []).append(row)
+    return [(Kind.of(some), some) for some in found.values()]
 
 
 def _home(told: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

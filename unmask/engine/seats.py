@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unmask.context.policy import RowPlan
 from unmask.decode.memory import Memory, Streak
 from unmask.decode.rules import Temporal
 from unmask.decode.step import Outcome
@@ -49,8 +48,8 @@ class Facts(NamedTuple, Generic[Number]):
     top_k: Number
 
     @classmethod
-    def of(cls, row: Row, plan: RowPlan) -> "Facts[int]":
-        request, end = row.request, row.begin + row.recipe.length
+    def of(cls, row: Row) -> "Facts[int]":
+        plan, request, end = row.plan(), row.request, row.begin + row.recipe.length
         begin = row.begin - row.recipe.lookbehind
         return Facts(
             begin=begin,
