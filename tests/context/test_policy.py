@@ -72,9 +72,9 @@ def test_states_see_the_row_and_their_own_copy_only() -> None:
     ]
     (group,) = plan.groups
     assert (group.queries, group.length) == (6, 2)
-    assert group.keys_BS is not None
-    assert group.visible_BS is not None
-    seen = [keys[shown].tolist() for keys, shown in zip(group.keys_BS, group.visible_BS, strict=True)]
+    assert group.past is not None
+    assert group.past.visible is not None
+    seen = [keys[shown].tolist() for keys, shown in zip(group.past.keys, group.past.visible, strict=True)]
     assert seen[:3] == [[first + slot for slot in slots] for slots in ((0, 1, 2, 3, 4), (0, 5, 6, 3, 4), (0, 7, 8, 3, 4))]
     assert seen[3:] == [
         [second + slot for slot in slots] for slots in ((0, 1, 2, 3, 4, 5), (0, 1, 6, 7, 4, 5), (0, 1, 8, 9, 4, 5))
@@ -91,7 +91,7 @@ def test_any_phases_and_lengths_are_packed_without_padding() -> None:
     assert plan.positions_N[plan.read_R].tolist() == places
     assert tokens[plan.read_R].tolist() == [100 + place for place in places]
     assert plan.slots_M[(plan.positions_N[: len(plan.slots_M)] >= 30)].tolist() == [2 * PAGE + 14, 2 * PAGE + 15]
-    assert [(group.queries, group.length, group.keys_BS is None) for group in plan.groups] == [
+    assert [(group.queries, group.length, group.past is None) for group in plan.groups] == [
         (1, 6, True),
         (1, 2, False),  # 7 slots are seen
         (1, 2, False),  # 32: no row pays for another's much longer prompt

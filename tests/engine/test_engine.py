@@ -147,6 +147,7 @@ def test_everybodys_turn_comes_within_a_round() -> None:
     steps = []
     while engine.busy:
         steps.append({progress.number for progress in engine.step()})
+    assert steps.pop(0) == set()  # the first is launched and has not landed
     assert all(len(ran) <= 2 for ran in steps)
     assert len(steps) == 3 * 32
     for at in range(0, len(steps), 3):
@@ -221,8 +222,54 @@ def test_an_abort_during_a_forward_ends_the_request(monkeypatch: pytest.MonkeyPa
         return forward(self, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Denoiser, "forward", meanwhile)
-    assert [progress.number for progress in engine.step()] == [kept]
+    assert engine.step() == []
     assert engine.load.running == 1
+    monkeypatch.setattr(Denoiser, "forward", forward)
+    assert [progress.number for progress in engine.step()] == [kept]
+
+
+def test_an_abort_in_the_air_lends_its_memory_behind_the_landing() -> None:
+    """Room for one: the second takes the pages and the seat of one whose forward is still under way, and is none the worse."""
+    denoiser = model()
+    request = Request(prompt=(1, 2), method=unmask.method("freedave", block_length=8), max_new_tokens=32)
+    engine = Engine(denoiser, Limits(memory=5 * denoiser.page_bytes, rows=1))
+    for steps in (1, 2, 3):
+        gone = engine.submit(dataclasses.replace(request, prompt=(5,) * 9))
+        for _ in range(steps):
+            engine.step()
+        engine.abort(gone)
+        assert engine.load[:3] == (0, 0, 0)
+        assert engine.busy  # the forward has yet to land
+        assert told(engine.generate([request])[0]) == told(decode(denoiser, [request])[0])
+
+
+def test_a_failed_forward_is_told_behind_what_has_landed(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser, failing = model(), False
+    engine = Engine(denoiser, Limits(rows=2))
+    requests = [
+        Request(prompt=(1, 2), method=unmask.method("vanilla-official", block_length=8), max_new_tokens=tokens)
+        for tokens in (8, 16)
+    ]
+    forward = Denoiser.forward
+
+    def fails(self: Denoiser, *rest: object) -> torch.Tensor:
+        if failing:
+            raise MemoryError("no room for this forward")
+        return forward(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Denoiser, "forward", fails)
+    short, _ = (engine.submit(request) for request in requests)
+    for _ in range(8):
+        engine.step()
+    failing = True
+    done = [progress for progress in engine.step() if progress.completion is not None]
+    assert [progress.number for progress in done] == [short]
+    with pytest.raises(MemoryError):
+        engine.step()
+    assert not engine.busy
+    assert engine.load[:3] == (0, 0, 0)
+    failing = False
+    assert told(engine.generate(requests)[1]) == told(decode(denoiser, requests)[1])
 
 
 def test_requests_from_many_threads() -> None:

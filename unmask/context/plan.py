@@ -8,7 +8,9 @@ each of them sees, P pages.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -49,16 +51,49 @@ def entire(tokens: Sequence[int], start: int, end: int) -> Query:
     return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens))), tokens, start, end - start)
 
 
-class Group(NamedTuple):
-    """Queries of one length, one behind the other, that attend in one call.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Past:
+    """What each query of a group remembers, as numbers on the device: a kernel reads them, plain attention the tables below.
 
-    Each attends to what the slots `keys` hold, narrowed by `visible` where rows see fewer; without keys to itself alone.
+    Query b sees slots s < seen[b] of its row. Those that it queries anew, begin[b] <= s < end[b], it sees shift[b] slots
+    further on, where its own copy of them is kept. Slot s of a row is slot pages[b, s // PAGE] * PAGE + s % PAGE of the pool.
     """
+
+    pages_BP: Tensor  # int64 and contiguous, as all of them
+    seen_B: Tensor
+    begin_B: Tensor
+    end_B: Tensor
+    shift_B: Tensor
+    shortest: int  # no query sees fewer slots than this, as far as the host knows
+    longest: int  # S: and none more
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The slots of the pool that hold what each query sees, [B, S]."""
+        slot_S = torch.arange(self.longest, device=self.seen_B.device)
+        queried_BS = (slot_S >= self.begin_B[:, None]) & (slot_S < self.end_B[:, None])
+        row_B1 = torch.arange(len(self.seen_B), device=self.seen_B.device)[:, None]
+        return stored(self.pages_BP, row_B1, slot_S + self.shift_B[:, None] * queried_BS)
+
+    @cached_property
+    def visible(self) -> Tensor | None:
+        """Which of them it sees, [B, S]; None: all."""
+        if self.shortest == self.longest:
+            return None
+        return torch.arange(self.longest, device=self.seen_B.device) < self.seen_B[:, None]
+
+
+def stored(pages_BP: Tensor, row: Tensor, slot: Tensor) -> Tensor:
+    """Rows' own slots as slots of the pool."""
+    return pages_BP[row, slot // PAGE] * PAGE + slot % PAGE
+
+
+class Group(NamedTuple):
+    """Queries of one length, one behind the other, that attend in one call: to what is remembered, or to itself alone."""
 
     queries: int  # B
     length: int
-    keys_BS: Tensor | None  # int64
-    visible_BS: Tensor | None  # bool
+    past: Past | None
 
 
 class ForwardPlan(NamedTuple):
@@ -109,25 +144,39 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
             read += range(begin + place, begin + place + query.length)
             first += [begin] * query.length
 
+    kinds = [list(pieces) for _, pieces in itertools.groupby(packed, key=lambda piece: _kind(queries[piece[0]]))]
     widest = max(1, *(len(query.pages) for query in queries))
-    pages_BP = torch.tensor([[*query.pages, *[0] * (widest - len(query.pages))] for query in queries], device=device)
-
-    def stored(owner: Tensor, slot: Tensor) -> Tensor:
-        """A row's own slots as slots of the pool."""
-        return pages_BP[owner, slot // PAGE] * PAGE + slot % PAGE
-
-    groups = [
-        _group([(number, queries[number], state) for number, state in pieces], stored, device)
-        for _, pieces in itertools.groupby(packed, key=lambda piece: _kind(queries[piece[0]]))
-    ]
-    plan = ForwardPlan(
-        positions_N=torch.tensor(positions, device=device),
-        read_R=torch.tensor(read, device=device),
-        first_R=torch.tensor(first, device=device),
-        groups=tuple(groups),
-        slots_M=stored(*(torch.tensor(part, dtype=torch.int64, device=device) for part in (owners, slots))),
+    tokens_N, positions_N, read_R, first_R, owners_M, slots_M, pages, *numbers = ship(
+        tokens,
+        positions,
+        read,
+        first,
+        owners,
+        slots,
+        [page for query in queries for page in (*query.pages, *[0] * (widest - len(query.pages)))],
+        *(_past(pieces, queries) for pieces in kinds),
+        device=device,
     )
-    return torch.tensor(tokens, device=device), plan
+    pages_QP = pages.view(-1, widest)
+    plan = ForwardPlan(
+        positions_N=positions_N,
+        read_R=read_R,
+        first_R=first_R,
+        groups=tuple(_group(pieces, queries, part, pages_QP) for pieces, part in zip(kinds, numbers, strict=True)),
+        slots_M=stored(pages_QP, owners_M, slots_M),
+    )
+    return tokens_N, plan
+
+
+def ship(*parts: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """Whole numbers of the host on the device, int64, in one copy that nobody waits for."""
+    packed = stage(list(itertools.chain(*parts)), device).to(device, non_blocking=True)
+    return torch.split(packed, [len(part) for part in parts])
+
+
+def stage(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers where a copy to the device need not be waited for: on the host, pinned for a GPU."""
+    return torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
 
 
 def _kind(query: Query) -> tuple[bool, int, int]:
@@ -138,21 +187,30 @@ def _kind(query: Query) -> tuple[bool, int, int]:
     return not query.pages, 0 if query.plan.fresh else len(query.plan.positions).bit_length(), query.plan.tokens
 
 
-def _group(pieces: list[tuple[int, Query, int]], stored: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> Group:
-    plan = pieces[0][1].plan
-    if plan.fresh:
-        return Group(len(pieces), plan.tokens, None, None)
-    numbers = [
-        [number, len(query.plan.positions), query.plan.query.start, query.plan.query.stop, query.shift(state)]
-        for number, query, state in pieces
-    ]
-    owner_B1, layout_B1, begin_B1, end_B1, shift_B1 = torch.tensor(numbers, device=device)[..., None].unbind(1)
-    layouts = {row[1] for row in numbers}
-    slot_S = torch.arange(max(layouts), device=device)
-    queried_BS = (slot_S >= begin_B1) & (slot_S < end_B1)
-    return Group(
-        queries=len(pieces),
-        length=plan.tokens,
-        keys_BS=stored(owner_B1, slot_S + shift_B1 * queried_BS),
-        visible_BS=None if len(layouts) == 1 else slot_S < layout_B1,
+def _past(pieces: list[tuple[int, int]], queries: Sequence[Query]) -> list[int]:
+    """Owner, slots seen, begin, end and shift of each query of a group; nothing where they remember nothing."""
+    numbers: list[int] = []
+    for number, state in pieces:
+        query = queries[number]
+        if not query.plan.fresh:
+            numbers += (number, len(query.plan.positions), query.plan.query.start, query.plan.query.stop, query.shift(state))
+    return numbers
+
+
+def _group(pieces: list[tuple[int, int]], queries: Sequence[Query], numbers: Tensor, pages_QP: Tensor) -> Group:
+    plans = [queries[number].plan for number, _ in pieces]
+    if plans[0].fresh:
+        return Group(len(pieces), plans[0].tokens, None)
+    owner_B, seen_B, begin_B, end_B, shift_B = numbers.view(-1, 5).t().contiguous().unbind(0)
+    widest = max(len(queries[number].pages) for number, _ in pieces)
+    layouts = [len(plan.positions) for plan in plans]
+    past = Past(
+        pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
+        seen_B=seen_B,
+        begin_B=begin_B,
+        end_B=end_B,
+        shift_B=shift_B,
+        shortest=min(layouts),
+        longest=max(layouts),
     )
+    return Group(len(pieces), plans[0].tokens, past)

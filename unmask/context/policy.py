@@ -61,7 +61,7 @@ class RowPlan(NamedTuple):
 
 
 class ContextPolicy(Protocol):
-    """`plan(window, age)`: age counts the forwards of the block, 0 is its first. Pure."""
+    """`plan(window, age)`: age counts the forwards of the block, 0 is its first, and all behind it are alike. Pure."""
 
     def __call__(self, window: Window, age: int) -> RowPlan: ...
 

@@ -25,8 +25,9 @@ class KVPool:
     def __init__(
         self, *, layers: int, pages: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (pages * PAGE, kv_heads, head_size)
         self.pages = pages
+        self.scratch = pages  # one more, never lent: what pads a batch writes there, and nobody reads it
+        shape = ((pages + 1) * PAGE, kv_heads, head_size)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self._free = list(range(pages))

@@ -85,16 +85,17 @@ def advance(
     return Outcome(window_BL, taken_BL, step_B, memories, evidence)
 
 
-def drafts(window_BL: Tensor, last: Proposal, count: int, mask_id: int) -> Tensor:
+def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int, mask_id: int) -> Tensor:
     """The true state and `count` - 1 guesses, [B, K, L]: guess k fills the k positions that ranked best a step ago.
 
+    Candidates and scores are that step's evidence.
     The guesses are a chain, each containing the one before (FreeDave, section 4.1); once nothing is masked they repeat.
     """
     open_BL = window_BL == mask_id
-    rank_BL = ranks(last.score_BL, open_BL)
+    rank_BL = ranks(score_BL, open_BL)
     kept_K = torch.arange(count, device=window_BL.device)
     fills_BKL = open_BL[:, None] & (rank_BL[:, None] < kept_K[:, None])
-    return torch.where(fills_BKL, last.candidate_BL[:, None], window_BL[:, None])
+    return torch.where(fills_BKL, candidate_BL[:, None], window_BL[:, None])
 
 
 Ending = Literal["never", "first", "block", "whole block"]

@@ -3,8 +3,11 @@
     engine = Engine(model)
     number = engine.submit(request)              # any thread
     while engine.busy:
-        for progress in engine.step():           # one forward; one thread
+        for progress in engine.step():           # what a forward made of each; one thread
             print(progress.number, progress.text, progress.completion)
+
+A step lands the forward that the step before has launched and launches the next one; the slow work on what has landed
+(text, drafts) is done while the device computes.
 
 A request's answer, forwards and end are those of `simple.decode` for it alone: which rows share a forward is a matter of
 time and of nothing else.
@@ -21,7 +24,7 @@ import torch
 from unmask.context.pool import PAGE, pages_for
 from unmask.engine.request import Completion, Draft, Progress, Request, StepRecord
 from unmask.engine.row import Row
-from unmask.engine.runner import step
+from unmask.engine.runner import Flight, Runner
 from unmask.engine.scheduler import admit, pick
 from unmask.errors import PromptTooLong, UnmaskError
 from unmask.methods.method import whole
@@ -82,23 +85,24 @@ class Engine:
 
     def __init__(self, model: Denoiser, limits: Limits | None = None) -> None:
         self.model, self.limits = model, limits or Limits()
-        self._pool = model.pool(self.limits.pages(model))
+        self._runner = Runner(model, pages=self.limits.pages(model), rows=self.limits.rows)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
         self._waiting: dict[int, _Live] = {}
         self._running: dict[int, _Live] = {}
-        self._lock = threading.Lock()  # around both and the pool's pages; never held during a forward
+        self._air: tuple[list[_Live], Flight | Exception] | None = None
+        self._lock = threading.Lock()  # around both and what the runner lends; never held during a forward
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits or runs."""
-        return bool(self._waiting or self._running)
+        """Whether anybody waits or runs, or a forward is yet to land."""
+        return bool(self._waiting or self._running or self._air is not None)
 
     @property
     def load(self) -> Load:
         with self._lock:
-            lent = self._pool.pages - self._pool.free
-            return Load(len(self._waiting), len(self._running), lent, self._pool.pages)
+            lent = self._runner.pool.pages - self._runner.pool.free
+            return Load(len(self._waiting), len(self._running), lent, self._runner.pool.pages)
 
     def check(self, request: Request) -> Row:
         """A request's row before its first forward.
@@ -106,10 +110,10 @@ class Engine:
         Raises ConfigError or RequestError where it can never be answered here, by its prompt, its method or the limits.
         """
         row = Row.start(request, self.model)
-        if pages_for(row.slots) > self._pool.pages:
+        if pages_for(row.slots) > self._runner.pool.pages:
             raise PromptTooLong(
                 f"the request needs key/value memory for {row.slots} tokens, and the engine's holds "
-                f"{self._pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
+                f"{self._runner.pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
             )
         if row.most_tokens > self.limits.tokens:
             raise PromptTooLong(
@@ -136,7 +140,40 @@ class Engine:
             self._free(number)
 
     def step(self) -> list[Progress]:
-        """One forward for those who can run; what it made of each. Empty if nobody is there (any more)."""
+        """Land the forward in the air and launch the next; what the landed one made of each of its requests.
+
+        Empty at first and where all of them have been aborted. Raises what a forward raised, and its requests are gone.
+        """
+        landed = self._land()
+        self._launch()
+        made = [_progress(live, record, over) for live, record, over in landed]
+        with self._lock:  # the others have been aborted
+            return [progress for progress in made if progress.completion is not None or progress.number in self._running]
+
+    def _land(self) -> list[tuple[_Live, StepRecord | None, bool]]:
+        """What came of those in the air who are still wanted, and whether that was their last."""
+        if self._air is None:
+            return []
+        (lives, flight), self._air = self._air, None
+        try:
+            if isinstance(flight, Exception):
+                raise flight
+            records = self._runner.land(flight)
+        except Exception:
+            for live in lives:
+                self.abort(live.number)
+            raise
+        with self._lock:
+            wanted = [pair for pair in zip(lives, records, strict=True) if pair[0].number in self._running]
+        landed = [(live, record, live.row.settle()) for live, record in wanted]
+        with self._lock:
+            for live, _, over in landed:
+                if over:
+                    self._free(live.number)
+        return landed
+
+    def _launch(self) -> None:
+        """Put those who can run into the air."""
         with self._lock:
             self._join()
             line = list(self._running.values())
@@ -144,16 +181,13 @@ class Engine:
             for live in picked:  # to the end of the line
                 self._running[live.number] = self._running.pop(live.number)
         if not picked:
-            return []
-        with torch.inference_mode():
-            records = step(self.model, self._pool, [live.row for live in picked], [live.watch for live in picked])
-        made = [_progress(live, record) for live, record in zip(picked, records, strict=True)]
-        with self._lock:
-            made = [progress for progress in made if progress.number in self._running]  # the others have been aborted
-            for progress in made:
-                if progress.completion is not None:
-                    self._free(progress.number)
-        return made
+            return
+        try:
+            flight = self._runner.launch([live.row for live in picked], [live.watch for live in picked])
+        except Exception as error:  # told when it should land, as a device tells its own: what has landed now comes first
+            self._air = picked, error
+        else:
+            self._air = picked, flight
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer these requests and nobody else's; completions in their order. Raises before the first forward."""
@@ -173,22 +207,22 @@ class Engine:
     def _join(self) -> None:
         """Let those in who find room."""
         wanted = [pages_for(live.row.slots) for live in self._waiting.values()]
-        joining = admit(wanted, free=self._pool.free, rows=self.limits.rows - len(self._running))
+        joining = admit(wanted, free=self._runner.pool.free, rows=self.limits.rows - len(self._running))
         for number in list(self._waiting)[:joining]:
             live = self._running[number] = self._waiting.pop(number)
-            live.row.pages = self._pool.take(pages_for(live.row.slots))
+            self._runner.seat(live.row)
 
     def _free(self, number: int) -> None:
-        # Safe in the middle of a forward: only `step` lends pages out, and their next owner writes before it reads.
+        # Safe while it is in the air: only `step` seats anybody, and it lands first.
         live = self._running.pop(number, None)
         if live is not None:
-            self._pool.give(live.row.pages)
+            self._runner.free(live.row)
 
 
-def _progress(live: _Live, record: StepRecord | None) -> Progress:
-    """What a step made of one request; the row moves on to its next block, or ends."""
+def _progress(live: _Live, record: StepRecord | None, over: bool) -> Progress:
+    """What a forward made of one request, whose row has settled since."""
     row = live.row
-    completion = row.complete() if row.settle() else None
+    completion = row.complete() if over else None
     text = row.settled() if completion is None else completion.text
     fresh = text[len(live.told) :]
     live.told = text

@@ -1,6 +1,7 @@
 """A Method made concrete for one model and one length of answers: what the loops really ask of it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,6 +20,13 @@ _ENDINGS: dict[str, Ending] = {
 }
 
 
+class Sampled(NamedTuple):
+    """Which filters narrow the distribution that tokens are drawn from; the numbers are each row's own."""
+
+    top_p: bool
+    top_k: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Plain values, so that rows with equal recipes decide together, whatever their methods are called.
@@ -27,6 +35,7 @@ class Recipe:
         length: tokens a block.
         rules, score, one_per_run: as in `select` and `propose`.
         precision: of confidences, or the model's own if that is better.
+        sampled: None takes the most probable token.
         cache, suffix, prompt_interval: of the context; suffix is (near, tail).
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting; `subset` is the published match of drafts.
@@ -41,6 +50,7 @@ class Recipe:
     score: Score
     one_per_run: bool
     precision: torch.dtype
+    sampled: Sampled | None
     cache: CacheName
     suffix: tuple[int, int] | None
     prompt_interval: int | None
@@ -75,6 +85,7 @@ def recipe(request: Request, spec: ModelSpec) -> Recipe:
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
         # float64 tells apart what float32 rounds to the same number.
         precision=torch.float64 if method.official else torch.float32,
+        sampled=_sampled(request, spec),
         cache=method.cache,
         suffix=(method.suffix.window, method.suffix.tail) if method.suffix else None,
         prompt_interval=method.refresh.prompt_interval if method.refresh else 1,
@@ -86,4 +97,13 @@ def recipe(request: Request, spec: ModelSpec) -> Recipe:
         ending="never" if stop is None else _ENDINGS[stop.check],
         eos_ids=eos_ids if method.official else ends,
         ends=ends,
+    )
+
+
+def _sampled(request: Request, spec: ModelSpec) -> Sampled | None:
+    if request.temperature == 0:
+        return None
+    return Sampled(
+        top_p=request.top_p is not None and request.top_p < 1,
+        top_k=request.top_k is not None and request.top_k < spec.vocab_size,
     )

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from unmask.context.plan import Query
 from unmask.context.policy import RowPlan, Window, most_slots, most_tokens
 from unmask.decode.canvas import Canvas
-from unmask.decode.memory import Memory
-from unmask.decode.proposal import Proposal
 from unmask.decode.step import ENDED
 from unmask.engine.recipe import Recipe, recipe
 from unmask.engine.request import Completion, Request
@@ -49,10 +47,8 @@ class Row:
         block_forwards: forwards of the block so far; 0 stands before its refresh.
         step: commit steps made in the block.
         commits: tokens that each rule wrote, by 1 + its index.
-        memories: what each rule carries, [1, L]; None before the first forward.
-        last: the newest evidence, [1, L]; kept only where drafts are made from it.
-        pages: its key/value memory, lent by the pool.
-        began: the clock when it was asked for.
+        seat, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
+        began, ended: the clock when it was asked for, and when it was over.
     """
 
     request: Request
@@ -66,10 +62,11 @@ class Row:
     forwards: int = 0
     query_tokens: int = 0
     commits: Counter[int] = field(default_factory=Counter)
-    memories: tuple[Memory, ...] | None = None
-    last: Proposal | None = None
+    seat: int = -1
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
+    ended: float = 0.0
+    _planned: tuple[tuple[int, bool], RowPlan] | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "Row":
@@ -109,15 +106,18 @@ class Row:
         return self.canvas.tokens[self.begin : self.begin + self.recipe.length]
 
     def plan(self) -> RowPlan:
-        """What the next forward sees and recomputes."""
-        window = Window(
-            prompt=self.canvas.prompt,
-            start=self.begin,
-            end=self.begin + self.recipe.length,
-            total=self.total,
-            lookbehind=self.recipe.lookbehind,
-        )
-        return self.recipe.policy()(window, self.block_forwards)
+        """What the next forward sees and recomputes. Behind a block's first all are alike, so it is made twice a block."""
+        where = self.begin, self.refreshes
+        if self._planned is None or self._planned[0] != where:
+            window = Window(
+                prompt=self.canvas.prompt,
+                start=self.begin,
+                end=self.begin + self.recipe.length,
+                total=self.total,
+                lookbehind=self.recipe.lookbehind,
+            )
+            self._planned = where, self.recipe.policy()(window, self.block_forwards)
+        return self._planned[1]
 
     def query(self, plan: RowPlan, states: int) -> Query:
         """The next forward's query, with this many states of the block."""
@@ -149,6 +149,12 @@ class Row:
 
     def settle(self) -> bool:
         """Whether the row is over; if only its block is, it moves to the next one."""
+        over = self._over()
+        if over:
+            self.ended = time.perf_counter()
+        return over
+
+    def _over(self) -> bool:
         if self.left == ENDED or (self.recipe.ending == "first" and self._has_enough()):
             return True
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
@@ -195,6 +201,6 @@ class Row:
             forwards=self.forwards,
             query_tokens=self.query_tokens,
             finish_reason="stop" if answer.stopped else "length",
-            seconds=time.perf_counter() - self.began,
+            seconds=self.ended - self.began,
             commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
         )

@@ -1,18 +1,16 @@
 """The reference loop: one batch, no scheduler. Papers and tests read this one.
 
-A round takes the rows that are at the same kind of forward (refreshes, or block forwards), makes one model call for them
-and lets each commit (`runner.step`). Rows never wait for each other's blocks and never see each other's tokens.
+A round takes the rows that are at the same kind of forward (refreshes, or block forwards), launches one model call for
+them and, when it has landed, lets each commit. Rows never wait for each other's blocks and never see each other's tokens.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-
 from unmask.context.pool import pages_for
 from unmask.engine.request import Completion, Observer, Request, StepRecord
 from unmask.engine.row import Row
-from unmask.engine.runner import step
+from unmask.engine.runner import Runner
 from unmask.models.denoiser import Denoiser
 
 
@@ -22,25 +20,24 @@ def decode(model: Denoiser, requests: Sequence[Request], observer: Observer | No
     Raises RequestError or ConfigError before the first forward.
     """
     rows = [Row.start(request, model) for request in requests]
-    pool = model.pool(sum(pages_for(row.slots) for row in rows))
+    runner = Runner(model, pages=sum(pages_for(row.slots) for row in rows), rows=len(rows))
     for row in rows:
-        row.pages = pool.take(pages_for(row.slots))
+        runner.seat(row)
     done: dict[int, Completion] = {}
     calls = 0
-    with torch.inference_mode():
-        while len(done) < len(rows):
-            alive = [index for index in range(len(rows)) if index not in done]
-            refreshing = [index for index in alive if rows[index].refreshes]
-            going_on = [index for index in alive if not rows[index].refreshes]
-            for indices in (refreshing, going_on):
-                if not indices:
-                    continue
-                group = [rows[index] for index in indices]
-                records = step(model, pool, group, [observer is not None] * len(group))
-                if observer is not None:
-                    observer(_joined(records, indices, calls))
-                calls += 1
-            done |= {index: rows[index].complete() for index in alive if rows[index].settle()}
+    while len(done) < len(rows):
+        alive = [index for index in range(len(rows)) if index not in done]
+        refreshing = [index for index in alive if rows[index].refreshes]
+        going_on = [index for index in alive if not rows[index].refreshes]
+        for indices in (refreshing, going_on):
+            if not indices:
+                continue
+            flight = runner.launch([rows[index] for index in indices], [observer is not None] * len(indices))
+            records = runner.land(flight)
+            if observer is not None:
+                observer(_joined(records, indices, calls))
+            calls += 1
+        done |= {index: rows[index].complete() for index in alive if rows[index].settle()}
     return [done[index] for index in range(len(rows))]
 
 

@@ -30,10 +30,12 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
         q_BHQD, k_BGSD, v_BGSD = (
             x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
         )
-        if group.keys_BS is not None:
+        visible_BS = None
+        if group.past is not None:
             assert pool is not None, "a forward that remembers needs a pool"
-            k_BGSD, v_BGSD = pool.read(layer, group.keys_BS)
-        heard.append(attend(q_BHQD, k_BGSD, v_BGSD, group.visible_BS).transpose(0, 1).flatten(1, 2))
+            k_BGSD, v_BGSD = pool.read(layer, group.past.keys)
+            visible_BS = group.past.visible
+        heard.append(attend(q_BHQD, k_BGSD, v_BGSD, visible_BS).transpose(0, 1).flatten(1, 2))
         begin = mine.stop
     return heard[0] if len(heard) == 1 else torch.cat(heard, dim=1)
 

@@ -1,0 +1,146 @@
+"""Block forwards over buffers that stay decide as packed ones do, on the CPU as a plain call and on a GPU as graphs."""
+
+import copy
+import dataclasses
+import random
+
+import pytest
+import torch
+
+import unmask
+from unmask.engine import graphs, runner
+from unmask.engine.engine import Engine, Limits
+from unmask.engine.request import Completion, Request
+from unmask.engine.simple import decode
+from unmask.methods import TABLE
+from unmask.models.denoiser import Denoiser
+from unmask.models.toy import EOS, toy
+
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+FAMILIES = ("llada", "dream")
+
+
+def model(family: str, device: str) -> Denoiser:
+    """In float64, so that nothing hangs on how a sum is rounded."""
+    made = toy(family, seed=5, sharpness=3, dtype=torch.float64)
+    return dataclasses.replace(made, network=copy.deepcopy(made.network).to(device))
+
+
+def requests(count: int, seed: int = 0, **options: object) -> list[Request]:
+    """Every preset with a dual cache in turn, every other one sampled; short and long prompts and answers."""
+    rng = random.Random(seed)
+    asked = []
+    for number in range(count):
+        preset = number % len(TABLE)
+        asked.append(
+            Request(
+                prompt=tuple(rng.randrange(EOS) for _ in range(rng.choice([1, 2, 9, 30, 70]))),
+                method=unmask.method(list(TABLE)[preset], block_length=8, cache="dual", **options),
+                max_new_tokens=rng.choice([16, 24]),
+                temperature=float((preset + seed) % 2),
+                top_p=(None, 0.9)[preset // 2 % 2],
+                top_k=(None, 5)[preset // 4 % 2],
+                seed=number,
+            )
+        )
+    return asked
+
+
+def told(completion: Completion) -> Completion:
+    return dataclasses.replace(completion, seconds=0.0)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Block forwards stay whatever the device; the empty places of each step."""
+    monkeypatch.setattr(runner, "pays", lambda device: True)
+    empty: list[int] = []
+    call = graphs.BlockStep.__call__
+
+    def counted(self: graphs.BlockStep, seats: list[list[int]]) -> torch.Tensor:
+        empty.append(sum(kind.rows - len(some) for kind, some in zip(self._kinds, seats, strict=True)))
+        return call(self, seats)
+
+    monkeypatch.setattr(graphs.BlockStep, "__call__", counted)
+    return empty
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("seed", "options"), [(0, {}), (1, {"draft_steps": 4}), (1, {"suffix_window": 5})])
+def test_they_decide_as_packed_forwards_do(
+    seed: int, options: dict[str, object], family: str, device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All presets in one batch: every record but the last digits of a confidence, padding and drafts included."""
+    denoiser, asked = model(family, device), requests(3 * len(TABLE), seed, **options)
+    staying: list[unmask.StepRecord] = []
+    answers = decode(denoiser, asked, staying.append)
+    monkeypatch.setattr(runner, "pays", lambda device: False)
+    packed: list[unmask.StepRecord] = []
+    assert [told(row) for row in answers] == [told(row) for row in decode(denoiser, asked, packed.append)]
+    for one, other in zip(staying, packed, strict=True):
+        assert dataclasses.replace(one, confidence=[]) == dataclasses.replace(other, confidence=[])
+        for mine, theirs in zip(one.confidence, other.confidence, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-9)
+    assert len(steps) > 15
+    assert min(steps) == 0 < max(steps)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_engine_of_them_equals_the_reference_of_packed_ones(
+    device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come, go, change seats and places while refreshes fly beside the steps; longer rows move the tables."""
+    denoiser, asked = model("dream", device), requests(20, seed=1) + requests(10, seed=2, draft_steps=3)
+    random.Random(0).shuffle(asked)
+    answers = Engine(denoiser, Limits(memory=50 * denoiser.page_bytes, rows=5, tokens=500)).generate(asked)
+    assert len(steps) > 80
+    monkeypatch.setattr(runner, "pays", lambda device: False)
+    for request, answer in zip(asked, answers, strict=True):
+        assert told(answer) == told(decode(denoiser, [request])[0])
+
+
+def test_nothing_is_copied_while_the_same_rows_go_on(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two copies for four blocks of seven block forwards each: the first rows, and those left when one is over."""
+    copies: list[int] = []
+    stage = graphs.stage
+
+    def counted(numbers: list[int], device: torch.device) -> torch.Tensor:
+        copies.append(len(numbers))
+        return stage(numbers, device)
+
+    monkeypatch.setattr(graphs, "stage", counted)
+    method = unmask.method("vanilla-official", block_length=8, cache="dual")
+    asked = [Request(prompt=(1, 2), method=method, max_new_tokens=tokens) for tokens in (32, 32, 16)]
+    decode(model("llada", "cpu"), asked)
+    assert len(steps) == 4 * 7
+    assert copies == [4, 2]  # three rows and an empty place; two rows
+
+
+def test_steps_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "pays", lambda device: True)
+    monkeypatch.setattr(graphs, "KEPT", 3)
+    denoiser = model("llada", "cpu")
+    asked = [
+        Request(
+            prompt=(1, 2), method=unmask.method("fast-dllm", block_length=8, threshold=0.5 + number / 100), max_new_tokens=16
+        )
+        for number in range(8)
+    ]
+    engine = Engine(denoiser, Limits(rows=1))
+    engine.generate(asked)
+    steps = engine._runner._steps._steps
+    assert len(steps) == 3
+    # Tables that grow leave nothing behind that looks into the old ones.
+    engine.generate([dataclasses.replace(asked[0], method=unmask.method("fast-dllm", block_length=16))])
+    assert len(steps) == 1
+
+
+def test_only_forwards_of_one_shape_stay() -> None:
+    denoiser = model("llada", "cpu")
+    for cache, stays in (("none", False), ("prefix", False), ("dual", True)):
+        request = Request(prompt=(1,), method=unmask.method("fast-dllm", block_length=8, cache=cache), max_new_tokens=16)
+        row = runner.Row.start(request, denoiser)
+        assert not graphs.graphable(row)
+        row.block_forwards = 1
+        assert graphs.graphable(row) is stays

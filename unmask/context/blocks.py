@@ -1,0 +1,80 @@
+"""The plan of block forwards made of numbers that are on the device, so that the host need not know them.
+
+What `plan.assemble` makes of queries that see a whole remembered row and query its block alone; its shapes depend on nothing
+but how many rows, states and tokens there are.
+
+Shapes: B rows, K states of a block, Q tokens of a query, P pages of a row.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.context.plan import ForwardPlan, Group, Past, stored
+from unmask.context.pool import PAGE
+
+
+class Blocks(NamedTuple):
+    """Block forwards of like rows: `tokens` are the queries of every state, the last Q - `before` of each to be predicted.
+
+    Row b queries its slots from `begin[b]` on, sees `seen[b]` slots, and keeps its states' copies behind `copies[b]`.
+    """
+
+    tokens_BKQ: Tensor
+    before: int
+    begin_B: Tensor
+    seen_B: Tensor
+    copies_B: Tensor
+    pages_BP: Tensor
+
+
+def assemble_blocks(parts: Sequence[Blocks]) -> tuple[Tensor, ForwardPlan]:
+    """Pack them into one forward: its tokens, int64 [N], and its plan."""
+    plans, first = [], 0
+    for part in parts:
+        plans.append(_plan(part, first))
+        first += part.tokens_BKQ.numel()
+    positions, read, begins, groups, slots = zip(*plans, strict=True)
+    plan = ForwardPlan(
+        positions_N=torch.cat(positions),
+        read_R=torch.cat(read),
+        first_R=torch.cat(begins),
+        groups=sum(groups, ()),
+        slots_M=torch.cat(slots),
+    )
+    return torch.cat([part.tokens_BKQ.flatten() for part in parts]), plan
+
+
+def _plan(part: Blocks, first: int) -> ForwardPlan:
+    """The plan of one part whose tokens begin at place `first` of the forward."""
+    rows, states, length = part.tokens_BKQ.shape
+    device = part.tokens_BKQ.device
+    state_K, place_Q = torch.arange(states, device=device), torch.arange(length, device=device)
+    shift_BK = (part.copies_B - part.begin_B)[:, None] + (state_K - 1) * length
+    shift_BK = shift_BK * (state_K > 0)  # the true state stands where it belongs
+    slot_BKQ = (part.begin_B[:, None, None] + place_Q).expand(-1, states, -1)
+    row_B11 = torch.arange(rows, device=device)[:, None, None]
+    begin_N = first + length * torch.arange(rows * states, device=device)
+
+    def each(number_B: Tensor) -> Tensor:
+        return number_B[:, None].expand(-1, states).flatten()
+
+    past = Past(
+        pages_BP=part.pages_BP[:, None].expand(-1, states, -1).flatten(0, 1),
+        seen_B=each(part.seen_B),
+        begin_B=each(part.begin_B),
+        end_B=each(part.begin_B + length),
+        shift_B=shift_BK.flatten(),
+        shortest=0,
+        longest=part.pages_BP.shape[1] * PAGE,
+    )
+    return ForwardPlan(
+        # Before the suffix a slot's number is its position.
+        positions_N=slot_BKQ.flatten(),
+        read_R=(begin_N[:, None] + place_Q[part.before :]).flatten(),
+        first_R=begin_N[:, None].expand(-1, length - part.before).flatten(),
+        groups=(Group(rows * states, length, past),),
+        slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None]).flatten(),
+    )

@@ -1,0 +1,135 @@
+"""Steps of block forwards over buffers that stay, so that a GPU replays each as one graph: forward, decision and all.
+
+A block forward's shapes depend on nothing but its kinds (recipe, states, rows), and what it computes on lies in tables by
+seat. So the host says who takes part, and says even that only when it changes. Whatever else a forward may be (refreshes,
+forwards that query a suffix too) is long and seldom twice of one shape: that is launched kernel by kernel.
+
+On other devices the same code runs as a plain call; tests compare it with the packed forwards.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unmask.context.blocks import assemble_blocks
+from unmask.context.plan import ship, stage
+from unmask.context.pool import KVPool
+from unmask.engine.cohort import Cohort, Kind, decide
+from unmask.engine.row import Row
+from unmask.engine.seats import Seats, widened
+from unmask.models.denoiser import Denoiser
+
+KEPT = 128  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
+
+
+def pays(device: torch.device) -> bool:
+    """Whether block forwards run from here on this device: where a launch costs more than the padding of a batch."""
+    return device.type == "cuda"
+
+
+def graphable(row: Row) -> bool:
+    """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered."""
+    return row.recipe.cache == "dual" and not row.refreshes
+
+
+def roomy(kind: Kind, rows: Sequence[Row]) -> Kind:
+    """The kind of step that these rows of a kind share with others: with room for a few more rows and pages."""
+    return kind._replace(rows=padded(kind.rows), pages=widened(max(len(row.pages) for row in rows)))
+
+
+def padded(rows: int) -> int:
+    """Rows of the smallest batch that holds these.
+
+    >>> [padded(rows) for rows in (1, 2, 3, 5, 33)]
+    [1, 2, 4, 8, 36]
+    """
+    return rows if rows < 3 else -(-rows // 4) * 4
+
+
+Compute = Callable[[], Tensor]
+
+
+def capturing(device: torch.device) -> Callable[[Compute], Compute]:
+    """What makes of a function over tensors that stay one that replays it as a graph; the function itself without a GPU.
+
+    What it launches must have been compiled and allocated, so it has run before. All graphs share memory for what they
+    compute on: each is done with it before the next is launched. Other threads' work on the device may go on meanwhile.
+    """
+    if device.type != "cuda":
+        return lambda compute: compute
+    stream, memory = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+
+    def capture(compute: Compute) -> Compute:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
+            made = compute()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return made
+
+        return replay
+
+    return capture
+
+
+class BlockStep:
+    """One step of rows of these kinds, over buffers that stay; captured when it comes up for the second time."""
+
+    def __init__(
+        self, kinds: Sequence[Kind], model: Denoiser, pool: KVPool, seats: Seats, capture: Callable[[Compute], Compute]
+    ) -> None:
+        self._kinds, self._model, self._pool, self._nobody = kinds, model, pool, seats.nobody
+        sizes = [kind.rows for kind in kinds]
+        self._taking = [seats.nobody] * sum(sizes)
+        self._taking_B, *eos = ship(self._taking, *(kind.recipe.eos_ids for kind in kinds), device=model.device)
+        self._cohorts = [
+            Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
+            for kind, seats_B, eos_E in zip(kinds, torch.split(self._taking_B, sizes), eos, strict=True)
+        ]
+        self._capture, self._run, self._calls = capture, self._compute, 0
+
+    def __call__(self, seats: Sequence[Sequence[int]]) -> Tensor:
+        """Of the rows in these seats, some for each kind: what `decide` tells of them, padding behind those of a kind."""
+        taking = [
+            seat
+            for kind, some in zip(self._kinds, seats, strict=True)
+            for seat in (*some, *[self._nobody] * (kind.rows - len(some)))
+        ]
+        if taking != self._taking:
+            self._taking_B.copy_(stage(taking, self._taking_B.device), non_blocking=True)
+            self._taking = taking
+        if self._calls == 1:
+            self._run = self._capture(self._compute)
+        self._calls += 1
+        return self._run()
+
+    def _compute(self) -> Tensor:
+        states = [cohort.states() for cohort in self._cohorts]
+        blocks = [cohort.blocks(states_BKL) for cohort, states_BKL in zip(self._cohorts, states, strict=True)]
+        tokens_N, plan = assemble_blocks(blocks)
+        return decide(self._cohorts, states, self._model.forward(tokens_N, plan, self._pool))
+
+
+class BlockSteps:
+    """The steps of all kinds that come up."""
+
+    def __init__(self, model: Denoiser, pool: KVPool, seats: Seats) -> None:
+        self._model, self._pool, self._seats = model, pool, seats
+        self._capture = capturing(model.device)
+        self._shape = seats.shape
+        self._steps: OrderedDict[tuple[Kind, ...], BlockStep] = OrderedDict()  # the last used is last
+
+    def __call__(self, parts: Sequence[tuple[Kind, Sequence[int]]]) -> Tensor:
+        """Run the rows in these seats, at most as many of a kind as it has rows; what `decide` tells of them."""
+        if self._shape != self._seats.shape:  # the tables have moved
+            self._steps.clear()
+            self._shape = self._seats.shape
+        kinds = tuple(kind for kind, _ in parts)
+        step = self._steps.pop(kinds, None) or BlockStep(kinds, self._model, self._pool, self._seats, self._capture)
+        self._steps[kinds] = step
+        if len(self._steps) > KEPT:
+            self._steps.popitem(last=False)
+        return step([seats for _, seats in parts])
