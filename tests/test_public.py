@@ -28,7 +28,8 @@ ARROWS = {
     "evals": {"engine", "methods", "models", "tasks", "context", "decode"},
     "bench": {"engine", "methods", "models", "decode", "tasks"},
     "view": {"engine", "models"},
-    "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
+    "serve": {"engine", "methods", "models", "view"},
+    "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve"},
 }
 # Third-party packages that belong to one room.
 HOMES = {
@@ -42,6 +43,8 @@ HOMES = {
     "yaml": {"cli", "methods"},
     "lm_eval": {"evals"},
     "math_verify": {"evals"},
+    "ray": {"serve"},
+    "pyarrow": {"serve"},
 }
 
 

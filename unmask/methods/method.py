@@ -207,8 +207,7 @@ class Method:
         """Tokens a block for answers of this length. Raises ConfigError if blocks or steps do not come out even."""
         length = self.block_length or answer_length
         if answer_length % length:
-            fits = [size for size in range(1, answer_length + 1) if answer_length % size == 0]
-            near = max((size for size in fits if size <= length), default=answer_length)
+            near = next(size for size in range(min(length, answer_length), 0, -1) if answer_length % size == 0)
             raise ConfigError(
                 f"block_length {length} does not divide max_new_tokens {answer_length}: use {near}, "
                 f"or {-(-answer_length // length) * length} tokens"
