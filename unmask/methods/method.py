@@ -328,7 +328,7 @@ def from_mapping(kind: type[T], data: Any, where: str) -> T:
 def _commit(data: Any) -> Commit:
     if not isinstance(data, Mapping) or "rule" not in data:
         raise ConfigError(f"commit: expected a mapping with a 'rule' ({', '.join(COMMITS)}), got {data!r}")
-    if data["rule"] not in COMMITS:
+    if data["rule"] not in list(COMMITS):  # a list compares, where a mapping would want to hash what may be anything
         raise unknown("commit rule", str(data["rule"]), COMMITS)
     return from_mapping(COMMITS[data["rule"]], {key: value for key, value in data.items() if key != "rule"}, "commit")
 

@@ -27,7 +27,12 @@ BATCH = 32
 # Blocks of a worker that are answered at once: one fills the rows that the other leaves as it ends.
 _OVERLAP = 2
 # Read when Ray is imported; its log files keep what is not shown.
-_SILENCE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+_SILENCE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "0",  # what is held back as a repetition comes out when the process ends
+}
 
 
 class Share(NamedTuple):
@@ -50,7 +55,7 @@ def run(
     workers: int | None = None,
     batch: int = BATCH,
     address: str = "local",
-    report: Report | None = None,
+    report: Report = lambda done, lines: None,
 ) -> Totals:
     """Answer every line of `source`, or go on where an earlier run was stopped; returns what `output` holds.
 
@@ -70,20 +75,19 @@ def run(
     build(read_json(folder / "config.json"), folder)  # a mistake is told before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
-    ledger = Ledger(output, {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}, len(lines))
-    missing = ledger.missing
-    done = len(lines) - len(missing)
-    if report is not None:
+    provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
+    with Ledger(output, provenance, len(lines)) as ledger:
+        missing = ledger.missing
+        done = len(lines) - len(missing)
         report(done, len(lines))
-    if missing:
-        with _ray(address) as ray:
-            share = _share(ray.cluster_resources(), device, workers, local=address == "local")
-            for answers in _answers(ray, job, lines, missing, share, batch):
-                ledger.append(answers)
-                done += len(answers)
-                if report is not None:
+        if missing:
+            with _ray(address) as ray:
+                share = _share(ray.cluster_resources(), device, workers, local=address == "local")
+                for answers in _answers(ray, job, lines, missing, share, batch):
+                    ledger.append(answers)
+                    done += len(answers)
                     report(done, len(lines))
-    return ledger.finish()
+        return ledger.finish()
 
 
 class Answerer:
@@ -163,14 +167,14 @@ def _ray(address: str) -> Iterator[Any]:
         raise ConfigError(f"no Ray cluster at {address} ({str(error).splitlines()[0]})") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray prints there what it tells its log, too
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # where Ray says that a worker has died
+        try:
             yield ray
-    except ray.exceptions.RayError as error:
-        # A worker's traceback is the message of the error here, and ends with what was raised there.
-        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        ray.shutdown()
+        except ray.exceptions.RayError as error:
+            # A worker's traceback is the message of the error here, and ends with what was raised there.
+            raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from unmask.errors import ConfigError
 from unmask.files import resume, write_atomically
@@ -34,6 +34,7 @@ class Ledger:
     def __init__(self, path: Path, provenance: Mapping[str, Any], lines: int) -> None:
         self.path, self._journal = path, path.with_name(path.name + ".journal")
         self._places = array("q", [-1]) * lines  # where in the journal each line's answer is
+        self.totals: Totals | None = None  # once it is finished
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not self._journal.exists():
@@ -42,16 +43,16 @@ class Ledger:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
         try:
-            # The kernel frees the lock with the process, however that ends.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{path} is being written by another process: wait for it, or use another output") from None
-        if self._read_totals() and not path.exists():
-            self._file.truncate(0)  # the output has been deleted: nothing to protect any more
-        resume(self._file, provenance, "made")
-        self.totals = self._read_totals()  # once it is finished
-        if self.totals is None:
-            self._find()
+            self._begin(provenance)
+        except ConfigError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
     @property
     def missing(self) -> "array[int]":
@@ -68,13 +69,29 @@ class Ledger:
 
     def finish(self) -> Totals:
         """Write the output, in the order of the lines, every one of which must have its answer."""
+        if self.totals is not None:
+            return self.totals
+        assert not self.missing, "every line has its answer"
+        totals = write_atomically(self.path, self._write)
+        self._file.seek(0)
+        header, last = self._file.readline(), json.dumps({"finished": totals._asdict()}) + "\n"
+        write_atomically(self._journal, lambda place: place.write_bytes(header + last.encode()))
+        self.totals = totals
+        return totals
+
+    def _begin(self, provenance: Mapping[str, Any]) -> None:
+        """Find what the journal holds, or begin it."""
+        try:
+            # The kernel frees the lock with the process, however that ends.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.path} is being written by another process: wait, or use another output") from None
+        if self._read_totals() and not self.path.exists():
+            self._file.truncate(0)  # the output has been deleted: nothing to protect any more
+        resume(self._file, provenance, "made")
+        self.totals = self._read_totals()
         if self.totals is None:
-            assert not self.missing, "every line has its answer"
-            self.totals = write_atomically(self.path, self._write)
-            self._file.seek(0)
-            header, last = self._file.readline(), json.dumps({"finished": self.totals._asdict()}) + "\n"
-            write_atomically(self._journal, lambda place: place.write_bytes(header + last.encode()))
-        return self.totals
+            self._find()
 
     def _read_totals(self) -> Totals | None:
         """What the journal of a finished output says behind its header."""

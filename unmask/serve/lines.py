@@ -56,7 +56,9 @@ class Job:
             raise ConfigError(f"keep {sorted(taken)[0]}: every answer has a field of that name; give the line's another one")
         given = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
         method = self.method.change(**{name: value for name, value in given.items() if value is not None})
-        method.rules(method.max_new_tokens or DEFAULT_NEW_TOKENS, shifted=False)
+        length = method.max_new_tokens or DEFAULT_NEW_TOKENS
+        method.block(length)
+        method.rules(length, shifted=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
