@@ -11,6 +11,7 @@ under the same path.
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -153,6 +154,7 @@ def _ray(address: str) -> Iterator[Any]:
 
     Raises ConfigError where it is not installed or not to be reached, RuntimeError where a worker fails.
     """
+    _knock(address)
     for name, value in _SILENCE.items():
         os.environ.setdefault(name, value)
     try:
@@ -175,6 +177,16 @@ def _ray(address: str) -> Iterator[Any]:
             raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ConfigError where nobody answers, which Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConfigError(f"no Ray cluster at {address} ({error.strerror or error})") from None
 
 
 @contextmanager
