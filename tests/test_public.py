@@ -52,6 +52,7 @@ HOMES = {
     "pydantic": {"serve"},
     "prometheus_client": {"serve"},
     "ray": {"serve"},
+    "pyarrow": {"serve"},
 }
 
 

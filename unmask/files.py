@@ -8,16 +8,22 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from unmask.errors import ConfigError
 
+T = TypeVar("T")
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one."""
+
+def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
+    """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one.
+
+    Returns what `write` returns.
+    """
     temporary = path.with_name(path.name + ".partial")
-    write(temporary)
+    returned = write(temporary)
     os.replace(temporary, path)
+    return returned
 
 
 def digest(data: Any) -> str:
@@ -27,6 +33,38 @@ def digest(data: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resume(file: BinaryIO, provenance: Mapping[str, Any], made: str) -> None:
+    """Make an open journal begin with this provenance and end with a whole line, and go to its first line.
+
+    `file` is open for reading and appending. Raises ConfigError if it holds lines of another provenance.
+    """
+    header = (json.dumps({"provenance": provenance}) + "\n").encode()
+    file.seek(0)
+    first, end = file.readline(), _last_newline(file) + 1
+    if end <= len(first):  # nothing to protect yet
+        file.truncate(0)
+        file.write(header)
+        file.flush()
+    elif first != header:
+        raise ConfigError(f"{file.name} was {made} with other settings: use another output or delete it")
+    else:
+        file.truncate(end)
+    file.seek(len(header))
+
+
+def _last_newline(file: BinaryIO) -> int:
+    """Where the last line that a kill has not cut short ends; -1 where there is none."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - 2**16)
+        file.seek(begin)
+        place = file.read(end - begin).rfind(b"\n")
+        if place >= 0:
+            return begin + place
+        end = begin
+    return -1
 
 
 class Journal:
@@ -40,17 +78,10 @@ class Journal:
 
     def __init__(self, path: Path, provenance: Mapping[str, Any], made: str) -> None:
         self.path = path
-        header = json.dumps({"provenance": provenance}) + "\n"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < 2:  # nothing to protect yet
-            path.parent.mkdir(parents=True, exist_ok=True)
-            whole = [header]
-        elif whole[0] != header:
-            raise ConfigError(f"{path} was {made} with other settings: use another output or delete it")
-        if whole != lines:
-            write_atomically(path, lambda place: place.write_text("".join(whole)))
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole[1:]]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            resume(file, provenance, made)
+            self.rows: list[dict[str, Any]] = [json.loads(line) for line in file]
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines; they are on disk when this returns."""

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import typer
 
-from unmask.cli import bench, calibrate, compare, evaluate, generate, reproduce, serve, train, view
+from unmask.cli import batch, bench, calibrate, compare, evaluate, generate, reproduce, serve, train, view
 from unmask.errors import UnmaskError
 
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("compare")(compare.compare)
 app.command("eval")(evaluate.evaluate)
+app.command("batch")(batch.batch)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("view")(view.view)

@@ -95,7 +95,8 @@ def ask(
     stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")
-    if isinstance(stop, str) or not all(isinstance(string, str) and string for string in stop):
+    listed = isinstance(stop, Sequence) and not isinstance(stop, str)
+    if not listed or not all(isinstance(string, str) and string for string in stop):
         raise ConfigError("stop must be a list of strings that are not empty")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")

@@ -222,8 +222,7 @@ class Method:
         """Tokens a block for answers of this length. Raises ConfigError if blocks or steps do not come out even."""
         length = self.block_length or answer_length
         if answer_length % length:
-            fits = [size for size in range(1, answer_length + 1) if answer_length % size == 0]
-            near = max((size for size in fits if size <= length), default=answer_length)
+            near = next(size for size in range(min(length, answer_length), 0, -1) if answer_length % size == 0)
             raise ConfigError(
                 f"block_length {length} does not divide max_new_tokens {answer_length}: use {near}, "
                 f"or {-(-answer_length // length) * length} tokens"
@@ -345,7 +344,7 @@ def from_mapping(kind: type[T], data: Any, where: str) -> T:
 def _commit(data: Any) -> Commit:
     if not isinstance(data, Mapping) or "rule" not in data:
         raise ConfigError(f"commit: expected a mapping with a 'rule' ({', '.join(COMMITS)}), got {data!r}")
-    if data["rule"] not in COMMITS:
+    if data["rule"] not in list(COMMITS):  # a list compares, where a mapping would want to hash what may be anything
         raise unknown("commit rule", str(data["rule"]), COMMITS)
     return from_mapping(COMMITS[data["rule"]], {key: value for key, value in data.items() if key != "rule"}, "commit")
 

@@ -1,0 +1,217 @@
+"""A dataset's lines: what each asks, and what is said about it.
+
+    {"prompt": "Name a prime."}
+    {"id": "q7", "messages": [{"role": "user", "content": "Name a prime."}], "max_new_tokens": 64, "method": "vanilla"}
+    {"token_ids": [41, 7, 23], "temperature": 1, "seed": 3}
+
+It knows neither who answers nor where the answers go.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask
+from unmask.engine.request import Completion, Request
+from unmask.errors import ConfigError, EmptyPrompt, RequestError, unknown
+from unmask.methods import TABLE, load
+from unmask.methods.method import Method
+from unmask.models.denoiser import Denoiser
+
+QUESTIONS = ("prompt", "messages", "token_ids")
+OPTIONS = ("method", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
+KEYS = ("id", *QUESTIONS, *OPTIONS)
+ANSWER = ("text", "token_ids", "tokens", "forwards", "tokens_per_forward", "seconds", "finish_reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that an answer depends on besides its line.
+
+    Attributes:
+        model, dtype: as for `unmask.load`.
+        method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`, for lines that do not say otherwise.
+        keep: keys of a line, unknown ones too, that its answer repeats.
+    """
+
+    model: str
+    method: Method
+    dtype: str = "auto"
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where no line could be answered."""
+        taken = {"id", "error", *ANSWER} & set(self.keep)
+        if taken:
+            raise ConfigError(f"keep {sorted(taken)[0]}: every answer has a field of that name; give the line's another one")
+        given = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+        method = self.method.change(**{name: value for name, value in given.items() if value is not None})
+        length = method.max_new_tokens or DEFAULT_NEW_TOKENS
+        method.block(length)
+        method.rules(length, shifted=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that tells one job from another."""
+        return asdict(self) | {"method": self.method.to_dict()}
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """Where the lines of a file are: line i, counted from 0, lies between `starts[i]` and `starts[i + 1]`."""
+
+    path: Path
+    digest: str
+    starts: "array[int]"
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+def scan(path: Path, keep: Sequence[str]) -> Source:
+    """Look at every line once; eight bytes of memory a line.
+
+    Raises ConfigError where the file cannot be read, or where a line has a key that nobody knows and nobody asked to keep:
+    that is a mistake in the command or in the whole dataset, not in a line.
+    """
+    starts, digest, known = array("q", [0]), hashlib.sha256(), {*KEYS, *keep}
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                digest.update(line)
+                starts.append(starts[-1] + len(line))
+                for key in _readable(line):
+                    if key not in known:
+                        raise ConfigError(f"{path}:{number}: {unknown('key', key, known)}; --keep {key} carries it along")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    return Source(path, digest.hexdigest(), starts)
+
+
+def _readable(line: bytes) -> dict[str, Any]:
+    """The line's object; an empty one where the line is a mistake of its own, which its answer will tell."""
+    try:
+        return parse(line)
+    except RequestError:
+        return {}
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises RequestError where it is none."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise RequestError(f'expected an object such as {{"prompt": "..."}}, got {row!r:.60}')
+    return row
+
+
+# --- a line's request ---------------------------------------------------------------------------------------------
+
+
+def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
+    """What a line asks. Raises ConfigError or RequestError where it cannot be answered.
+
+    >>> from unmask.methods import load
+    >>> from unmask.models.toy import toy
+    >>> job = Job(model="toy", method=load("vanilla"), temperature=1.0, max_new_tokens=64)
+    >>> made = request(toy(), {"token_ids": [1, 2], "max_new_tokens": 32}, job)
+    >>> made.prompt, made.max_new_tokens, made.temperature
+    ((1, 2), 32, 1.0)
+    """
+    asked = [name for name in QUESTIONS if row.get(name) is not None]
+    if len(asked) != 1:
+        raise RequestError(f"a line has one of {', '.join(QUESTIONS)}; this one has {' and '.join(asked) or 'none'}")
+    options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
+    return ask(model, _prompt(model, asked[0], row[asked[0]]), **options | {"method": _method(options["method"])})
+
+
+def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
+    """A string, or token ids."""
+    if kind == "messages":
+        return _chat(model, value)
+    if kind == "prompt":
+        if not isinstance(value, str):
+            raise RequestError(f"prompt must be a string, got {value!r:.60}; token ids go under token_ids")
+        return _text(value)
+    if not isinstance(value, list) or not all(type(token) is int for token in value):
+        raise RequestError("token_ids must be a list of whole numbers")
+    return value
+
+
+def _chat(model: Denoiser, messages: Any) -> list[int]:
+    """Token ids of a chat up to where the assistant's turn begins."""
+    from jinja2 import TemplateError
+
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise RequestError(f"{model.name} has no chat template: write the line as prompt or token_ids")
+    if not isinstance(messages, list) or not all(_is_turn(turn) for turn in messages):
+        raise RequestError('messages must be a list of {"role": "...", "content": "..."}')
+    if not messages:
+        raise EmptyPrompt("messages are empty: give at least one")
+    try:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise RequestError(f"messages: the model's chat template says: {error}") from None
+    ids: list[int] = tokenizer.encode(_text(text), add_special_tokens=False, verbose=False)
+    return ids
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(part, str) for part in turn.values())
+
+
+def _text(text: str) -> str:
+    """The text itself. Raises RequestError where JSON's escapes spelled half a letter, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the text has half a letter, {text[error.start]!r}, at place {error.start}") from None
+    return text
+
+
+def _method(value: Any) -> Method:
+    """A preset by its name, or settings; no file, which the machines that answer may not have."""
+    if isinstance(value, Method):
+        return value
+    if isinstance(value, str):
+        if value not in TABLE:
+            raise unknown("method", value, TABLE)
+        return load(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"method must be a preset or a mapping of settings, got {value!r:.60}")
+    return Method.from_dict(value)
+
+
+# --- a line's answer ----------------------------------------------------------------------------------------------
+
+
+def answer(completion: Completion) -> dict[str, Any]:
+    """The fields of `unmask generate --json` that belong to the answer."""
+    return {name: getattr(completion, name) for name in ANSWER}
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """What stands in an answer's place."""
+    return {"error": " ".join(str(error).split())}
+
+
+def label(number: int, row: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
+    """What an answer begins with: the line's own id, or its number counted from 1, and what is kept of it."""
+    own = row.get("id")
+    return {"id": number + 1 if own is None else own} | {key: row[key] for key in keep if key in row}
