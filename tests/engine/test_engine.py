@@ -81,13 +81,14 @@ def run(engine: Engine, requests: list[Request], rng: random.Random, *, watch: b
     return seen
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_equals_the_reference_loop_request_by_request(family: str, seed: int) -> None:
+def test_it_equals_the_reference_loop_request_by_request(family: str, seed: int, ahead: bool) -> None:
     """Two dozen requests of any kind at any time, in fp32 and under tight limits: answers, costs, ends and every record."""
     rng = random.Random(seed)
     denoiser, requests = model(family), drawn(rng, 24)
-    engine = Engine(denoiser, Limits(memory=60 * denoiser.page_bytes, rows=7, tokens=900))
+    engine = Engine(denoiser, Limits(memory=60 * denoiser.page_bytes, rows=7, tokens=900), ahead=ahead)
     seen = run(engine, requests, rng, watch=True)
     for request, progress in zip(requests, seen, strict=True):
         records: list[unmask.StepRecord] = []
@@ -141,7 +142,7 @@ def test_first_done_first_out_and_long_ones_do_not_wait() -> None:
 
 def test_everybodys_turn_comes_within_a_round() -> None:
     """A budget of two refreshes at a time: of six rows nobody waits longer than three steps."""
-    engine = Engine(model(), Limits(tokens=90))
+    engine = Engine(model(), Limits(tokens=90), ahead=True)
     request = Request(prompt=(1,) * 12, method=unmask.method("vanilla-official", block_length=16), max_new_tokens=32)
     numbers = {engine.submit(request) for _ in range(6)}
     steps = []
@@ -209,7 +210,7 @@ def test_aborts_at_any_moment_free_everything_and_disturb_nobody(seed: int) -> N
 
 def test_an_abort_during_a_forward_ends_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = model()
-    engine = Engine(denoiser)
+    engine = Engine(denoiser, ahead=True)
     request = Request(prompt=(1, 2), method=unmask.method("fast-dllm", block_length=8), max_new_tokens=32)
     kept, gone = engine.submit(request), engine.submit(request)
     forward = Denoiser.forward
@@ -232,7 +233,7 @@ def test_an_abort_in_the_air_lends_its_memory_behind_the_landing() -> None:
     """Room for one: the second takes the pages and the seat of one whose forward is still under way, and is none the worse."""
     denoiser = model()
     request = Request(prompt=(1, 2), method=unmask.method("freedave", block_length=8), max_new_tokens=32)
-    engine = Engine(denoiser, Limits(memory=5 * denoiser.page_bytes, rows=1))
+    engine = Engine(denoiser, Limits(memory=5 * denoiser.page_bytes, rows=1), ahead=True)
     for steps in (1, 2, 3):
         gone = engine.submit(dataclasses.replace(request, prompt=(5,) * 9))
         for _ in range(steps):
@@ -245,7 +246,7 @@ def test_an_abort_in_the_air_lends_its_memory_behind_the_landing() -> None:
 
 def test_a_failed_forward_is_told_behind_what_has_landed(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, failing = model(), False
-    engine = Engine(denoiser, Limits(rows=2))
+    engine = Engine(denoiser, Limits(rows=2), ahead=True)
     requests = [
         Request(prompt=(1, 2), method=unmask.method("vanilla-official", block_length=8), max_new_tokens=tokens)
         for tokens in (8, 16)

@@ -53,7 +53,7 @@ def told(completion: Completion) -> Completion:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Block forwards stay whatever the device; the empty places of each step."""
-    monkeypatch.setattr(runner, "pays", lambda device: True)
+    monkeypatch.setattr(Denoiser, "replayable", True)
     empty: list[int] = []
     call = graphs.BlockStep.__call__
 
@@ -75,7 +75,7 @@ def test_they_decide_as_packed_forwards_do(
     denoiser, asked = model(family, device), requests(3 * len(TABLE), seed, **options)
     staying: list[unmask.StepRecord] = []
     answers = decode(denoiser, asked, staying.append)
-    monkeypatch.setattr(runner, "pays", lambda device: False)
+    monkeypatch.setattr(Denoiser, "replayable", False)
     packed: list[unmask.StepRecord] = []
     assert [told(row) for row in answers] == [told(row) for row in decode(denoiser, asked, packed.append)]
     for one, other in zip(staying, packed, strict=True):
@@ -95,7 +95,7 @@ def test_an_engine_of_them_equals_the_reference_of_packed_ones(
     random.Random(0).shuffle(asked)
     answers = Engine(denoiser, Limits(memory=50 * denoiser.page_bytes, rows=5, tokens=500)).generate(asked)
     assert len(steps) > 80
-    monkeypatch.setattr(runner, "pays", lambda device: False)
+    monkeypatch.setattr(Denoiser, "replayable", False)
     for request, answer in zip(asked, answers, strict=True):
         assert told(answer) == told(decode(denoiser, [request])[0])
 
@@ -118,7 +118,7 @@ def test_nothing_is_copied_while_the_same_rows_go_on(steps: list[int], monkeypat
 
 
 def test_steps_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "pays", lambda device: True)
+    monkeypatch.setattr(Denoiser, "replayable", True)
     monkeypatch.setattr(graphs, "KEPT", 3)
     denoiser = model("llada", "cpu")
     asked = [

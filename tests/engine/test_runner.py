@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import unmask
 from unmask.context.pool import pages_for
-from unmask.engine import runner
 from unmask.engine.request import Request
 from unmask.engine.row import Row
 from unmask.engine.runner import Runner
 from unmask.methods import TABLE
+from unmask.models.denoiser import Denoiser
 from unmask.models.toy import toy
 
 MODEL = toy("dream", seed=5, sharpness=3)
@@ -72,7 +72,7 @@ def seated(requests: list[Request]) -> tuple[Runner, list[Row]]:
 @pytest.mark.parametrize("stays", [False, True])
 def test_a_launch_never_waits_and_a_landing_reads_what_has_come_home(stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All presets, greedy and sampled, refreshes and block forwards: one copy to the host, and nothing else is read."""
-    monkeypatch.setattr(runner, "pays", lambda device: stays)
+    monkeypatch.setattr(Denoiser, "replayable", stays)
     step, rows = seated(
         [
             Request(
@@ -102,7 +102,7 @@ def test_a_launch_never_waits_and_a_landing_reads_what_has_come_home(stays: bool
 @pytest.mark.parametrize("stays", [False, True])
 def test_memory_is_flat_in_blocks_and_forwards(stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen blocks of two rows: every block forward makes as many bytes as the first, and nothing piles up between them."""
-    monkeypatch.setattr(runner, "pays", lambda device: stays)
+    monkeypatch.setattr(Denoiser, "replayable", stays)
     method = unmask.method("r2-dllm-official", block_length=8, cache="dual", temporal_metric="ave")
     step, rows = seated([Request(prompt=(1, 2, 3), method=method, max_new_tokens=128, seed=seed) for seed in range(2)])
     made: list[int] = []

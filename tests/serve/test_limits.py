@@ -44,7 +44,7 @@ PARTS = [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png
         ({"stream_options": {"include_usage": True, "every": 2}}, "stream_options.every", "not supported"),
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": None}, "messages", "required"),
-        ({"messages": [{"role": "user", "content": " "}]}, None, "messages hold no text"),
+        ({"messages": [{"role": "user", "content": " "}]}, None, "the chat holds no text"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'user'"),
         ({"messages": [{"role": "user", "content": PARTS}]}, "messages[0].content[0].type", "'text'"),
         ({"messages": [{"role": "user", "content": "Mia\ud800"}]}, "body", "half of a surrogate pair"),

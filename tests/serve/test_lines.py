@@ -68,7 +68,7 @@ def test_a_line_wins_over_the_command_and_the_command_over_the_method() -> None:
         ('{"token_ids": [1, true]}', "token_ids must be a list of whole numbers"),
         ('{"token_ids": []}', "the prompt is empty"),
         ('{"token_ids": [999999]}', "the id 999999: ids run from 0"),
-        ('{"messages": []}', "messages are empty"),
+        ('{"messages": []}', "the chat holds no text"),
         ('{"messages": [{"role": "user"}]}', r'messages must be a list of {"role": "...", "content": "..."}'),
         ('{"prompt": "a", "temperature": "hot"}', "temperature must be a number"),
         ('{"prompt": "a", "max_new_tokens": 100}', "block_length 32 does not divide max_new_tokens 100"),
@@ -88,7 +88,7 @@ def test_a_bad_line_says_what_is_wrong_with_it(model: unmask.Denoiser, line: str
 
 
 def test_what_the_model_lacks_is_said() -> None:
-    with pytest.raises(unmask.RequestError, match="toy-llada has no chat template: write the line as prompt or token_ids"):
+    with pytest.raises(unmask.RequestError, match="toy-llada has no chat template: give a plain prompt or token ids"):
         request(TOY, {"messages": [{"role": "user", "content": "a"}]}, job())
     with pytest.raises(unmask.ConfigError, match="toy-llada has no tokenizer"):
         request(TOY, {"prompt": "a"}, job())
@@ -98,7 +98,7 @@ def test_the_word_of_a_chat_template_is_passed_on(model: unmask.Denoiser) -> Non
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = "{{ raise_exception('turns must alternate') }}"
     picky = dataclasses.replace(model, tokenizer=tokenizer)
-    with pytest.raises(unmask.RequestError, match="messages: the model's chat template says: turns must alternate"):
+    with pytest.raises(unmask.RequestError, match="the model's chat template refuses the turns: turns must alternate"):
         request(picky, {"messages": [{"role": "user", "content": "a"}]}, job())
 
 

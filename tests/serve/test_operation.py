@@ -53,6 +53,8 @@ def test_metrics_count_what_was_answered(serving: Serving, tiny: Denoiser) -> No
     assert told["unmask_request_seconds_count /v1/chat/completions"] == 4
     for rule, tokens in alone.commits.items():
         assert told[f"unmask_commits_total {rule}"] == 3 * tokens
+    assert told["unmask_batch_rows_sum"] == told["unmask_forwards_total"]
+    assert told["unmask_forward_seconds_count"] == told["unmask_batch_rows_count"] > 0
     assert told["unmask_pool_pages"] == live.engine.load.all_pages
     assert told["unmask_pool_used_pages"] == told["unmask_running_requests"] == told["unmask_waiting_requests"] == 0
 

@@ -9,7 +9,8 @@ A client that leaves (its task is cancelled, its generator closed) frees what it
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import NamedTuple, Self
 
@@ -31,8 +32,9 @@ class _Listener(NamedTuple):
 class AsyncEngine:
     """Steps an engine in a thread of its own while anybody asks; nobody else may step it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, observer: Callable[[int, float], None] = lambda rows, seconds: None) -> None:
+        """`observer` is called in the thread after each step, with the rows that it was about and the seconds it took."""
+        self.engine, self._observer = engine, observer
         self._listeners: dict[int, _Listener] = {}
         self._lock = threading.Lock()  # around the listeners, and a number's birth: no progress comes before its listener
         self._wake = threading.Event()
@@ -102,12 +104,15 @@ class AsyncEngine:
 
     def _step_while_open(self) -> None:
         while not self._closed:
+            began = time.perf_counter()
             try:
                 made = self.engine.step()
             except Exception as error:
                 # A failed forward (out of memory, for one) ends the requests that were alive, not the service.
                 self._fail(error)
                 continue
+            if made:
+                self._observer(len(made), time.perf_counter() - began)
             for progress in made:
                 with self._lock:
                     listener = self._listeners.get(progress.number)

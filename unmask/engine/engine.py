@@ -6,8 +6,8 @@
         for progress in engine.step():           # what a forward made of each; one thread
             print(progress.number, progress.text, progress.completion)
 
-A step lands the forward that the step before has launched and launches the next one; the slow work on what has landed
-(text, drafts) is done while the device computes.
+Where the device computes beside the host, a step lands the forward that the step before has launched and launches the next;
+the slow work on what has landed (text, drafts) is done meanwhile. On a CPU a forward is done when it is launched.
 
 A request's answer, forwards and end are those of `simple.decode` for it alone: which rows share a forward is a matter of
 time and of nothing else.
@@ -83,8 +83,10 @@ class _Live:
 class Engine:
     """`submit` and `abort` from any thread; `step` from one."""
 
-    def __init__(self, model: Denoiser, limits: Limits | None = None) -> None:
+    def __init__(self, model: Denoiser, limits: Limits | None = None, *, ahead: bool | None = None) -> None:
+        """`ahead`: whether a forward is launched before it is told what came of the last; None: unless it is the CPU's."""
         self.model, self.limits = model, limits or Limits()
+        self._ahead = model.device.type != "cpu" if ahead is None else ahead
         self._runner = Runner(model, pages=self.limits.pages(model), rows=self.limits.rows)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
@@ -142,10 +144,15 @@ class Engine:
     def step(self) -> list[Progress]:
         """Land the forward in the air and launch the next; what the landed one made of each of its requests.
 
-        Empty at first and where all of them have been aborted. Raises what a forward raised, and its requests are gone.
+        Empty where all of them have been aborted, and at first where forwards are launched ahead. Raises what a forward
+        raised, and its requests are gone.
         """
-        landed = self._land()
-        self._launch()
+        if self._ahead:
+            landed = self._land()
+            self._launch()
+        else:
+            self._launch()
+            landed = self._land()
         made = [_progress(live, record, over) for live, record, over in landed]
         with self._lock:  # the others have been aborted
             return [progress for progress in made if progress.completion is not None or progress.number in self._running]

@@ -1,11 +1,11 @@
 """`generate`: prompts in, completions out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.engine.request import Completion, Observer, Request
 from unmask.engine.simple import decode
-from unmask.errors import ConfigError, EmptyPrompt
+from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load as load_method
 from unmask.methods.method import Method, whole
 from unmask.models.denoiser import Denoiser
@@ -128,6 +128,28 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
         raise ConfigError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
     if tokenizer.chat_template is None:
         return tuple(tokenizer.encode(prompt, verbose=False))
-    chat = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return chat(model, [{"role": "user", "content": prompt}])
+
+
+def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    """Token ids of a chat, turns of `role` and `content`, up to where the assistant's turn begins.
+
+    Raises RequestError where the model has no chat template, or where its template refuses the turns.
+
+    >>> import unmask
+    >>> model = unmask.load("unmask-tiny")
+    >>> model.tokenizer.decode(chat(model, [{"role": "user", "content": "Hi"}]))
+    '<|user|> Hi<|assistant|>'
+    """
+    from jinja2 import TemplateError
+
+    tokenizer: Any = model.tokenizer
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
+    if not any(turn["content"].strip() for turn in turns):
+        raise EmptyPrompt("the chat holds no text: give at least one word")
+    try:
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise RequestError(f"the model's chat template refuses the turns: {error}") from None
     return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))

@@ -24,11 +24,6 @@ from unmask.models.denoiser import Denoiser
 KEPT = 128  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
 
 
-def pays(device: torch.device) -> bool:
-    """Whether block forwards run from here on this device: where a launch costs more than the padding of a batch."""
-    return device.type == "cuda"
-
-
 def graphable(row: Row) -> bool:
     """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered."""
     return row.recipe.cache == "dual" and not row.refreshes

@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.context.plan import assemble, ship
 from unmask.context.pool import pages_for
 from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
-from unmask.engine.graphs import BlockSteps, graphable, pays, roomy
+from unmask.engine.graphs import BlockSteps, graphable, roomy
 from unmask.engine.recipe import Recipe
 from unmask.engine.request import StepRecord
 from unmask.engine.row import Row
@@ -91,7 +91,7 @@ class Runner:
 
     def _stays(self, row: Row) -> bool:
         """Whether its next forward runs over buffers that stay."""
-        return pays(self.model.device) and graphable(row)
+        return self.model.replayable and graphable(row)
 
     def _packed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
         """Forwards of any length, packed behind each other: who decides together, and what `decide` tells of them."""

@@ -1,4 +1,4 @@
-"""The one seam through which every model attends; today PyTorch's SDPA on every device.
+"""The one seam through which every model attends: PyTorch's SDPA, and on a GPU a kernel of ours for what is remembered.
 
 Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, N packed queries.
 """
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from unmask.context.plan import ForwardPlan
-from unmask.context.pool import KVPool
+from unmask.context.plan import ForwardPlan, Past
+from unmask.context.pool import PAGE, KVPool
+from unmask.kernels import accelerated
+from unmask.kernels.paged import paged_attention
 
 
 def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, visible_BS: Tensor | None = None) -> Tensor:
@@ -30,14 +32,23 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
         q_BHQD, k_BGSD, v_BGSD = (
             x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
         )
-        visible_BS = None
-        if group.past is not None:
+        if group.past is None:
+            heard_BHQD = attend(q_BHQD, k_BGSD, v_BGSD)
+        else:
             assert pool is not None, "a forward that remembers needs a pool"
-            k_BGSD, v_BGSD = pool.read(layer, group.past.keys)
-            visible_BS = group.past.visible
-        heard.append(attend(q_BHQD, k_BGSD, v_BGSD, visible_BS).transpose(0, 1).flatten(1, 2))
+            heard_BHQD = _attend_past(q_BHQD, group.past, pool, layer)
+        heard.append(heard_BHQD.transpose(0, 1).flatten(1, 2))
         begin = mine.stop
     return heard[0] if len(heard) == 1 else torch.cat(heard, dim=1)
+
+
+def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
+    """Attention to what is remembered: where it lies, by a kernel, or to a copy whose places all layers have in common."""
+    if not accelerated(q_BHQD):
+        return attend(q_BHQD, *pool.read(layer, past.keys), past.visible)
+    numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
+    heard_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
+    return heard_BQHD.transpose(1, 2)
 
 
 def rotate(x_BHQD: Tensor, cos_BQD: Tensor, sin_BQD: Tensor) -> Tensor:

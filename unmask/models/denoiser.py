@@ -49,6 +49,11 @@ class Denoiser:
         return self.network.spec
 
     @property
+    def replayable(self) -> bool:
+        """Whether a forward is work of the device alone, which a CUDA graph can hold."""
+        return self.device.type == "cuda"
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 

@@ -40,6 +40,11 @@ class Leader(Denoiser):
 
     sender: "_Sender"
 
+    @property
+    def replayable(self) -> bool:
+        """It is not: every forward is told to the others first."""
+        return False
+
     def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """Logits [R, V], as of any model. Raises RuntimeError once a forward has failed: the processes are out of step."""
         with self.sender.sending((tokens_N, plan, pool)):
@@ -91,7 +96,7 @@ class _Sender(_Channel):
         pickled = io.BytesIO()
         packer = _Packer(pickled, self)
         packer.dump(message)
-        packed = torch.cat([tensor.flatten().view(torch.uint8) for tensor in packer.tensors])
+        packed = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in packer.tensors])
         self._control([pickled.getvalue(), len(packed), set(self._pools.values())])
         dist.broadcast(packed, self.first, group=self.group)
         yield

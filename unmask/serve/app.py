@@ -49,8 +49,9 @@ def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncEngine(engine) as running:
-            app.state.service.start(running)
+        service: Service = app.state.service
+        async with AsyncEngine(engine, service.observe) as running:
+            service.start(running)
             yield
 
     app = FastAPI(title="unmask", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_PROBLEMS)

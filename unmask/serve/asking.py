@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from unmask.engine.generate import ask
+from unmask.engine.generate import ask, chat
 from unmask.engine.request import Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError, unknown
 from unmask.methods import TABLE, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.options import Options
-from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Message
+from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion
 
 
 def choose(asked: Diffusion, options: Options) -> Method:
@@ -61,27 +61,10 @@ def requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
 
 def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
     if isinstance(body, ChatRequest):
-        return [chat(body.messages, model)]
+        turns = [(message.role.replace("developer", "system"), message.text) for message in body.messages]
+        return [chat(model, [{"role": role, "content": text} for role, text in turns])]
     assert isinstance(body, CompletionRequest)
     return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
-
-
-def chat(messages: Sequence[Message], model: Denoiser) -> list[int]:
-    """Token ids of a chat up to where the assistant's turn begins. Raises RequestError where the template refuses it."""
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise RequestError(f"{model.name} has no chat template: use /v1/completions")
-    if not any(message.text.strip() for message in messages):
-        raise EmptyPrompt("messages hold no text: give at least one word")
-    from jinja2 import TemplateError
-
-    turns = [{"role": message.role.replace("developer", "system"), "content": message.text} for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise RequestError(f"messages: the model's chat template says: {error}") from None
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    return ids
 
 
 def plain(prompt: str, model: Denoiser) -> list[int]:

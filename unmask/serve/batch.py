@@ -11,7 +11,6 @@ under the same path.
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -21,19 +20,13 @@ from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError
 from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
+from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
 from unmask.serve.lines import Job, Source, answer, label, parse, refusal, request, scan
 
 BATCH = 32
 # Blocks of a worker that are answered at once: one fills the rows that the other leaves as it ends.
 _OVERLAP = 2
-# Read when Ray is imported; its log files keep what is not shown.
-_SILENCE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS": "0",  # what is held back as a repetition comes out when the process ends
-}
 
 
 class Share(NamedTuple):
@@ -150,56 +143,18 @@ def _answers(
 
 @contextmanager
 def _ray(address: str) -> Iterator[Any]:
-    """Ray, started or joined, and left. It prints nothing, and what goes wrong in it is one line.
+    """Ray for its data, silent. Raises ConfigError where it is not to be had, RuntimeError where a worker fails."""
+    with cluster(address) as ray:
+        import ray.data as data
 
-    Raises ConfigError where it is not installed or not to be reached, RuntimeError where a worker fails.
-    """
-    _knock(address)
-    for name, value in _SILENCE.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError("unmask batch runs on Ray, which is not installed: pip install 'unmask[scale]'") from None
-    try:
-        with _hushed():
-            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster at {address} ({str(error).splitlines()[0]})") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # where Ray says that a worker has died
-        try:
-            yield ray
-        except ray.exceptions.RayError as error:
-            # A worker's traceback is the message of the error here, and ends with what was raised there.
-            raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
-        finally:
-            ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raises ConfigError where nobody answers, which Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConfigError(f"no Ray cluster at {address} ({error.strerror or error})") from None
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Nothing reaches stderr, not even from C++, which announces the log level that it keeps quiet with."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # where Ray says that a worker has died
+            try:
+                yield ray
+            except ray.exceptions.RayError as error:
+                # A worker's traceback is the message of the error here, and ends with what was raised there.
+                raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _share(resources: Mapping[str, float], device: str, workers: int | None, *, local: bool) -> Share:

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask
+from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask, chat
 from unmask.engine.request import Completion, Request
-from unmask.errors import ConfigError, EmptyPrompt, RequestError, unknown
+from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import TABLE, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
@@ -143,7 +143,7 @@ def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
 def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
     """A string, or token ids."""
     if kind == "messages":
-        return _chat(model, value)
+        return chat(model, _turns(value))
     if kind == "prompt":
         if not isinstance(value, str):
             raise RequestError(f"prompt must be a string, got {value!r:.60}; token ids go under token_ids")
@@ -153,23 +153,12 @@ def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
     return value
 
 
-def _chat(model: Denoiser, messages: Any) -> list[int]:
-    """Token ids of a chat up to where the assistant's turn begins."""
-    from jinja2 import TemplateError
-
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise RequestError(f"{model.name} has no chat template: write the line as prompt or token_ids")
+def _turns(messages: Any) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not all(_is_turn(turn) for turn in messages):
         raise RequestError('messages must be a list of {"role": "...", "content": "..."}')
-    if not messages:
-        raise EmptyPrompt("messages are empty: give at least one")
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise RequestError(f"messages: the model's chat template says: {error}") from None
-    ids: list[int] = tokenizer.encode(_text(text), add_special_tokens=False, verbose=False)
-    return ids
+    for turn in messages:
+        _text(turn["content"])
+    return messages
 
 
 def _is_turn(turn: Any) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fastapi import HTTPException
 from starlette.requests import ClientDisconnect
@@ -43,6 +44,8 @@ class Service:
         self._engine = engine
         self._running: AsyncEngine | None = None
         self._usual_seconds = 1.0  # of an answer, a running mean
+        # Choices to come of each request let in. One that is given up before it is followed leaves with its last reference.
+        self._let_in: WeakKeyDictionary[Asked, int] = WeakKeyDictionary()
 
     def start(self, running: AsyncEngine) -> None:
         """Begin to take requests."""
@@ -63,6 +66,11 @@ class Service:
         """Tell the metrics how busy the engine is."""
         self.metrics.load(self._engine.load)
 
+    def observe(self, rows: int, seconds: float) -> None:
+        """A step of the engine, from its thread."""
+        self.metrics.forward(rows, seconds)
+        self.measure()
+
     def know(self, name: str | None) -> None:
         """Raises HTTPException (404) for any model but ours."""
         if name not in (None, self.card.id):
@@ -79,17 +87,20 @@ class Service:
             self._engine.check(request)
         if len(made) > self.options.queue:
             raise HTTPException(400, f"{len(made)} choices at once: this server takes up to {self.options.queue}")
-        waiting = self._engine.load.waiting
+        # More than wait in the engine: a request that has been let in gets there only when its answer is sent.
+        waiting = max(0, sum(self._let_in.values()) - self._engine.load.running)
         if waiting + len(made) > self.options.queue:
             rounds = math.ceil(waiting / self._engine.limits.rows)
             raise Full(waiting, max(1, math.ceil(rounds * self._usual_seconds)))
-        return Asked(
+        asked = Asked(
             id=f"{'chatcmpl' if isinstance(body, ChatRequest) else 'cmpl'}-{number}",
             chat=isinstance(body, ChatRequest),
             model=self.card.id,
             requests=made,
             prompt_tokens=sum(len(request.prompt) for request in made[:: body.n or 1]),
         )
+        self._let_in[asked] = len(made)
+        return asked
 
     async def complete(self, asked: Asked, http: HTTPRequest, told: dict[str, Any]) -> list[Completion]:
         """All choices' completions. A client that leaves frees what they hold.
@@ -172,9 +183,10 @@ class Service:
                     self.metrics.first_text(time.perf_counter() - asked.began)
                 if item.completion is not None:
                     running.discard(index)
-                    self.measure()
+                    self._let_in[asked] -= 1
                 yield index, item
         finally:
+            del self._let_in[asked]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,7 +17,7 @@ from unmask.serve.protocol import AnswerMessage, ChatAnswer, ChatChoice, Diffusi
 from unmask.view.trace import Recorder
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Asked:
     """A request of the API on its way: the engine's requests, one a choice, and what their answers carry."""
 
