@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="with all clients; one client gets half of them")
     parser.add_argument("--rounds", type=int, default=4, help="into which the seconds are divided")
     parser.add_argument("--requests", type=int, default=96, help="how many different ones there are")
-    parser.add_argument("--patience", type=float, default=60, help="seconds after which a request counts as stuck")
+    parser.add_argument("--patience", type=float, default=300, help="seconds after which a request counts as stuck")
     parser.add_argument("-o", "--output", type=Path, help="write the document to this file")
     given = parser.parse_args()
     if min(given.clients - 1, given.seconds, given.rounds, given.requests) <= 0:
