@@ -72,7 +72,7 @@ class Answer:
         >>> Answer(began=1.0, ended=5.0, first=None, tokens=9).share(4.0)
         0.75
         """
-        return min(1.0, (end - self.began) / self.seconds)
+        return min(1.0, max(0.0, end - self.began) / self.seconds)
 
 
 class Wrong(Exception):

@@ -17,12 +17,13 @@ import os
 import platform
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,12 +48,15 @@ SHOWN = 20  # complaints in the document; all of them are counted
 
 @dataclass(kw_only=True)
 class Phase:
-    """A while in which some clients ask, one request after the other; those that are under way at its end are waited for."""
+    """A while in which some clients ask, one request after the other; those that are under way at its end are waited for.
+
+    `client_cores` are those that this process took, the wait included.
+    """
 
     clients: int
     began: float = field(default_factory=time.perf_counter)
     ended: float = 0.0
-    cpu_seconds: float = 0.0  # of this process
+    client_cores: float = 0.0
     answers: list[Answer] = field(default_factory=list)
 
 
@@ -66,8 +70,10 @@ class Run:
         self.faults: Counter[str] = Counter()  # "failed", "stuck", "wrong"
         self.complaints: list[str] = []
 
-    async def measure(self, url: str, *, clients: int, rounds: int, seconds: float, progress: Progress) -> None:
-        """All rounds: bare forwards, one client for half of a round's `seconds`, all clients for all of them."""
+    async def measure(
+        self, url: str, *, clients: int, rounds: int, seconds: float, progress: Progress, save: Callable[[], object]
+    ) -> None:
+        """All rounds, saved one by one: bare forwards, one client for half of a round's `seconds`, all of them for all."""
         lines = {number: itertools.cycle(self.asked) for number in (1, clients)}
         bar = progress.add_task("", total=rounds)
         async with httpx2.AsyncClient(
@@ -82,6 +88,7 @@ class Run:
                     progress.update(bar, description=f"round {number}: {those} client{'s' * (those > 1)}")
                     await self._phase(http, lines[those], those, lasting)
                 progress.advance(bar)
+                save()
 
     async def _phase(self, http: httpx2.AsyncClient, line: Iterator[Case], clients: int, seconds: float) -> None:
         phase, cpu = Phase(clients=clients), time.process_time()
@@ -95,8 +102,9 @@ class Run:
         try:
             await asyncio.gather(*(client() for _ in range(clients)))
         finally:
-            phase.ended = min(end, time.perf_counter())
-            phase.cpu_seconds = time.process_time() - cpu
+            now = time.perf_counter()
+            phase.ended = min(end, now)
+            phase.client_cores = (time.process_time() - cpu) / (now - phase.began)
 
     async def _one(self, http: httpx2.AsyncClient, case: Case, phase: Phase) -> None:
         try:
@@ -121,7 +129,6 @@ class Run:
         phases = [phase for phase in self.phases if phase.clients == clients]
         seconds = sum(phase.ended - phase.began for phase in phases)
         shares = [(answer, answer.share(phase.ended)) for phase in phases for answer in phase.answers]
-        cpu = sum(phase.cpu_seconds for phase in phases)
         return {
             "clients": clients,
             "seconds": seconds,
@@ -130,7 +137,7 @@ class Run:
             "tokens_per_second": sum(answer.tokens * share for answer, share in shares) / seconds if seconds else 0.0,
             "seconds_of_an_answer": spread([answer.seconds for answer, _ in shares]),
             "seconds_to_first_text": spread([answer.first - answer.began for answer, _ in shares if answer.first is not None]),
-            "client_cores": cpu / seconds if seconds else 0.0,
+            "client_cores": statistics.fmean(phase.client_cores for phase in phases) if phases else 0.0,
         }
 
 
@@ -172,18 +179,8 @@ def document(run: Run, clients: int, **more: Any) -> dict[str, Any]:
 
 def show(told: dict[str, Any], console: Console) -> None:
     """The document as tables."""
-    table = Table(
-        title=f"{told['model']} on {told['device']}, {told['cores']} cores: every answer as that of the simple loop", box=None
-    )
-    for column in (
-        "clients",
-        "answers",
-        "answers/s",
-        "tokens/s",
-        "p50, p99 of an answer",
-        "p50, p99 to first text",
-        "clients' cores",
-    ):
+    table = Table(title=f"{told['model']} on {told['device']}, {told['cores']} cores; seconds as p50, p99", box=None)
+    for column in ("clients", "answers", "answers/s", "tokens/s", "an answer", "first text", "clients' cores"):
         table.add_column(column, justify="right")
     for side in (told["one"], told["many"]):
         spreads = [side["seconds_of_an_answer"], side["seconds_to_first_text"]]
@@ -192,15 +189,15 @@ def show(told: dict[str, Any], console: Console) -> None:
             str(side["answers"]),
             f"{side['answers_per_second']:.1f}",
             f"{side['tokens_per_second']:.0f}",
-            *("" if found is None else f"{found['p50']:.3f} s, {found['p99']:.3f} s" for found in spreads),
+            *("" if found is None else f"{found['p50']:.2f}, {found['p99']:.2f}" for found in spreads),
             f"{side['client_cores']:.2f}",
         )
     console.print(table)
     console.print(f"\ntokens/s of all clients against one: {told['times'] or 0:.2f} times", highlight=False)
     console.print(f"rows/s of bare block forwards against one row: {in_words(told['bare_forwards'])}", highlight=False)
     console.print(f"faults: {', '.join(f'{count} {kind}' for kind, count in told['faults'].items())}", highlight=False)
-    for line in told["complaints"]:
-        console.print(f"  {line}", highlight=False, markup=False)
+    for complaint in told["complaints"][:3]:
+        console.print(f"  {complaint}", highlight=False, markup=False)
 
 
 # --- the server
@@ -244,26 +241,28 @@ def main() -> None:
     given = parser.parse_args()
     if min(given.clients - 1, given.seconds, given.rounds, given.requests) <= 0:
         parser.error("--clients must be at least 2, --seconds, --rounds and --requests more than 0")
-    console = Console(stderr=True)
-    busy = os.getloadavg()[0]
-    model, complete = unmask.load(given.model), False
-    run = Run(model, [], given.patience)
+    console, busy = Console(stderr=True), os.getloadavg()[0]
+    model = unmask.load(given.model)
+    run, complete = Run(model, [], given.patience), False
+
+    def save() -> dict[str, Any]:
+        told = document(run, given.clients, complete=complete, load_before=busy)
+        if given.output is not None:
+            write_atomically(given.output, lambda partial: partial.write_text(json.dumps(told, indent=1) + "\n"))
+        return told
+
     with Progress(console=console, disable=not console.is_terminal) as progress:
         try:
-            run.asked = list(
-                progress.track(cases(model, given.requests, seed=0), given.requests, description="the simple loop")
-            )
+            asked = cases(model, given.requests, seed=0)
+            run.asked = list(progress.track(asked, given.requests, description="the simple loop"))
             queue = max(256, given.clients)
             with serving(given.model, queue) if given.url is None else nullcontext(given.url) as url:
-                seconds = given.seconds / given.rounds
-                asyncio.run(run.measure(url, clients=given.clients, rounds=given.rounds, seconds=seconds, progress=progress))
+                shape = {"clients": given.clients, "rounds": given.rounds, "seconds": given.seconds / given.rounds}
+                asyncio.run(run.measure(url, **shape, progress=progress, save=save))
             complete = True
         except KeyboardInterrupt:
             console.print("stopped; what was measured until now:")
-    told = document(run, given.clients, complete=complete, load_before=busy)
-    show(told, Console())
-    if given.output is not None:
-        write_atomically(given.output, lambda partial: partial.write_text(json.dumps(told, indent=1) + "\n"))
+    show(save(), Console())
     raise SystemExit(0 if complete and not run.faults else 1)
 
 
