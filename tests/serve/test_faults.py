@@ -93,7 +93,7 @@ def good(number: int, *, stream: bool) -> Client:
 
 
 def leaver(after: float, *, stream: bool) -> Client:
-    """A client that is gone after so many seconds, or bytes of a stream."""
+    """A client that is gone after so many seconds, long before its answer could be complete."""
     asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 384, "n": 2, "stream": stream}
     asked["diffusion"] = {"method": "vanilla", "cache": "none", "drafts": stream}
 
