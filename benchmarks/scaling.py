@@ -1,0 +1,79 @@
+"""What batching is worth on this machine: bare block forwards of a network, many rows against one.
+
+    python benchmarks/scaling.py --model unmask-tiny
+
+No engine, no rules: what is left is what processor and memory allow. `load.py` measures it beside the server.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import unmask
+from unmask.context.plan import Query, assemble
+from unmask.context.policy import Window, policy
+from unmask.context.pool import pages_for
+from unmask.models.denoiser import Denoiser
+
+ROWS = (1, 8, 16, 32, 64)
+PROMPT, ANSWER, BLOCK = 64, 96, 32  # tokens of a row; the second of its three blocks is decoded, with dual cache
+
+
+class Forwards:
+    """A block's forward at every number of rows; each `measure` adds readings, the numbers taking turns."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model = model
+        self.seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
+        total, start = PROMPT + ANSWER, PROMPT + BLOCK
+        self._pool = model.pool(max(ROWS) * pages_for(total))
+        window = Window(start=start, end=start + BLOCK, total=total, lookbehind=model.spec.lookbehind)
+        plan = policy("dual", None)(window, 1)  # the second forward of a block: the first has filled the cache
+        queries = [
+            Query(plan, [1] * plan.tokens, start, BLOCK, pages=self._pool.take(pages_for(total)), copies=total)
+            for _ in range(max(ROWS))
+        ]
+        self._plans = {rows: assemble(queries[:rows], device=model.device) for rows in ROWS}
+
+    @torch.inference_mode()
+    def measure(self, seconds: float) -> None:
+        """Time forwards for about so long."""
+        for plan in self._plans.values():
+            self.model.forward(*plan, self._pool)  # warm
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for rows, plan in self._plans.items():
+                began = time.perf_counter()
+                self.model.forward(*plan, self._pool)[0, 0].item()  # waits for a GPU
+                self.seconds[rows].append(time.perf_counter() - began)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Seconds of a forward (medians), and how many times as many rows a second as one row at a time."""
+        medians = {rows: statistics.median(readings) for rows, readings in self.seconds.items() if readings}
+        return [
+            {"rows": rows, "seconds": median, "times": rows * medians[1] / median, "readings": len(self.seconds[rows])}
+            for rows, median in medians.items()
+        ]
+
+
+def in_words(told: Sequence[dict[str, Any]]) -> str:
+    """The readings in one line."""
+    return ", ".join(f"{batch['rows']} rows {batch['times']:.2f}" for batch in told)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="unmask-tiny")
+    parser.add_argument("--seconds", type=float, default=10)
+    given = parser.parse_args()
+    forwards = Forwards(unmask.load(given.model))
+    forwards.measure(given.seconds)
+    print(f"rows a second of bare block forwards, times those of one row: {in_words(forwards.told())}")
+
+
+if __name__ == "__main__":
+    main()
