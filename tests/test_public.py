@@ -26,7 +26,7 @@ ARROWS = {
     "engine": {"decode", "methods", "context", "models"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks", "context", "decode"},
-    "bench": {"engine", "methods", "models", "decode", "tasks"},
+    "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
     "view": {"engine", "models"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train"},
 }
@@ -35,7 +35,7 @@ HOMES = {
     "transformers": {"models", "train"},
     "accelerate": {"train"},
     "peft": {"train"},
-    "matplotlib": {"train", "evals"},
+    "matplotlib": {"train", "evals", "bench"},
     "optuna": {"evals"},
     "typer": {"cli"},
     "rich": {"cli", "view"},

@@ -35,7 +35,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("view")(view.view)
-app.add_typer(bench.app, name="bench")
+app.command("bench")(bench.bench)
 app.add_typer(train.app, name="train")
 
 

@@ -47,7 +47,7 @@ def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str |
     >>> load("unmask-tiny").spec.mask_id
     2
     """
-    place, kind = _device(device), _dtype(dtype)
+    place, kind = find_device(device), _dtype(dtype)
     folder = locate(str(name))
     network = build(read_json(folder / "config.json"), folder)
     fill(network, folder, device=place, dtype=kind)
@@ -58,7 +58,8 @@ def load(name: str | Path = "unmask-tiny", *, device: str = "auto", dtype: str |
     return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name))
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name, "auto" being the first CUDA device or the CPU. Raises ConfigError where there is none."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)

@@ -1,0 +1,121 @@
+"""One run: the parts that were asked for, row by row into one document that is usable at any moment.
+
+    {"benchmark": "unmask", "date", "note", "quick", "finished", "machine": {...}, "model", "parts": {PART: [{"what", ...}]}}
+
+`what` says what a row measured; times are seconds, a median with its fastest and slowest reading and their number. `model`
+is the real one of `decode`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from unmask.bench.measure import machine
+from unmask.bench.workload import Load, Report, workload
+from unmask.errors import ConfigError, UnmaskError, unknown
+from unmask.models.denoiser import Denoiser
+
+Document = dict[str, Any]
+Rows = Iterator[dict[str, Any]]
+
+PARTS = {
+    "floors": "what the machine can do at all: copies and matrix products",
+    "shapes": "LLaDA-8B and Dream-7B (small ones on a CPU) with random weights: forwards, decisions, replayed decodes",
+    "decode": "every preset on a real model, batches, memory, one decision at a real vocabulary",
+    "growth": "a replayed decode against batch, prompt and answer",
+    "profile": "the operations of one replayed decode (only where it is asked for)",
+}
+USUAL = tuple(part for part in PARTS if part != "profile")
+
+
+def start(
+    parts: Sequence[str], device: torch.device, *, model: str, date: str, quick: bool = False, note: str = ""
+) -> Document:
+    """A document with nothing measured yet. Raises ConfigError on a part that nobody knows."""
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    # Shapes are held against the floors of the same run.
+    chosen = {*(parts or USUAL), *(["floors"] if "shapes" in parts else [])}
+    return {
+        "benchmark": "unmask",
+        "date": date,
+        "note": note,
+        "quick": quick,
+        "finished": False,
+        "machine": machine(device),
+        "model": model,
+        "parts": {part: [] for part in PARTS if part in chosen},
+    }
+
+
+def run(document: Document, device: torch.device, load_model: Callable[[], Denoiser], report: Report) -> list[str]:
+    """Measure what the document asks for, into it; what failed, a line each.
+
+    A part that fails costs the others nothing: a rented machine is worth more than a traceback. `load_model` is called
+    if a part needs a real model.
+    """
+    load = workload(device, quick=document["quick"])
+    failures = []
+    for part, rows in document["parts"].items():
+        try:
+            for row in _measure(part, device, load, load_model, report, document["parts"]):
+                rows.append(row)
+        except UnmaskError:
+            raise
+        except Exception as error:
+            line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            rows.append({"what": "failed", "reason": line})
+            failures.append(f"{part}: {line}")
+    document["finished"] = not failures
+    return failures
+
+
+def _measure(
+    part: str,
+    device: torch.device,
+    load: Load,
+    load_model: Callable[[], Denoiser],
+    report: Report,
+    so_far: dict[str, list[dict[str, Any]]],
+) -> Rows:
+    if part == "floors":
+        from unmask.bench.floors import floors
+
+        yield from floors(device, load, report)
+    elif part == "shapes":
+        from unmask.bench.shapes import shapes
+
+        yield from shapes(device, load, report, so_far["floors"])
+    elif part == "decode":
+        from unmask.bench.decode import decisions
+        from unmask.bench.presets import batching, memory, presets
+
+        model = load_model()
+        yield from decisions(device, load, report)
+        yield from presets(model, load, report)
+        yield from batching(model, load, report)
+        yield from memory(model, report)
+    elif part == "growth":
+        from unmask.bench.growth import growth
+
+        yield from growth(device, load, report)
+    else:
+        from unmask.bench.profile import profile
+
+        yield from profile(device, load, report)
+
+
+def read(text: str, where: str) -> Document:
+    """A document from its file. Raises ConfigError if it is none."""
+    import json
+
+    try:
+        document: Document = json.loads(text)
+        known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ConfigError(f"{where}: not a document of `unmask bench -o`")
+    return document
