@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
-from unmask.bench.replays import REPLAYED, engine_for, replay, requests, schedules
+from unmask.bench.replays import engine_for, proportional, requests
 from unmask.bench.workload import Load, Report, shaped
 
 MOST = 25
@@ -16,8 +16,7 @@ MOST = 25
 def profile(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
     """A row an operation, its own time and share; on a GPU its kernels', elsewhere the processor's."""
     model = shaped(load.shapes[0], device, load.dtype)
-    schedule = next(schedule for schedule in schedules(model) if schedule.name == REPLAYED)
-    asked = requests(model, replay(schedule.forwards, cache="dual"), batch=1, prompt=128, answer=256)
+    asked = requests(model, proportional(model, load.start["answer"]), **load.start)
     engine = engine_for(model, asked, rows=1)
     report(f"profiling {model.name}")
     engine.generate(asked)

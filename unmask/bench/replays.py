@@ -1,7 +1,7 @@
 """Decodes of random networks that take the forwards that a paper has published.
 
 Random weights are never sure of anything, so no rule can say when they commit; `Replay` says it instead. Everything else
-is a real decode: the engine, the caches, and R2-dLLM's rules, which find nothing to take.
+is a real decode: the engine, the caches, and R2-dLLM's rules, which run and take nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,16 @@ from torch import Tensor
 from unmask.bench import counting
 from unmask.bench.counting import Cost
 from unmask.bench.measure import Timing, rounds
-from unmask.bench.workload import BLOCK, Load
+from unmask.bench.workload import ANSWER, BLOCK, Load
 from unmask.context.plan import Query
 from unmask.context.pool import pages_for
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.rules import Rule, ranks
+from unmask.decode.rules import ConfidenceCluster, Rule, Temporal, TokenCluster, ranks
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
 from unmask.engine.row import Row
 from unmask.errors import ConfigError
-from unmask.methods import load as load_method
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
@@ -105,17 +104,22 @@ class Replay(Method):
 
 
 def replay(forwards: int, **settings: Any) -> Replay:
-    """R2-dLLM's rules behind a replayed count; `settings` are fields of Method."""
-    rules = load_method("r2-dllm")
+    """R2-dLLM's rules behind a replayed count, run as ever but sure of nothing; `settings` are fields of Method."""
     return Replay(
         name="replay",
         block_length=BLOCK,
-        confidence_cluster=rules.confidence_cluster,
-        token_cluster=rules.token_cluster,
-        temporal=rules.temporal,
+        confidence_cluster=ConfidenceCluster(size=3, threshold=1.0, max_unmasked=1),
+        token_cluster=TokenCluster(threshold=1.0),
+        temporal=Temporal(steps=3, threshold=1.0),
         forwards=forwards,
         **settings,
     )
+
+
+def proportional(model: Denoiser, answer: int) -> Replay:
+    """R2-dLLM's published decode for answers of another length: as many forwards a token."""
+    published = next(schedule.forwards for schedule in schedules(model) if schedule.name == REPLAYED)
+    return replay(round(published * answer / ANSWER), cache="dual")
 
 
 def requests(model: Denoiser, method: Method, *, batch: int, prompt: int, answer: int) -> list[Request]:

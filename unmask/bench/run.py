@@ -37,7 +37,7 @@ def start(
         if part not in PARTS:
             raise unknown("part", part, PARTS)
     # Shapes are held against the floors of the same run.
-    chosen = {*(parts or USUAL), *(["floors"] if "shapes" in parts else [])}
+    chosen = [*(["floors"] if "shapes" in parts else []), *(parts or USUAL)]
     return {
         "benchmark": "unmask",
         "date": date,
@@ -46,7 +46,7 @@ def start(
         "finished": False,
         "machine": machine(device),
         "model": model,
-        "parts": {part: [] for part in PARTS if part in chosen},
+        "parts": {part: [] for part in chosen},
     }
 
 
@@ -54,7 +54,7 @@ def run(document: Document, device: torch.device, load_model: Callable[[], Denoi
     """Measure what the document asks for, into it; what failed, a line each.
 
     A part that fails costs the others nothing: a rented machine is worth more than a traceback. `load_model` is called
-    if a part needs a real model.
+    if a part needs a real model, `report` before everything that is measured.
     """
     load = workload(device, quick=document["quick"])
     failures = []

@@ -118,5 +118,5 @@ def workload(device: torch.device, *, quick: bool) -> Load:
         square=8192,
         problems=2 if quick else 8,
         repeats=2 if quick else 10,
-        seconds=5.0 if quick else 20.0,
+        seconds=4.0 if quick else 10.0,
     )

@@ -72,7 +72,13 @@ def bench(
     try:
         with progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as display:
             line = display.add_task("", total=None)
-            failures = run.run(document, place, load, lambda text: display.update(line, description=text))
+
+            def report(text: str) -> None:
+                display.update(line, description=text)
+                if output is not None:  # a kill leaves no time for it
+                    _keep(output, json.dumps(document) + "\n")
+
+            failures = run.run(document, place, load, report)
     finally:
         # Ctrl-C and errors come by here too: what was measured is a document all the same.
         _tell(document, output, picture if any(document["parts"].values()) else None, as_json)
