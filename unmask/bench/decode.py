@@ -71,9 +71,10 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
         again = logits_BLV.float().softmax(-1).gather(-1, candidates[..., None])[..., 0]
         left = []
         length = window_BL.shape[1]
+        nothing = torch.zeros(length, dtype=torch.bool, device=window_BL.device)
         for row in range(len(window_BL)):
             is_open = window_BL[row] == MASK
-            taken = torch.zeros(length, dtype=torch.bool)
+            taken = nothing.clone()
             order = torch.where(is_open, exact[row], -torch.inf).argsort(descending=True)
             for rank in range(int(is_open.sum())):
                 spot = order[rank]
@@ -82,7 +83,7 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
                 else:
                     break
             rest = is_open & ~taken
-            swallowed = torch.zeros(length, dtype=torch.bool)
+            swallowed = nothing.clone()
             for start in range(length - spatial.size + 1):
                 inside = rest[start : start + spatial.size]
                 if not inside.any() or (spatial.max_unmasked is not None and (~inside).sum() > spatial.max_unmasked):
@@ -90,7 +91,7 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
                 if exact[row, start : start + spatial.size][inside].mean() >= spatial.threshold:
                     swallowed[start : start + spatial.size] |= inside
             rest = rest & ~swallowed
-            chosen = torch.zeros(length, dtype=torch.bool)
+            chosen = nothing.clone()
             begin = 0
             while begin < length:
                 end = begin + 1
@@ -101,7 +102,7 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
                         chosen[begin + int(single[row, begin:end].argmax())] = True
                 begin = end
             rest = rest & ~chosen
-            stable = torch.zeros(length, dtype=torch.bool)
+            stable = nothing.clone()
             for place in range(length):
                 if rest[place]:
                     same = bool(memory.token[row, place] == candidates[row, place])

@@ -23,9 +23,10 @@ def draw(document: Document, path: Path) -> None:
     drawn = [panel for part, what, panel in PANELS if found(document, part, what)]
     if not drawn:
         raise ConfigError("nothing to draw: measure shapes, decode or growth")
-    height = -(-len(drawn) // 2)
-    figure = Figure(figsize=(11.5, 4.2 * height + 0.4), layout="constrained")
-    grid = figure.subplots(height, 2, squeeze=False).flatten()
+    across = min(2, len(drawn))
+    height = -(-len(drawn) // across)
+    figure = Figure(figsize=(5.75 * across, 4.2 * height + 0.4), layout="constrained")
+    grid = figure.subplots(height, across, squeeze=False).flatten()
     for axes, panel in zip(grid, drawn, strict=False):
         panel(axes, document)
         axes.spines[["top", "right"]].set_visible(False)
@@ -99,7 +100,7 @@ def _growth(axes: "Axes", document: Document) -> None:
             steps = [row[axis] / rows[0][axis] for row in rows]
             grown = [row["seconds"] / rows[0]["seconds"] for row in rows]
             axes.plot(steps, grown, "o-", color=colour, label=f"{axis} from {rows[0][axis]}", markersize=4)
-    axes.axline((1, 1), slope=1, color=FLOOR, linewidth=0.8, linestyle=":")
+            axes.plot(steps, steps, ":", color=FLOOR, linewidth=1, zorder=1)
     _logarithmic(axes, "times as much", "times as long")
     axes.set_title("growth of a replayed decode (dotted: in proportion)", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
@@ -107,9 +108,10 @@ def _growth(axes: "Axes", document: Document) -> None:
 
 def _logarithmic(axes: "Axes", across: str, up: str) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.set_yscale("log", base=2)
     for side in (axes.xaxis, axes.yaxis):
         side.set_major_formatter(lambda value, place: f"{value:g}")
+        side.set_minor_formatter(lambda value, place: "")
     axes.set_xlabel(across, fontsize=8)
     axes.set_ylabel(up, fontsize=8)
     axes.grid(color="#e6e9ed", linewidth=0.6)
