@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import unmask
-from unmask.bench import decode, page, presets, report, run, workload
+from unmask.bench import decode, growth, page, presets, report, run, workload
+from unmask.bench.picture import draw
 from unmask.bench.workload import Load
 from unmask.errors import ConfigError
 from unmask.methods import load
@@ -83,7 +85,7 @@ def measured(parts: list[str], load: Callable[[], Any] = unmask.load, tell: Call
     return document
 
 
-def test_the_document_is_whole() -> None:
+def test_the_document_is_whole(tmp_path: Path) -> None:
     document = json.loads(json.dumps(measured([*run.PARTS])))
     assert document["finished"]
     assert list(document["parts"]) == list(SCHEMA)
@@ -112,6 +114,10 @@ def test_the_document_is_whole() -> None:
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
     asked = next(table for table in report.tables(document) if table.title == "asked for")
     assert len(asked.rows) == 4
+    draw(document, tmp_path / "all.svg")
+    drawn = (tmp_path / "all.svg").read_text()
+    assert drawn.count('id="axes_') == 4
+    draw(document | {"machine": document["machine"] | {"device": "cuda"}}, tmp_path / "gpu.png")
     text = page.page([document | {"date": "2026-01-01"}, document], "speed.png")
     assert text.count("|  | 2026-01-01 cpu | 2026-01-02 cpu |") == 1
     assert text.count("## 2026-01-02") == 1
@@ -120,7 +126,7 @@ def test_the_document_is_whole() -> None:
 
 def test_shapes_bring_their_floors_and_unknown_parts_are_named() -> None:
     assert list(run.start(["shapes"], CPU, model="m", date="d")["parts"]) == ["floors", "shapes"]
-    assert list(run.start([], CPU, model="m", date="d")["parts"]) == list(run.USUAL)
+    assert list(run.start([], CPU, model="m", date="d")["parts"]) == ["floors", "shapes", "decode", "growth"]
     with pytest.raises(ConfigError, match="unknown part 'floor': did you mean 'floors'"):
         run.start(["floor"], CPU, model="m", date="d")
 
@@ -137,8 +143,6 @@ def test_a_part_that_fails_costs_the_others_nothing() -> None:
 
 
 def test_what_does_not_fit_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmask.bench import growth
-
     def full(model: Any, method: Any, load: Any, *, batch: int, prompt: int, answer: int) -> Any:
         raise torch.OutOfMemoryError
 

@@ -74,6 +74,8 @@ def name(dtype: torch.dtype) -> str:
 
 def rates(rows: list[dict[str, Any]], dtype: torch.dtype) -> Rates:
     """What forwards of this type are held against: the copy, and the fastest of the products."""
-    copy = next(row for row in rows if row["what"] == "copy")
-    fastest = max(row["flops_per_second"] for row in rows if row["what"] == "product" and row["dtype"] == name(dtype))
-    return Rates(bytes=copy["bytes_per_second"], flops=fastest)
+    copies = [row["bytes_per_second"] for row in rows if row["what"] == "copy"]
+    products = [row["flops_per_second"] for row in rows if row["what"] == "product" and row["dtype"] == name(dtype)]
+    if not copies or not products:
+        raise RuntimeError(f"there are no floors for {name(dtype)}")
+    return Rates(bytes=max(copies), flops=max(products))

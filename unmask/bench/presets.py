@@ -7,7 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from unmask.bench.measure import Timing, rounds
 from unmask.bench.replays import engine_for, replay, requests
 from unmask.bench.shapes import forwards
 from unmask.bench.workload import BLOCK, Load, Report
-from unmask.engine.generate import ask, generate
+from unmask.engine.generate import ask
 from unmask.engine.request import Completion, Request
 from unmask.methods import TABLE
 from unmask.methods import load as load_method
@@ -26,7 +26,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.loading import load as load_model
 
 BATCH = 16
-FEW, MOST = 64, 384  # tokens of prompt and answer together where the number of blocks grows: within any model's context
+TOKENS = 384  # of prompt and answer together where the number of blocks grows
 
 
 def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:
@@ -41,7 +41,6 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
     for name in TABLE:
         report(f"{load.problems} problems with {name}")
         method = load_method(name)
-        generate(model, prompts[:1], method=method)
         asked = [ask(model, prompt, method=method) for prompt in prompts]
         sides = {"alone": _Answering(model, asked, rows=1)}
         if not method.official:
@@ -71,6 +70,8 @@ class _Answering:
     def __init__(self, model: Denoiser, asked: Sequence[Request], *, rows: int) -> None:
         self.asked, self.rows, self.engine = asked, rows, engine_for(model, asked, rows=rows)
         self.tokens, self.forwards = 0, 0.0
+        # One block of each warms the engine up without decoding everything.
+        self.engine.generate([replace(request, max_new_tokens=BLOCK) for request in asked[:rows]])
 
     def __call__(self) -> None:
         done: list[Completion] = []
@@ -85,7 +86,7 @@ def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, 
     single: dict[str, tuple[Any, Timing]] = {}
     for batch in (1, BATCH):
         report(f"{model.name}: the bare network at batch {batch}")
-        found = forwards(model, load, "dual cache", batch=batch, prompt=FEW, answer=4 * BLOCK)
+        found = forwards(model, load, "dual cache", batch=batch, prompt=64, answer=4 * BLOCK)
         single = single or found
         block, decision = found["block forward"][1], found["decision"][1]
         yield {
@@ -102,7 +103,7 @@ def memory(model: Denoiser, report: Report) -> Iterator[dict[str, Any]]:
     """Peak memory of a decode above the loaded model, against how many blocks the same number of tokens is answered in."""
     for blocks in (1, 2, 4, 8):
         report(f"memory of {blocks} blocks")
-        yield {"what": "memory", "blocks": blocks, "tokens": MOST, "peak_bytes": _peak(model, blocks)}
+        yield {"what": "memory", "blocks": blocks, "tokens": TOKENS, "peak_bytes": _peak(model, blocks)}
 
 
 def _peak(model: Denoiser, blocks: int) -> int | None:
@@ -134,7 +135,7 @@ def peak_here(name: str, blocks: int) -> int:
 
 def _answer(model: Denoiser, blocks: int) -> None:
     method = replay(8 * blocks, cache="dual")
-    asked = requests(model, method, batch=1, prompt=MOST - blocks * BLOCK, answer=blocks * BLOCK)
+    asked = requests(model, method, batch=1, prompt=TOKENS - blocks * BLOCK, answer=blocks * BLOCK)
     engine_for(model, asked, rows=1).generate(asked)
 
 

@@ -6,12 +6,19 @@
 is the real one of `decode`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from unmask.bench.decode import decisions
+from unmask.bench.floors import floors
+from unmask.bench.growth import growth
 from unmask.bench.measure import machine
+from unmask.bench.presets import batching, memory, presets
+from unmask.bench.profile import profile
+from unmask.bench.shapes import shapes
 from unmask.bench.workload import Load, Report, workload
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.models.denoiser import Denoiser
@@ -19,14 +26,8 @@ from unmask.models.denoiser import Denoiser
 Document = dict[str, Any]
 Rows = Iterator[dict[str, Any]]
 
-PARTS = {
-    "floors": "what the machine can do at all: copies and matrix products",
-    "shapes": "LLaDA-8B and Dream-7B (small ones on a CPU) with random weights: forwards, decisions, replayed decodes",
-    "decode": "every preset on a real model, batches, memory, one decision at a real vocabulary",
-    "growth": "a replayed decode against batch, prompt and answer",
-    "profile": "the operations of one replayed decode (only where it is asked for)",
-}
-USUAL = tuple(part for part in PARTS if part != "profile")
+PARTS = ("floors", "shapes", "decode", "growth", "profile")
+USUAL = PARTS[:-1]
 
 
 def start(
@@ -80,37 +81,26 @@ def _measure(
     report: Report,
     so_far: dict[str, list[dict[str, Any]]],
 ) -> Rows:
-    if part == "floors":
-        from unmask.bench.floors import floors
-
-        yield from floors(device, load, report)
-    elif part == "shapes":
-        from unmask.bench.shapes import shapes
-
-        yield from shapes(device, load, report, so_far["floors"])
-    elif part == "decode":
-        from unmask.bench.decode import decisions
-        from unmask.bench.presets import batching, memory, presets
-
-        model = load_model()
-        yield from decisions(device, load, report)
-        yield from presets(model, load, report)
-        yield from batching(model, load, report)
-        yield from memory(model, report)
-    elif part == "growth":
-        from unmask.bench.growth import growth
-
-        yield from growth(device, load, report)
-    else:
-        from unmask.bench.profile import profile
-
-        yield from profile(device, load, report)
+    """The rows of one part."""
+    match part:
+        case "floors":
+            yield from floors(device, load, report)
+        case "shapes":
+            yield from shapes(device, load, report, so_far["floors"])
+        case "decode":
+            model = load_model()
+            yield from decisions(device, load, report)
+            yield from presets(model, load, report)
+            yield from batching(model, load, report)
+            yield from memory(model, report)
+        case "growth":
+            yield from growth(device, load, report)
+        case "profile":
+            yield from profile(device, load, report)
 
 
 def read(text: str, where: str) -> Document:
     """A document from its file. Raises ConfigError if it is none."""
-    import json
-
     try:
         document: Document = json.loads(text)
         known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)

@@ -43,7 +43,7 @@ def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[s
                         for what, (cost, timing) in forwards(model, load, variant, **_sizes(point)).items():
                             yield {"what": what} | point | against(cost, timing, limits)
                         if batch in load.decodes:
-                            yield from _decodes(model, load, limits, point)
+                            yield from _decodes(model, load, limits, point, report)
                     except torch.OutOfMemoryError:
                         yield {"what": "out of memory"} | point
                         release(device)
@@ -63,13 +63,13 @@ def forwards(
     model: Denoiser, load: Load, variant: str, *, batch: int, prompt: int, answer: int
 ) -> dict[str, tuple[Cost, Timing]]:
     """A refresh, a block forward and a decision at the middle block of the answer, taking turns."""
-    shape, size, mask, length = model.network.shape, model.dtype.itemsize, model.spec.mask_id, BLOCK
+    shape, size, mask = model.network.shape, model.dtype.itemsize, model.spec.mask_id
     method = replay(answer // 4, **VARIANTS[variant])
     rows = [Row.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)]
     pool = model.pool(sum(pages_for(row.slots) for row in rows))
     for row in rows:
         row.pages = pool.take(pages_for(row.slots))
-        row.begin += answer // length // 2 * length
+        row.begin += answer // BLOCK // 2 * BLOCK
     calls: dict[str, Side] = {}
     costs: dict[str, Cost] = {}
     with torch.inference_mode():
@@ -77,11 +77,11 @@ def forwards(
             queries = [query(row, age) for row in rows]
             calls[what] = partial(model.forward, *assemble(queries, device=model.device), pool)
             costs[what] = counting.forward(shape, queries, size)
-        logits = model.forward(*assemble(queries, device=model.device), pool).view(batch, length, -1)
-        window = torch.full((batch, length), mask, device=model.device)
-        memory = Streak.empty(batch, length, model.device, torch.float32)
+        logits = model.forward(*assemble(queries, device=model.device), pool).view(batch, BLOCK, -1)
+        window = torch.full((batch, BLOCK), mask, device=model.device)
+        memory = Streak.empty(batch, BLOCK, model.device, torch.float32)
         calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
-        costs["decision"] = counting.decision(batch, length, shape.vocab, size)
+        costs["decision"] = counting.decision(batch, BLOCK, shape.vocab, size)
         if model.device.type == "cuda":
             # The kernels alone: what an engine that replays graphs can reach, whatever Python costs.
             calls["block forward, captured"] = captured(calls["block forward"])
@@ -90,7 +90,7 @@ def forwards(
     return {what: (cost, timing) for (what, cost), timing in zip(costs.items(), timings, strict=True)}
 
 
-def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any]) -> Rows:
+def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], report: Report) -> Rows:
     """The published step counts replayed: all at batch 1, where they were published, one of them at the others.
 
     A decode without cache has forwards of one kind, so as few as there are blocks are made and the rest extrapolated.
@@ -98,6 +98,7 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any]) 
     for schedule in schedules(model):
         if point["batch"] > 1 and schedule.name != REPLAYED:
             continue
+        report(f"{model.name}: {schedule.name}, batch {point['batch']}, prompts of {point['prompt']} tokens")
         method = replay(schedule.forwards, **VARIANTS[point["variant"]])
         if not schedule.cached:
             method = replay(ANSWER // BLOCK, cache="none")

@@ -93,14 +93,14 @@ def _tell(document: dict[str, Any], output: Path | None, picture: Path | None, a
     text = json.dumps(document)
     if output is not None:
         _keep(output, text + "\n")
-    if picture is not None:
-        from unmask.bench.picture import draw
-
-        draw(document, picture)
     if as_json:
         print(text)
     else:
         _show(document)
+    if picture is not None:
+        from unmask.bench.picture import draw
+
+        draw(document, picture)
 
 
 def _keep(path: Path, text: str) -> None:
