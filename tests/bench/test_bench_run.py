@@ -155,4 +155,5 @@ def test_what_does_not_fit_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_peak_memory_is_of_the_decode_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     peak = presets._peak(unmask.load(), 8)
-    assert peak is None or 0 <= peak < 2**28
+    # Keys and values of 384 tokens in 4 layers of width 160, and what a refresh needs on top: megabytes, not the model's.
+    assert peak is None or 2 * 4 * 384 * 160 * 4 < peak < 2**24

@@ -4,6 +4,7 @@ Real decodes of the embedded model's own problems, or of those on any other mode
 """
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -114,9 +115,10 @@ def _peak(model: Denoiser, blocks: int) -> int | None:
         return torch.cuda.max_memory_allocated(model.device) - before
     if not _RESET.exists():
         return None  # only Linux tells
-    # A process of its own, because one that has decoded before keeps memory.
+    # A process of its own, whose allocator hands back at once what is freed: one that keeps memory shows no peak.
     code = f"from unmask.bench.presets import peak_here; print(peak_here({model.name!r}, {blocks}))"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    eager = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=eager)
     return int(made.stdout)
 
 
