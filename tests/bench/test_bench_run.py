@@ -117,7 +117,10 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
     draw(document, tmp_path / "all.svg")
     drawn = (tmp_path / "all.svg").read_text()
     assert drawn.count('id="axes_') == 4
-    draw(document | {"machine": document["machine"] | {"device": "cuda"}}, tmp_path / "gpu.png")
+    assert {row["published_seconds"] for row in decodes} == {None}
+    for row in decodes:
+        row["published_seconds"] = 2.3
+    draw(document, tmp_path / "published.png")
     text = page.page([document | {"date": "2026-01-01"}, document], "speed.png")
     assert text.count("|  | 2026-01-01 cpu | 2026-01-02 cpu |") == 1
     assert text.count("## 2026-01-02") == 1

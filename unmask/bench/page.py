@@ -48,7 +48,8 @@ def headline(document: Document) -> dict[str, str]:
     for what in ("block forward", "block forward, captured", "decode"):
         for row in found(document, "shapes", what):
             name = f"{row['schedule']}, {row['forwards']} forwards" if what == "decode" else what
-            key[f"{row['model']}, {row['variant']}, batch {row['batch']}, prompt {row['prompt']}: {name}"] = (
+            context = "no cache" if row.get("extrapolated_from") else row["variant"]
+            key[f"{row['model']}, {context}, batch {row['batch']}, prompt {row['prompt']}: {name}"] = (
                 f"{seconds(row['seconds'])} ({row['ratio']:.1f} of its floor)"
             )
     for row in found(document, "decode", "preset"):

@@ -54,11 +54,12 @@ def spread(row: Row) -> str:
 def rate(value: float, unit: str) -> str:
     """So much a second.
 
-    >>> rate(3.2e12, "B/s"), rate(4.1e10, "FLOP/s")
-    ('3.20 TB/s', '41.0 GFLOP/s')
+    >>> rate(3.2e12, "B/s"), rate(1.39e11, "FLOP/s")
+    ('3.20 TB/s', '139 GFLOP/s')
     """
     prefix, size = ("T", 1e12) if value >= 1e12 else ("G", 1e9)
-    return f"{value / size:#.3g} {prefix}{unit}"
+    number = f"{value / size:#.3g}".removesuffix(".")
+    return f"{number} {prefix}{unit}"
 
 
 def size(value: float) -> str:

@@ -14,7 +14,7 @@ from unmask.bench.decode import ours
 from unmask.bench.floors import name, rates
 from unmask.bench.measure import Side, Timing, captured, rounds, wait
 from unmask.bench.replays import REPLAYED, VARIANTS, decode, least, query, replay, requests, schedules
-from unmask.bench.workload import ANSWER, BLOCK, Load, Report, shaped
+from unmask.bench.workload import ANSWER, BLOCK, PUBLISHED, Load, Report, shaped
 from unmask.context.plan import assemble
 from unmask.context.pool import pages_for
 from unmask.decode.memory import Streak
@@ -113,7 +113,7 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], 
             "forwards": schedule.forwards,
             "extrapolated_from": None if schedule.cached else method.forwards,
             "tokens_per_second": point["batch"] * ANSWER / timing.seconds,
-            "published_seconds": schedule.seconds if point["batch"] == 1 else None,
+            "published_seconds": schedule.seconds if point["batch"] == 1 and model.name in PUBLISHED else None,
             "peak_bytes": torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
         }
         yield row | point | against(least(model, method, **_sizes(point)) * round(times), timing, limits)

@@ -38,6 +38,8 @@ SHAPES: Mapping[str, tuple[type[LLaDA] | type[Dream], dict[str, Any]]] = {
     "Dream-34M": (Dream, _dream(width=448, layers=4, heads=7, kv_heads=1, mlp=2368, vocab=19008)),
 }
 
+PUBLISHED = ("LLaDA-8B", "Dream-7B")  # those that the papers' seconds are of
+
 
 def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
     """A network of that shape with random weights, made where it is to run: an 8B one is never in the host's memory."""
