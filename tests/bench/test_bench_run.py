@@ -54,10 +54,10 @@ SCHEMA = {
     },
     "decode": {
         "decision": {"rows", "length", "vocabulary", "plain", "ratio"} | TIMING,
-        "preset": {"method", "problems", "forwards", "tokens_per_second", "tokens_per_second_batch"}
+        "preset": {"method", "problems", "forwards", "refreshes", "tokens_per_second", "tokens_per_second_batch"}
         | {"times_vanilla", "times_no_cache", "times_alone"}
         | TIMING,
-        "network": {"batch", "times_one", "times_one_refresh", "decision", "decision_share"} | TIMING,
+        "network": {"batch", "times_one", "times_one_refresh", "refresh", "decision", "decision_share"} | TIMING,
         "memory": {"blocks", "tokens", "peak_bytes"},
     },
     "growth": {"batch": GROWN, "prompt": GROWN, "answer": GROWN},
@@ -104,6 +104,7 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(row["seconds"] / row["floor"])
     preset = {row["method"]: row for row in report.found(document, "decode", "preset")}
     assert preset["vanilla"]["times_vanilla"] == 1
+    assert {row["refreshes"] for row in preset.values()} == {1}
     assert preset["r2-dllm"]["forwards"] < preset["vanilla"]["forwards"]
     assert preset["vanilla"]["times_no_cache"] is None
     assert preset["fast-dllm-official"]["tokens_per_second_batch"] is None

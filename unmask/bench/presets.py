@@ -58,6 +58,7 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
             "method": name,
             "problems": load.problems,
             "forwards": sides["alone"].forwards,
+            "refreshes": sides["alone"].refreshes,
             "tokens_per_second": rate["alone"],
             "tokens_per_second_batch": rate.get("batch"),
             "times_vanilla": rate["alone"] / rate.get("vanilla", rate["alone"]),
@@ -71,7 +72,7 @@ class _Answering:
 
     def __init__(self, model: Denoiser, asked: Sequence[Request], *, rows: int) -> None:
         self.asked, self.rows, self.engine = asked, rows, engine_for(model, asked, rows=rows)
-        self.tokens, self.forwards = 0, 0.0
+        self.tokens, self.forwards, self.refreshes = 0, 0.0, 0.0
         # One block of each warms the engine up without decoding everything.
         self.engine.generate([replace(request, max_new_tokens=BLOCK) for request in asked[:rows]])
 
@@ -81,6 +82,9 @@ class _Answering:
             done += self.engine.generate(self.asked[begin : begin + self.rows])
         self.tokens = sum(row.tokens for row in done)
         self.forwards = sum(row.forwards for row in done) / len(done)
+        # A row is over in the block of its EOS, and each block begins with a refresh.
+        blocks = [min(row.tokens // BLOCK + 1, len(row.token_ids) // BLOCK) for row in done]
+        self.refreshes = sum(blocks) / len(blocks)
 
 
 def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:
@@ -96,6 +100,7 @@ def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, 
             "batch": batch,
             "times_one": batch * single["block forward"][1].seconds / block.seconds,
             "times_one_refresh": batch * single["refresh"][1].seconds / found["refresh"][1].seconds,
+            "refresh": asdict(found["refresh"][1]),
             "decision": asdict(decision),
             "decision_share": decision.seconds / (decision.seconds + block.seconds),
         } | asdict(block)
