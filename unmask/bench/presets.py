@@ -38,7 +38,7 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
     """
     made = tasks.problems("arithmetic", "test", seed=7)
     prompts = [problem.question for problem in itertools.islice(made, load.problems)]
-    vanilla = _Answering(model, [ask(model, prompt, method="vanilla") for prompt in prompts], rows=1)
+    vanilla = _Answering(model, [ask(model, prompt, method=load_method("vanilla")) for prompt in prompts], rows=1)
     for name in TABLE:
         report(f"{load.problems} problems with {name}")
         method = load_method(name)
