@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test browser lint check bench redundancy slow clean
+.PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed redundancy slow clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -36,8 +36,24 @@ lint: .venv/installed
 
 check: lint test
 
+# Everything that `unmask bench` measures, kept under today's date: a few minutes on an idle machine.
 bench: .venv/installed
-	$(BIN)/unmask bench decode
+	$(BIN)/unmask bench --device cpu -o benchmarks/results/$$(date +%F)-bench-cpu.json
+
+# On a rented GPU, where there is no .venv: needs torch and what `import unmask` needs. One process, one file.
+bench-gpu:
+	PYTHONPATH=. $(PYTHON) -m unmask bench floors shapes growth profile decode --device cuda \
+		-o benchmarks/results/$$(date +%F)-bench-gpu.json
+
+# Our kernels under NVIDIA's checkers: memory out of bounds, races, and reads of what nobody wrote.
+sanitize-gpu:
+	for tool in memcheck racecheck initcheck; do \
+		PYTHONPATH=. compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/kernels -k cuda || exit 1; \
+	done
+
+# docs/speed.md and its picture, from the dated documents.
+speed: .venv/installed
+	$(BIN)/unmask bench --compare benchmarks/results -o docs/speed.md
 
 # Collect, tune five ways, measure: an hour or two on two cores; goes on where it was stopped.
 redundancy: .venv/installed

@@ -37,7 +37,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("view")(view.view)
 app.command("serve")(serve.serve)
-app.add_typer(bench.app, name="bench")
+app.command("bench")(bench.bench)
 app.add_typer(train.app, name="train")
 
 

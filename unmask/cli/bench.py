@@ -1,60 +1,161 @@
 """`unmask bench`: how fast it is here."""
 
+import datetime
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Json, Model
+from unmask.cli.choose import Device, Json, Model, progress
+from unmask.errors import ConfigError
 
-app = typer.Typer(help="Measure speed on this machine.", rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def bench(context: typer.Context, as_json: Json = False, model: Model = "unmask-tiny") -> None:
-    """Measure speed on this machine; without a subcommand, `decode`."""
-    if context.invoked_subcommand is None:
-        decode(as_json=as_json, model=model)
+if TYPE_CHECKING:
+    from unmask.models.denoiser import Denoiser
 
 
-@app.command()
-def decode(as_json: Json = False, model: Model = "unmask-tiny") -> None:
-    """Cost of one decision step at a real vocabulary, and tokens per second of every preset."""
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="floors, shapes, decode, growth; or profile. If none is named, the first four.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File of the document; with --compare, of the page.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the document (png, svg, pdf); needs matplotlib.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything, for a first look.")] = False,
+    note: Annotated[str, typer.Option(help="What a reader of the document should know, such as who else was running.")] = "",
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Measure nothing: show, draw or print the document in this file.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Measure nothing: a page of the documents *-bench-*.json in this folder.")
+    ] = None,
+    model: Model = "unmask-tiny",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure speed on this machine: its floors, networks of the published shapes, real decodes, growth.
+
+    What has been measured is kept, whatever ends the run: -o has it, complete or not.
+    """
+    if (source or compare) and (parts or quick or note):
+        raise ConfigError("--from and --compare measure nothing: leave parts, --quick and --note out")
+    if source and compare:
+        raise ConfigError("--from reads one document and --compare many: give one of the two")
+    if compare:
+        _compare(compare, output)
+        return
+    if source:
+        from unmask.bench.run import read
+
+        _tell(read(_text(source), str(source)), output, picture, as_json)
+        return
+    if picture:
+        _can_draw()
+
+    from unmask.bench import run
+    from unmask.models.loading import find_device
+
+    place = find_device(device)
+    today = datetime.date.today().isoformat()
+    document = run.start(parts or [], place, model=model, date=today, quick=quick, note=note)
+    failures: list[str] = []
+
+    def load() -> "Denoiser":
+        import unmask
+
+        return unmask.load(model, device=str(place))
+
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    try:
+        with progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as display:
+            line = display.add_task("", total=None)
+
+            def report(text: str) -> None:
+                display.update(line, description=text)
+                if output is not None:  # a kill leaves no time for it
+                    _keep(output, json.dumps(document) + "\n")
+
+            failures = run.run(document, place, load, report)
+    finally:
+        # Ctrl-C and errors come by here too: what was measured is a document all the same.
+        _tell(document, output, picture if any(document["parts"].values()) else None, as_json)
+    if failures:
+        for failure in failures:
+            typer.echo(f"not measured: {failure}", err=True)
+        raise typer.Exit(1)
+
+
+def _tell(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:
+    """Keep, draw and print a document."""
+    text = json.dumps(document)
+    if output is not None:
+        _keep(output, text + "\n")
+    if as_json:
+        print(text)
+    else:
+        _show(document)
+    if picture is not None:
+        from unmask.bench.picture import draw
+
+        draw(document, picture)
+
+
+def _keep(path: Path, text: str) -> None:
+    from unmask.files import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda place: place.write_text(text))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no text'})") from None
+
+
+def _can_draw() -> None:
+    """Before an hour of measuring, not after it."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--picture needs matplotlib: pip install 'unmask[eval]', or draw later with --from")
+
+
+def _compare(folder: Path, output: Path | None) -> None:
+    """The page, and beside it the picture of its newest document."""
+    from unmask.bench.page import page
+    from unmask.bench.picture import draw
+    from unmask.bench.run import read
+
+    if output is None:
+        raise ConfigError("--compare writes a page: say where with -o docs/speed.md")
+    files: Sequence[Path] = sorted(folder.glob("*-bench-*.json"))
+    if not files:
+        raise ConfigError(f"{folder}: no *-bench-*.json there; `unmask bench -o` makes them")
+    documents = [read(_text(file), str(file)) for file in files]
+    image = output.with_suffix(".png")
+    draw(max(documents, key=lambda document: str(document["date"])), image)
+    _keep(output, page(documents, image.name))
+
+
+def _show(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    import unmask
-    from unmask.bench.decode import decisions, document, speeds
+    from unmask.bench.report import tables
 
-    denoiser = unmask.load(model)
-    progress = Console(stderr=True)
-    with progress.status("") as status:
-
-        def report(line: str) -> None:
-            if progress.is_terminal:
-                status.update(line)
-
-        steps = decisions(report)
-        rates = speeds(denoiser, report=report)
-    if as_json:
-        print(json.dumps(document(denoiser, steps, rates)))
-        return
     console = Console()
-    table = Table(title="one R2-dLLM decision, everything after the logits", box=None)
-    for column in ("rows x block x vocabulary", "ours", "plain loop", "times faster"):
-        table.add_column(column, justify="right")
-    for step in steps:
-        shape = f"{step.rows} x {step.length} x {step.vocabulary}"
-        table.add_row(shape, f"{1e3 * step.ours:.1f} ms", f"{1e3 * step.plain:.1f} ms", f"{step.ratio:.1f}")
-    console.print(table)
-    table = Table(title=f"\nwhole decodes, {denoiser.name}, batch 1, {denoiser.device}", box=None)
-    for column in ("method", "forwards", "tokens/s", "times itself uncached", "times vanilla"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for rate in rates:
-        table.add_row(
-            rate.method,
-            f"{rate.forwards:.1f}",
-            f"{rate.tokens_per_second:.0f}",
-            f"{rate.times_no_cache:.1f}",
-            f"{rate.times_vanilla:.1f}",
-        )
-    console.print(table)
+    machine = document["machine"]
+    about = [document["date"], machine["name"], f"{machine['threads']} threads", f"torch {machine['torch']}"]
+    console.print(", ".join([*about, *([document["note"]] if document["note"] else [])]), highlight=False)
+    for made in tables(document):
+        table = Table(title=f"\n{made.title}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+        for column in made.columns:
+            table.add_column(column, overflow="fold")
+        for row in made.rows:
+            table.add_row(*row)
+        console.print(table)

@@ -59,7 +59,7 @@ def load(
     >>> load("unmask-tiny").spec.mask_id
     2
     """
-    place, kind, mine = _device(device), _dtype(dtype), parallel.share(tensor_parallel)
+    place, kind, mine = find_device(device), _dtype(dtype), parallel.share(tensor_parallel)
     folder = locate(str(name))
     network = build(read_json(folder / "config.json"), folder)
     if mine.group is not None:
@@ -72,7 +72,8 @@ def load(
     return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name))
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name, "auto" being the first CUDA device or the CPU. Raises ConfigError where there is none."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)

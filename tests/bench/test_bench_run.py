@@ -1,0 +1,163 @@
+"""A whole run at a toy's size: every part, every row and what it holds; the tables and the page made of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import unmask
+from unmask.bench import decode, growth, page, presets, report, run, workload
+from unmask.bench.picture import draw
+from unmask.bench.workload import Load
+from unmask.errors import ConfigError
+from unmask.methods import load
+from unmask.models.llada import LLaDA
+
+CPU = torch.device("cpu")
+TOY = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "vocab_size": 24}
+IDS = {"eos_token_id": 22, "mask_token_id": 23, "max_sequence_length": 512}
+SMALL = Load(
+    shapes=("toy",),
+    dtype=torch.float32,
+    batches=(1, 2),
+    prompts=(4,),
+    decodes=(1, 2),
+    start={"batch": 1, "prompt": 4, "answer": 32},
+    growth={"batch": (1, 2), "prompt": (4, 8), "answer": (32, 64)},
+    copied=2**16,
+    square=16,
+    problems=1,
+    repeats=2,
+    seconds=0.0,
+)
+TIMING = {"seconds", "fastest", "slowest", "repeats"}
+POINT = {"model", "variant", "batch", "prompt", "answer"}
+AGAINST = {"bytes", "flops", "floor", "ratio"} | TIMING
+FORWARD = POINT | AGAINST
+SHAPE = {"width", "layers", "heads", "kv_heads", "mlp", "vocab", "theta", "eps", "qkv_bias", "bias", "tied"}
+GROWN = {"model", "forwards", "batch", "prompt", "answer", "tokens_per_second"} | TIMING
+SCHEMA = {
+    "floors": {
+        "copy": {"bytes", "bytes_per_second"} | TIMING,
+        "product": {"dtype", "rows", "inputs", "outputs", "flops_per_second", "weight_bytes_per_second"} | TIMING,
+    },
+    "shapes": {
+        "shape": {"model", "parameters", "bytes", "dtype"} | SHAPE,
+        "refresh": FORWARD,
+        "block forward": FORWARD,
+        "decision": FORWARD,
+        "decode": {"schedule", "forwards", "extrapolated_from", "tokens_per_second", "published_seconds", "peak_bytes"}
+        | FORWARD,
+    },
+    "decode": {
+        "decision": {"rows", "length", "vocabulary", "plain", "ratio"} | TIMING,
+        "preset": {"method", "problems", "forwards", "refreshes", "tokens_per_second", "tokens_per_second_batch"}
+        | {"times_vanilla", "times_no_cache", "times_alone"}
+        | TIMING,
+        "network": {"batch", "times_one", "times_one_refresh", "refresh", "decision", "decision_share"} | TIMING,
+        "memory": {"blocks", "tokens", "peak_bytes"},
+    },
+    "growth": {"batch": GROWN, "prompt": GROWN, "answer": GROWN},
+    "profile": {"operation": {"model", "name", "calls", "seconds", "share"}},
+}
+
+
+def quiet(line: str) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(workload.SHAPES, "toy", (LLaDA, TOY | IDS))
+    monkeypatch.setattr(run, "workload", lambda device, quick: SMALL)
+    monkeypatch.setattr(decode, "SHAPES", ((1, 32, 500),))
+    monkeypatch.setattr(presets, "load_method", lambda name, **options: load(name, max_new_tokens=32, **options))
+    monkeypatch.setattr(presets, "TABLE", ("vanilla", "r2-dllm", "fast-dllm-official"))
+    monkeypatch.setattr(presets, "BATCH", 2)
+    monkeypatch.setattr(presets, "_peak", lambda model, blocks: 1000)
+
+
+def measured(parts: list[str], load: Callable[[], Any] = unmask.load, tell: Callable[[str], None] = quiet) -> dict[str, Any]:
+    document = run.start(parts, CPU, model="unmask-tiny", date="2026-01-02", quick=True, note="a test")
+    run.run(document, CPU, load, tell)
+    return document
+
+
+def test_the_document_is_whole(tmp_path: Path) -> None:
+    document = json.loads(json.dumps(measured([*run.PARTS])))
+    assert document["finished"]
+    assert list(document["parts"]) == list(SCHEMA)
+    for part, kinds in SCHEMA.items():
+        rows = document["parts"][part]
+        assert {row["what"] for row in rows} == set(kinds), part
+        for row in rows:
+            assert set(row) == {"what", *kinds[row["what"]]}, (part, row["what"])
+            assert all(row[time] > 0 for time in TIMING & set(row))
+    decodes = report.found(document, "shapes", "decode")
+    published = ["vanilla", "fast-dllm", "r2-dllm", "r2-dllm, tuned"]
+    assert [(row["batch"], row["schedule"]) for row in decodes] == [*((1, name) for name in published), (2, "r2-dllm")]
+    assert [row["extrapolated_from"] for row in decodes] == [8, None, None, None, None]
+    for row in decodes:
+        assert row["tokens_per_second"] == pytest.approx(row["batch"] * 256 / row["seconds"])
+        assert row["ratio"] == pytest.approx(row["seconds"] / row["floor"])
+    preset = {row["method"]: row for row in report.found(document, "decode", "preset")}
+    assert preset["vanilla"]["times_vanilla"] == 1
+    assert {row["refreshes"] for row in preset.values()} == {1}
+    assert preset["r2-dllm"]["forwards"] < preset["vanilla"]["forwards"]
+    assert preset["vanilla"]["times_no_cache"] is None
+    assert preset["fast-dllm-official"]["tokens_per_second_batch"] is None
+
+    titles = [table.title for table in report.tables(document)]
+    assert len(titles) == len(set(titles)) == 11
+    for table in report.tables(document):
+        assert all(len(row) == len(table.columns) for row in table.rows), table.title
+    asked = next(table for table in report.tables(document) if table.title == "asked for")
+    assert len(asked.rows) == 4
+    draw(document, tmp_path / "all.svg")
+    drawn = (tmp_path / "all.svg").read_text()
+    assert drawn.count('id="axes_') == 4
+    assert {row["published_seconds"] for row in decodes} == {None}
+    for row in decodes:
+        row["published_seconds"] = 2.3
+    draw(document, tmp_path / "published.png")
+    text = page.page([document | {"date": "2026-01-01"}, document], "speed.png")
+    assert text.count("|  | 2026-01-01 cpu | 2026-01-02 cpu |") == 1
+    assert text.count("## 2026-01-02") == 1
+    assert "## 2026-01-01" not in text
+
+
+def test_shapes_bring_their_floors_and_unknown_parts_are_named() -> None:
+    assert list(run.start(["shapes"], CPU, model="m", date="d")["parts"]) == ["floors", "shapes"]
+    assert list(run.start([], CPU, model="m", date="d")["parts"]) == ["floors", "shapes", "decode", "growth"]
+    with pytest.raises(ConfigError, match="unknown part 'floor': did you mean 'floors'"):
+        run.start(["floor"], CPU, model="m", date="d")
+
+
+def test_a_part_that_fails_costs_the_others_nothing() -> None:
+    def broken() -> Any:
+        raise RuntimeError("no weights\nhere")
+
+    document = run.start(["floors", "decode", "growth"], CPU, model="m", date="d")
+    assert run.run(document, CPU, broken, quiet) == ["decode: RuntimeError: no weights here"]
+    assert not document["finished"]
+    assert [len(rows) for rows in document["parts"].values()] == [7, 1, 6]
+    assert report.tables(document)[-1].rows == [("decode", "failed", "RuntimeError: no weights here")]
+
+
+def test_what_does_not_fit_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: Any, method: Any, load: Any, *, batch: int, prompt: int, answer: int) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(growth, "decode", full)
+    document = measured(["growth"])
+    assert {row["what"] for row in document["parts"]["growth"]} == {"out of memory"}
+    assert document["finished"]
+
+
+def test_peak_memory_is_of_the_decode_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    peak = presets._peak(unmask.load(), 8)
+    # Keys and values of 384 tokens in 4 layers of width 160, and what a refresh needs on top: megabytes, not the model's.
+    assert peak is None or 2 * 4 * 384 * 160 * 4 < peak < 2**24

@@ -1,0 +1,76 @@
+"""A replay takes exactly the forwards that it replays, through both loops and whatever the model thinks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.bench.replays import SCHEDULES, Replay, engine_for, replay, requests
+from unmask.bench.workload import SHAPES, shaped
+from unmask.engine.request import StepRecord
+from unmask.engine.simple import decode
+from unmask.errors import ConfigError
+from unmask.models.toy import toy
+
+
+@settings(max_examples=15)
+@given(st.integers(2, 64), st.sampled_from(["llada", "dream"]), st.sampled_from(["none", "prefix", "dual"]))
+def test_every_count_is_met(forwards: int, family: str, cache: str) -> None:
+    model = toy(family)
+    asked = requests(model, replay(forwards, cache=cache), batch=2, prompt=5, answer=64)
+    assert [row.forwards for row in engine_for(model, asked, rows=2).generate(asked)] == [forwards] * 2
+
+
+def test_published_63_forwards_are_8_refreshes_and_55_block_forwards() -> None:
+    model = toy()
+    records: list[StepRecord] = []
+    done = decode(model, requests(model, replay(63, cache="dual"), batch=1, prompt=5, answer=256), records.append)
+    assert done[0].forwards == 63
+    assert [sum(record.refresh is kind for record in records) for kind in (True, False)] == [8, 55]
+    assert {rule for record in records for row in record.rule for rule in row} == {"replayed"}
+    assert model.spec.mask_id not in done[0].token_ids
+
+
+def test_schedules_fit_their_answers() -> None:
+    for family, published in SCHEDULES.items():
+        model = toy(family.lower())
+        for schedule in published:
+            requests(model, replay(schedule.forwards), batch=1, prompt=1, answer=256)[0].method.rules(256, shifted=False)
+
+
+def test_rows_that_wait_take_as_many() -> None:
+    model = toy()
+    asked = requests(model, replay(9, cache="dual"), batch=3, prompt=4, answer=64)
+    assert {row.forwards for row in engine_for(model, asked, rows=2).generate(asked)} == {9}
+
+
+@pytest.mark.parametrize(
+    ("forwards", "suffix", "message"), [(1, None, "cannot take 1"), (65, None, "cannot take 65"), (8, 4, "whole suffix")]
+)
+def test_what_cannot_be_replayed_is_refused(forwards: int, suffix: int | None, message: str) -> None:
+    from unmask.methods.method import Suffix
+
+    method: Replay = replay(forwards, suffix=None if suffix is None else Suffix(window=suffix))
+    with pytest.raises(ConfigError, match=message):
+        method.rules(64, shifted=False)
+
+
+def test_small_shapes_have_the_proportions_of_the_large_ones() -> None:
+    for large, small in (("LLaDA-8B", "LLaDA-30M"), ("Dream-7B", "Dream-34M")):
+        with torch.device("meta"):
+            wide, narrow = (SHAPES[name][0](SHAPES[name][1]).shape for name in (large, small))
+        for ratio in (
+            lambda shape: shape.mlp / shape.width,
+            lambda shape: shape.vocab / shape.width,
+            lambda shape: shape.heads / shape.kv_heads,
+        ):
+            assert ratio(narrow) == pytest.approx(ratio(wide), rel=0.01)
+
+
+def test_a_shaped_network_is_there_and_always_the_same() -> None:
+    first, second = (shaped("LLaDA-30M", torch.device("cpu"), torch.bfloat16) for _ in range(2))
+    assert first.dtype == torch.bfloat16
+    assert 25e6 < sum(weight.numel() for weight in first.network.parameters()) < 35e6
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert not one.requires_grad

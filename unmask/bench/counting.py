@@ -1,0 +1,74 @@
+"""What a forward must move and compute at least, counted from the shape and the plan, and the time that takes here.
+
+Counted once each: every matrix of the network, embedded rows, the keys and values that a query sees and those it leaves,
+logits. Activations, norms, biases and rotary tables are not: they are what a perfect kernel would keep on the chip.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from unmask.context.plan import Query
+from unmask.models.layers import Shape
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes moved and floating-point operations, a multiplication and an addition being two."""
+
+    bytes: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.bytes + other.bytes, self.flops + other.flops)
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.bytes * times, self.flops * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What the device does in a second when nothing else is asked of it."""
+
+    bytes: float
+    flops: float
+
+    def floor(self, cost: Cost) -> float:
+        """Seconds below which this cannot be done: the longer of moving and computing.
+
+        >>> Rates(bytes=100.0, flops=10.0).floor(Cost(bytes=200, flops=30))
+        3.0
+        """
+        return max(cost.bytes / self.bytes, cost.flops / self.flops)
+
+
+def matrices(shape: Shape) -> int:
+    """Weights in one layer's matrices.
+
+    >>> llada = Shape(4096, 32, 32, 32, 12288, 126464, 1e4, 1e-5, False, False, False)
+    >>> 32 * matrices(llada) + 2 * 126464 * 4096  # LLaDA-8B, embedding and head included
+    8015314944
+    """
+    keys = shape.kv_heads * shape.head_size
+    return shape.width * (2 * shape.width + 2 * keys + 3 * shape.mlp)
+
+
+def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
+    """One forward over packed queries; `itemsize` is that of weights, keys, values and logits."""
+    packed = list(queries)
+    tokens = sum(query.states * query.plan.tokens for query in packed)
+    predicted = sum(query.states * query.length for query in packed)
+    seen = sum(query.states * len(query.plan.positions) for query in packed)
+    kept = sum(query.states * query.plan.tokens for query in packed if query.pages)
+    pairs = sum(query.states * query.plan.tokens * len(query.plan.positions) for query in packed)
+    weights = shape.layers * matrices(shape) + shape.width * shape.vocab
+    remembered = 2 * shape.layers * shape.kv_heads * shape.head_size * (seen + kept)
+    return Cost(
+        bytes=itemsize * (weights + shape.width * tokens + remembered + shape.vocab * predicted),
+        flops=2 * shape.layers * (matrices(shape) * tokens + 2 * shape.width * pairs)
+        + 2 * shape.width * shape.vocab * predicted,
+    )
+
+
+def decision(rows: int, length: int, vocabulary: int, itemsize: int) -> Cost:
+    """One decision: the logits are read once; what is computed of them is not counted."""
+    return Cost(bytes=itemsize * rows * length * vocabulary)

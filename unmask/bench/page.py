@@ -1,0 +1,64 @@
+"""Dated documents side by side, as a Markdown page."""
+
+from collections.abc import Sequence
+
+from unmask.bench.report import Document, Table, found, rate, seconds, tables
+
+ABOUT = (
+    "Made by `unmask bench --compare benchmarks/results -o docs/speed.md` from the dated documents in that folder. A time is "
+    "a median, a floor the least that moving the counted bytes or computing the counted operations could take at the rates "
+    "measured in the same run, a ratio one by the other."
+)
+
+
+def page(documents: Sequence[Document], picture: str) -> str:
+    """A Markdown page: key figures of all documents side by side, oldest first, then the newest of each device in full."""
+    ordered = sorted(documents, key=lambda document: document["date"])
+    keys = [headline(document) for document in ordered]
+    names = list(dict.fromkeys(name for key in keys for name in key))
+    columns = tuple(f"{document['date']} {document['machine']['device']}" for document in ordered)
+    rows = [(name, *(key.get(name, "") for key in keys)) for name in names]
+    parts = [
+        "# Speed",
+        ABOUT,
+        _markdown(Table("Side by side", ("", *columns), rows)),
+        f"![The newest run]({picture})",
+    ]
+    newest = {document["machine"]["device"]: document for document in ordered}
+    for document in newest.values():
+        machine = document["machine"]
+        about = f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}"
+        parts.append(f"## {document['date']}, {about}")
+        if document["note"]:
+            parts.append(f"Note: {document['note']}.")
+        parts += [_markdown(table) for table in tables(document)]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(document: Document) -> dict[str, str]:
+    """The figures by which runs are compared, by name."""
+    machine = document["machine"]
+    key = {"machine": machine["name"], "torch": machine["torch"], "note": document["note"]}
+    for row in found(document, "floors", "copy"):
+        key["copy"] = rate(row["bytes_per_second"], "B/s")
+    for dtype in ("bfloat16", "float32"):
+        speeds = [row["flops_per_second"] for row in found(document, "floors", "product") if row["dtype"] == dtype]
+        if speeds:
+            key[f"products, {dtype}"] = rate(max(speeds), "FLOP/s")
+    for what in ("block forward", "block forward, captured", "decode"):
+        for row in found(document, "shapes", what):
+            name = f"{row['schedule']}, {row['forwards']} forwards" if what == "decode" else what
+            context = "no cache" if row.get("extrapolated_from") else row["variant"]
+            key[f"{row['model']}, {context}, batch {row['batch']}, prompt {row['prompt']}: {name}"] = (
+                f"{seconds(row['seconds'])} ({row['ratio']:.1f} of its floor)"
+            )
+    for row in found(document, "decode", "preset"):
+        key[f"`{row['method']}`, batch 1"] = f"{row['tokens_per_second']:.0f} tokens/s"
+        if row["tokens_per_second_batch"] is not None:
+            key[f"`{row['method']}`, batch 16"] = f"{row['tokens_per_second_batch']:.0f} tokens/s"
+    return {name: text for name, text in key.items() if text}
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,169 @@
+"""Decodes of random networks that take the forwards that a paper has published.
+
+Random weights are never sure of anything, so no rule can say when they commit; `Replay` says it instead. Everything else
+is a real decode: the engine, the caches, and R2-dLLM's rules, which run and take nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unmask.bench import counting
+from unmask.bench.counting import Cost
+from unmask.bench.measure import Timing, rounds
+from unmask.bench.workload import ANSWER, BLOCK, Load
+from unmask.context.plan import Query
+from unmask.context.pool import pages_for
+from unmask.decode.memory import Memory
+from unmask.decode.proposal import Proposal
+from unmask.decode.rules import ConfidenceCluster, Rule, Temporal, TokenCluster, ranks
+from unmask.engine.engine import Engine, Limits
+from unmask.engine.request import Request
+from unmask.engine.row import Row
+from unmask.errors import ConfigError
+from unmask.methods.method import Method
+from unmask.models.denoiser import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A published decode of 256 tokens in blocks of 32: R2-dLLM v1 (arXiv 2604.18995), table 1, GSM8K, batch 1, one H200.
+
+    `forwards` are model calls an answer, rounded, refreshes included. Dream's published counts leave the 8 refreshes out
+    (its loop's counter does), so they are added here. `seconds` is the published latency, of prompts of about 1,000 tokens.
+    """
+
+    name: str
+    forwards: int
+    seconds: float
+    cached: bool = True
+
+
+REPLAYED = "r2-dllm"  # the one that is measured where only one is
+SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
+    "LLaDA": (
+        Schedule(name="vanilla", forwards=256, seconds=13.1, cached=False),
+        Schedule(name="fast-dllm", forwards=86, seconds=2.7),
+        Schedule(name=REPLAYED, forwards=63, seconds=2.3),
+        Schedule(name="r2-dllm, tuned", forwards=52, seconds=1.7),
+    ),
+    "Dream": (
+        Schedule(name="vanilla", forwards=256, seconds=10.4, cached=False),
+        Schedule(name="fast-dllm", forwards=64 + 8, seconds=1.7),
+        Schedule(name=REPLAYED, forwards=53 + 8, seconds=1.4),
+        Schedule(name="r2-dllm, tuned", forwards=45 + 8, seconds=1.3),
+    ),
+}
+
+# The contexts that are measured, as settings of the replayed method. One more line is one more curve.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {"dual cache": {"cache": "dual"}}
+
+
+def schedules(model: Denoiser) -> tuple[Schedule, ...]:
+    """The published decodes of a model's family."""
+    return SCHEDULES[type(model.network).__name__]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """As many positions as spread `forwards` forwards evenly over the blocks of a row, the earlier ones a step longer.
+
+    The block is known by what lies behind it, so the context must show the whole suffix.
+    """
+
+    forwards: int
+    blocks: int
+    name: ClassVar[str] = "replayed"
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        length = proposal.open_BL.shape[1]
+        number_B = self.blocks - 1 - proposal.suffix_B // length
+        least, surplus = divmod(self.forwards, self.blocks)
+        steps_B = least + (number_B < surplus)
+        count_B = length // steps_B + (proposal.step_B < length % steps_B)
+        return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Method):
+    """A method whose base rule is replaced by a count: `forwards` for the whole answer, refreshes included."""
+
+    forwards: int
+
+    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
+        """The replayed count, and behind it the method's other rules."""
+        blocks = answer_length // self.block(answer_length)
+        if self.suffix is not None:
+            raise ConfigError("a replay needs the whole suffix: take suffix out")
+        if not blocks <= self.forwards <= answer_length:
+            raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
+        return (Replayed(forwards=self.forwards, blocks=blocks), *super().rules(answer_length, shifted=shifted)[1:])
+
+
+def replay(forwards: int, **settings: Any) -> Replay:
+    """R2-dLLM's rules behind a replayed count, run as ever but sure of nothing; `settings` are fields of Method."""
+    return Replay(
+        name="replay",
+        block_length=BLOCK,
+        confidence_cluster=ConfidenceCluster(size=3, threshold=1.0, max_unmasked=1),
+        token_cluster=TokenCluster(threshold=1.0),
+        temporal=Temporal(steps=3, threshold=1.0),
+        forwards=forwards,
+        **settings,
+    )
+
+
+def proportional(model: Denoiser, answer: int) -> Replay:
+    """R2-dLLM's published decode for answers of another length: as many forwards a token."""
+    published = next(schedule.forwards for schedule in schedules(model) if schedule.name == REPLAYED)
+    return replay(round(published * answer / ANSWER), cache="dual")
+
+
+def requests(model: Denoiser, method: Method, *, batch: int, prompt: int, answer: int) -> list[Request]:
+    """Random prompts, the same ones every time."""
+    plain = torch.tensor([token for token in range(model.spec.vocab_size) if token != model.spec.mask_id])
+    ids = plain[torch.randint(len(plain), (batch, prompt), generator=torch.Generator().manual_seed(0))].tolist()
+    return [Request(prompt=tuple(row), method=method, max_new_tokens=answer) for row in ids]
+
+
+def decode(model: Denoiser, method: Replay, load: Load, *, batch: int, prompt: int, answer: int) -> Timing:
+    """A batch through the engine, from the first forward to the last completion."""
+    asked = requests(model, method, batch=batch, prompt=prompt, answer=answer)
+    engine = engine_for(model, asked, rows=batch)
+
+    def side() -> None:
+        assert {row.forwards for row in engine.generate(asked)} == {method.forwards}, "a replay takes what it replays"
+
+    return rounds([side], model.device, repeats=load.repeats, seconds=load.seconds)[0]
+
+
+def engine_for(model: Denoiser, asked: Sequence[Request], *, rows: int) -> Engine:
+    """An engine with memory for that many rows of these requests and no more."""
+    waiting = [Row.start(request, model) for request in asked]
+    pages = sorted(pages_for(row.slots) for row in waiting)[-rows:]
+    tokens = max(Limits().tokens, *(row.most_tokens for row in waiting))
+    return Engine(model, Limits(rows=rows, memory=sum(pages) * model.page_bytes, tokens=tokens))
+
+
+def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> Cost:
+    """What all forwards and decisions of a replay must move and compute."""
+    shape, size = model.network.shape, model.dtype.itemsize
+    row = Row.start(requests(model, method, batch=1, prompt=prompt, answer=answer)[0], model)
+    row.pages = tuple(range(pages_for(row.slots)))
+    blocks = answer // BLOCK
+    cost = counting.decision(batch, BLOCK, shape.vocab, size) * method.forwards
+    for number in range(blocks):
+        row.begin = prompt + number * BLOCK
+        steps = method.forwards // blocks + (number < method.forwards % blocks)
+        for age, times in ((0, 1), (1, steps - 1)):
+            cost += counting.forward(shape, [query(row, age)] * batch, size) * times
+    return cost
+
+
+def query(row: Row, age: int) -> Query:
+    """What a row asks of its block's first forward (age 0) or of a later one."""
+    row.block_forwards = age
+    return row.query(row.plan(), 1)

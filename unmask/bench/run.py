@@ -1,0 +1,111 @@
+"""One run: the parts that were asked for, row by row into one document that is usable at any moment.
+
+    {"benchmark": "unmask", "date", "note", "quick", "finished", "machine": {...}, "model", "parts": {PART: [{"what", ...}]}}
+
+`what` says what a row measured; times are seconds, a median with its fastest and slowest reading and their number. `model`
+is the real one of `decode`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from unmask.bench.decode import decisions
+from unmask.bench.floors import floors
+from unmask.bench.growth import growth
+from unmask.bench.measure import machine
+from unmask.bench.presets import batching, memory, presets
+from unmask.bench.profile import profile
+from unmask.bench.shapes import shapes
+from unmask.bench.workload import Load, Report, workload
+from unmask.errors import ConfigError, UnmaskError, unknown
+from unmask.models.denoiser import Denoiser
+
+Document = dict[str, Any]
+Rows = Iterator[dict[str, Any]]
+
+PARTS = ("floors", "shapes", "decode", "growth", "profile")
+USUAL = PARTS[:-1]
+
+
+def start(
+    parts: Sequence[str], device: torch.device, *, model: str, date: str, quick: bool = False, note: str = ""
+) -> Document:
+    """A document with nothing measured yet. Raises ConfigError on a part that nobody knows."""
+    for part in parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    # Shapes are held against the floors of the same run.
+    chosen = [*(["floors"] if "shapes" in parts else []), *(parts or USUAL)]
+    return {
+        "benchmark": "unmask",
+        "date": date,
+        "note": note,
+        "quick": quick,
+        "finished": False,
+        "machine": machine(device),
+        "model": model,
+        "parts": {part: [] for part in chosen},
+    }
+
+
+def run(document: Document, device: torch.device, load_model: Callable[[], Denoiser], report: Report) -> list[str]:
+    """Measure what the document asks for, into it; what failed, a line each.
+
+    A part that fails costs the others nothing: a rented machine is worth more than a traceback. `load_model` is called
+    if a part needs a real model, `report` before everything that is measured.
+    """
+    load = workload(device, quick=document["quick"])
+    failures = []
+    for part, rows in document["parts"].items():
+        try:
+            for row in _measure(part, device, load, load_model, report, document["parts"]):
+                rows.append(row)
+        except UnmaskError:
+            raise
+        except Exception as error:
+            line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            rows.append({"what": "failed", "reason": line})
+            failures.append(f"{part}: {line}")
+    document["finished"] = not failures
+    return failures
+
+
+def _measure(
+    part: str,
+    device: torch.device,
+    load: Load,
+    load_model: Callable[[], Denoiser],
+    report: Report,
+    so_far: dict[str, list[dict[str, Any]]],
+) -> Rows:
+    """The rows of one part."""
+    match part:
+        case "floors":
+            yield from floors(device, load, report)
+        case "shapes":
+            yield from shapes(device, load, report, so_far["floors"])
+        case "decode":
+            model = load_model()
+            yield from decisions(device, load, report)
+            yield from presets(model, load, report)
+            yield from batching(model, load, report)
+            yield from memory(model, report)
+        case "growth":
+            yield from growth(device, load, report)
+        case "profile":
+            yield from profile(device, load, report)
+
+
+def read(text: str, where: str) -> Document:
+    """A document from its file. Raises ConfigError if it is none."""
+    try:
+        document: Document = json.loads(text)
+        known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ConfigError(f"{where}: not a document of `unmask bench -o`")
+    return document

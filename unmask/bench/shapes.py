@@ -1,0 +1,129 @@
+"""Networks of the published shapes: refresh, block forward, decision and whole replayed decodes, each against its floor."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from unmask.bench import counting
+from unmask.bench.counting import Cost, Rates
+from unmask.bench.decode import ours
+from unmask.bench.floors import name, rates
+from unmask.bench.measure import Side, Timing, captured, rounds, wait
+from unmask.bench.replays import REPLAYED, VARIANTS, decode, least, query, replay, requests, schedules
+from unmask.bench.workload import ANSWER, BLOCK, PUBLISHED, Load, Report, shaped
+from unmask.context.plan import assemble
+from unmask.context.pool import pages_for
+from unmask.decode.memory import Streak
+from unmask.engine.row import Row
+from unmask.methods import load as load_method
+from unmask.models.denoiser import Denoiser
+
+Rows = Iterator[dict[str, Any]]
+
+
+def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[str, Any]]) -> Rows:
+    """For each shape its description, forwards and decodes, against `floors`. What does not fit is a row that says so."""
+    limits = rates(floors, load.dtype)
+    for shape in load.shapes:
+        report(f"making {shape}")
+        model = shaped(shape, device, load.dtype)
+        parameters = sum(weight.numel() for weight in model.network.parameters())
+        described = {"parameters": parameters, "bytes": parameters * model.dtype.itemsize, "dtype": name(load.dtype)}
+        yield {"what": "shape", "model": shape} | described | model.network.shape._asdict()
+        for prompt in load.prompts:
+            for variant in VARIANTS:
+                for batch in load.batches:
+                    report(f"{shape}, {variant}: batch {batch}, prompts of {prompt} tokens")
+                    point = {"model": shape, "variant": variant, "batch": batch, "prompt": prompt, "answer": ANSWER}
+                    try:
+                        for what, (cost, timing) in forwards(model, load, variant, **_sizes(point)).items():
+                            yield {"what": what} | point | against(cost, timing, limits)
+                        if batch in load.decodes:
+                            yield from _decodes(model, load, limits, point, report)
+                    except torch.OutOfMemoryError:
+                        yield {"what": "out of memory"} | point
+                        release(device)
+        del model
+        release(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back what a network has left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        wait(device)
+        torch.cuda.empty_cache()
+
+
+def forwards(
+    model: Denoiser, load: Load, variant: str, *, batch: int, prompt: int, answer: int
+) -> dict[str, tuple[Cost, Timing]]:
+    """A refresh, a block forward and a decision at the middle block of the answer, taking turns."""
+    shape, size, mask = model.network.shape, model.dtype.itemsize, model.spec.mask_id
+    method = replay(answer // 4, **VARIANTS[variant])
+    rows = [Row.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)]
+    pool = model.pool(sum(pages_for(row.slots) for row in rows))
+    for row in rows:
+        row.pages = pool.take(pages_for(row.slots))
+        row.begin += answer // BLOCK // 2 * BLOCK
+    calls: dict[str, Side] = {}
+    costs: dict[str, Cost] = {}
+    with torch.inference_mode():
+        for what, age in (("refresh", 0), ("block forward", 1)):
+            queries = [query(row, age) for row in rows]
+            calls[what] = partial(model.forward, *assemble(queries, device=model.device), pool)
+            costs[what] = counting.forward(shape, queries, size)
+        logits = model.forward(*assemble(queries, device=model.device), pool).view(batch, BLOCK, -1)
+        window = torch.full((batch, BLOCK), mask, device=model.device)
+        memory = Streak.empty(batch, BLOCK, model.device, torch.float32)
+        calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
+        costs["decision"] = counting.decision(batch, BLOCK, shape.vocab, size)
+        if model.device.type == "cuda":
+            # The kernels alone: what an engine that replays graphs can reach, whatever Python costs.
+            calls["block forward, captured"] = captured(calls["block forward"])
+            costs["block forward, captured"] = costs["block forward"]
+        timings = rounds(list(calls.values()), model.device, repeats=load.repeats, seconds=load.seconds)
+    return {what: (cost, timing) for (what, cost), timing in zip(costs.items(), timings, strict=True)}
+
+
+def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], report: Report) -> Rows:
+    """The published step counts replayed: all at batch 1, where they were published, one of them at the others.
+
+    A decode without cache has forwards of one kind, so as few as there are blocks are made and the rest extrapolated.
+    """
+    for schedule in schedules(model):
+        if point["batch"] > 1 and schedule.name != REPLAYED:
+            continue
+        report(f"{model.name}: {schedule.name}, batch {point['batch']}, prompts of {point['prompt']} tokens")
+        method = replay(schedule.forwards, **VARIANTS[point["variant"]])
+        if not schedule.cached:
+            method = replay(ANSWER // BLOCK, cache="none")
+        times = schedule.forwards / method.forwards
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        made = decode(model, method, load, **_sizes(point))
+        timing = replace(made, seconds=made.seconds * times, fastest=made.fastest * times, slowest=made.slowest * times)
+        row = {
+            "what": "decode",
+            "schedule": schedule.name,
+            "forwards": schedule.forwards,
+            "extrapolated_from": None if schedule.cached else method.forwards,
+            "tokens_per_second": point["batch"] * ANSWER / timing.seconds,
+            "published_seconds": schedule.seconds if point["batch"] == 1 and model.name in PUBLISHED else None,
+            "peak_bytes": torch.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else None,
+        }
+        yield row | point | against(least(model, method, **_sizes(point)) * round(times), timing, limits)
+
+
+def against(cost: Cost, timing: Timing, limits: Rates) -> dict[str, Any]:
+    """A measured time beside the least that it could be."""
+    floor = limits.floor(cost)
+    return {"bytes": cost.bytes, "flops": cost.flops, "floor": floor, "ratio": timing.seconds / floor} | asdict(timing)
+
+
+def _sizes(point: dict[str, Any]) -> dict[str, int]:
+    return {size: point[size] for size in ("batch", "prompt", "answer")}

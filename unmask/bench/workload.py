@@ -1,0 +1,124 @@
+"""What is measured: networks of the published shapes with random weights, and how much of it on which device."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unmask.models.denoiser import Denoiser
+from unmask.models.dream import Dream
+from unmask.models.layers import Network, init_weights
+from unmask.models.llada import LLaDA
+
+ANSWER, BLOCK = 256, 32  # tokens of the published answers and of their blocks
+Report = Callable[[str], None]  # told what is being measured
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def _llada(*, width: int, layers: int, heads: int, mlp: int, vocab: int) -> dict[str, Any]:
+    ids = {"mask_token_id": vocab - 1, "eos_token_id": vocab - 2}
+    sizes = {"d_model": width, "n_layers": layers, "n_heads": heads, "mlp_hidden_size": mlp, "vocab_size": vocab}
+    return sizes | ids | {"max_sequence_length": 4096, "rope_theta": 500000.0}
+
+
+def _dream(*, width: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int) -> dict[str, Any]:
+    ids = {"mask_token_id": vocab - 1, "eos_token_id": vocab - 2}
+    attention = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": mlp, "vocab_size": vocab}
+    return sizes | attention | ids | {"max_position_embeddings": 131072, "rope_theta": 1000000.0}
+
+
+# Name -> class and the numbers of its config.json. The small ones have every size divided by 8 (LLaDA) or 8 and 7 (Dream).
+SHAPES: Mapping[str, tuple[type[LLaDA] | type[Dream], dict[str, Any]]] = {
+    "LLaDA-8B": (LLaDA, _llada(width=4096, layers=32, heads=32, mlp=12288, vocab=126464)),
+    "Dream-7B": (Dream, _dream(width=3584, layers=28, heads=28, kv_heads=4, mlp=18944, vocab=152064)),
+    "LLaDA-30M": (LLaDA, _llada(width=512, layers=4, heads=4, mlp=1536, vocab=15808)),
+    "Dream-34M": (Dream, _dream(width=448, layers=4, heads=7, kv_heads=1, mlp=2368, vocab=19008)),
+}
+
+PUBLISHED = ("LLaDA-8B", "Dream-7B")  # those that the papers' seconds are of
+
+
+def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
+    """A network of that shape with random weights, made where it is to run: an 8B one is never in the host's memory."""
+    kind, config = SHAPES[name]
+    with torch.device("meta"):
+        network: Network = kind(config)
+    network = network.to(dtype).to_empty(device=device)
+    init_weights(network, std=0.02, generator=torch.Generator(device).manual_seed(0))
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name)
+
+
+# --- how much of it ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a run measures, which is all that differs between a CPU and a GPU, and between a quick run and a whole one.
+
+    Attributes:
+        shapes: of SHAPES; the first is the one that grows.
+        batches, prompts: of forwards; `decodes` are the batches of whole decodes.
+        start: batch, prompt and answer from which each axis of `growth` departs.
+        growth: values of each axis.
+        copied: bytes of a copy, more than any cache holds.
+        square: side of the large matrices.
+        problems: of the embedded model's tasks.
+        repeats, seconds: readings of everything, and the time after which no further one begins.
+    """
+
+    shapes: tuple[str, ...]
+    dtype: torch.dtype
+    batches: tuple[int, ...]
+    prompts: tuple[int, ...]
+    decodes: tuple[int, ...]
+    start: Mapping[str, int]
+    growth: Mapping[str, tuple[int, ...]]
+    copied: int
+    square: int
+    problems: int
+    repeats: int
+    seconds: float
+
+
+def workload(device: torch.device, *, quick: bool) -> Load:
+    """The usual load of this kind of device."""
+    if device.type == "cpu":
+        return Load(
+            shapes=("LLaDA-30M", "Dream-34M"),
+            dtype=torch.float32,
+            batches=(1,) if quick else (1, 4, 16),
+            prompts=(128,),
+            decodes=(1,) if quick else (1, 4),
+            start={"batch": 1, "prompt": 64, "answer": 64},
+            growth={"batch": (1, 2), "prompt": (64, 128), "answer": (64, 128)}
+            if quick
+            else {"batch": (1, 2, 4, 8, 16), "prompt": (64, 128, 256, 512, 1024), "answer": (64, 128, 256, 512)},
+            copied=2**28,
+            square=1024 if quick else 2048,
+            problems=1 if quick else 3,
+            repeats=1 if quick else 5,
+            seconds=1.0 if quick else 4.0,
+        )
+    return Load(
+        shapes=("LLaDA-8B", "Dream-7B"),
+        dtype=torch.bfloat16,
+        batches=(1, 16) if quick else (1, 4, 16, 64),
+        prompts=(128,) if quick else (128, 1024),
+        decodes=(1, 16) if quick else (1, 4, 16, 64),
+        start={"batch": 1, "prompt": 128, "answer": 256},
+        growth={"batch": (1, 4), "prompt": (128, 512), "answer": (128, 256)}
+        if quick
+        else {
+            "batch": (1, 2, 4, 8, 16, 32, 64),
+            "prompt": (64, 128, 256, 512, 1024, 2048),
+            "answer": (64, 128, 256, 512, 1024),
+        },
+        copied=2**32,
+        square=8192,
+        problems=2 if quick else 8,
+        repeats=2 if quick else 10,
+        seconds=4.0 if quick else 10.0,
+    )
