@@ -96,7 +96,9 @@ class _Sender(_Channel):
         pickled = io.BytesIO()
         packer = _Packer(pickled, self)
         packer.dump(message)
-        packed = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in packer.tensors])
+        # Cloned, because bytes are seen only where numbers lie one behind the other.
+        flat = [tensor.flatten().clone(memory_format=torch.contiguous_format) for tensor in packer.tensors]
+        packed = torch.cat([numbers.view(torch.uint8) for numbers in flat])
         self._control([pickled.getvalue(), len(packed), set(self._pools.values())])
         dist.broadcast(packed, self.first, group=self.group)
         yield
