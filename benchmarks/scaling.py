@@ -31,7 +31,7 @@ class Forwards:
         self.seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
         total, start = PROMPT + ANSWER, PROMPT + BLOCK
         self._pool = model.pool(max(ROWS) * pages_for(total))
-        window = Window(start=start, end=start + BLOCK, total=total, lookbehind=model.spec.lookbehind)
+        window = Window(prompt=PROMPT, start=start, end=start + BLOCK, total=total, lookbehind=model.spec.lookbehind)
         plan = policy("dual", None)(window, 1)  # the second forward of a block: the first has filled the cache
         queries = [
             Query(plan, [1] * plan.tokens, start, BLOCK, pages=self._pool.take(pages_for(total)), copies=total)

@@ -24,7 +24,7 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
 from unmask.engine.row import Row
 from unmask.errors import ConfigError
-from unmask.methods.method import Method
+from unmask.methods.method import Method, Refresh
 from unmask.models.denoiser import Denoiser
 
 
@@ -59,7 +59,10 @@ SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
 }
 
 # The contexts that are measured, as settings of the replayed method. One more line is one more curve.
-VARIANTS: Mapping[str, Mapping[str, Any]] = {"dual cache": {"cache": "dual"}}
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "dual cache": {"cache": "dual"},
+    "prompt kept": {"cache": "dual", "refresh": Refresh(prompt_interval=None)},
+}
 
 
 def schedules(model: Denoiser) -> tuple[Schedule, ...]:
