@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed redundancy slow clean
+.PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed load refresh redundancy slow clean
 
 # The environment is made once, and again when what it is made from changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -54,6 +54,14 @@ sanitize-gpu:
 # docs/speed.md and its picture, from the dated documents.
 speed: .venv/installed
 	$(BIN)/unmask bench --compare benchmarks/results -o docs/speed.md
+
+# `unmask serve` under 64 clients for two minutes, beside one at a time; every answer checked.
+load: .venv/installed
+	$(BIN)/python benchmarks/load.py --clients 64 --seconds 120 -o benchmarks/results/$$(date +%F)-serve-cpu.json
+
+# What cheaper refreshes save and cost.
+refresh: .venv/installed
+	$(BIN)/python benchmarks/refresh.py
 
 # Collect, tune five ways, measure: an hour or two on two cores; goes on where it was stopped.
 redundancy: .venv/installed
