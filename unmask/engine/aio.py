@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 
 from unmask.engine.engine import Engine
 from unmask.engine.request import Completion, Progress, Request
+from unmask.models.follow import OutOfStep
 
 
 class _Listener(NamedTuple):
@@ -107,6 +108,9 @@ class AsyncEngine:
             began = time.perf_counter()
             try:
                 made = self.engine.step()
+            except OutOfStep as error:
+                self._fail(error)
+                return  # nothing will work any more; whoever looks after the process sees that this thread has ended
             except Exception as error:
                 # A failed forward (out of memory, for one) ends the requests that were alive, not the service.
                 self._fail(error)

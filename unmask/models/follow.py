@@ -34,6 +34,10 @@ from unmask.models.denoiser import Denoiser
 PATIENCE = timedelta(days=3650)  # a server may have nothing to do for long; a leader that is gone is noticed at once
 
 
+class OutOfStep(RuntimeError):
+    """A forward has failed halfway: some of the processes have made it, and no later one can be right."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leader(Denoiser):
     """A shared model whose forwards the other processes follow."""
@@ -46,7 +50,7 @@ class Leader(Denoiser):
         return False
 
     def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """Logits [R, V], as of any model. Raises RuntimeError once a forward has failed: the processes are out of step."""
+        """Logits [R, V], as of any model. Raises OutOfStep for ever once a forward has failed."""
         with self.sender.sending((tokens_N, plan, pool)):
             return super().forward(tokens_N, plan, pool)
 
@@ -91,7 +95,7 @@ class _Sender(_Channel):
     def sending(self, message: tuple[Any, ...]) -> Iterator[None]:
         """Send what the others need for a call, which is then made."""
         if not self._in_step:
-            raise RuntimeError("an earlier forward has failed halfway, and the processes are out of step: start them anew")
+            raise OutOfStep("an earlier forward has failed halfway, and the processes are out of step: start them anew")
         self._in_step = False
         pickled = io.BytesIO()
         packer = _Packer(pickled, self)
