@@ -22,9 +22,6 @@ from unmask.serve.options import Options
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
-KEY = "a-key"
-QUESTIONS = [f"Mia has {apples} apples. On Monday Mia buys 8. How many apples does Mia have?" for apples in range(20, 28)]
-SLOWLY = {"diffusion": {"method": "vanilla"}}  # a forward a token
 
 
 def test_a_replica_takes_what_its_engine_decodes_and_keeps_waiting() -> None:
