@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -87,6 +89,24 @@ def test_they_decide_as_packed_forwards_do(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_they_decide_alike_in_the_precision_of_kernels(
+    family: str, device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp32, which our kernels take on a GPU: drafts of a single row, timesteps that count in the block, and many rows."""
+    denoiser = toy(family, seed=5, sharpness=3)
+    denoiser = dataclasses.replace(denoiser, network=copy.deepcopy(denoiser.network).to(device))
+    timesteps = unmask.method("vanilla", schedule="timestep", block_length=8, cache="dual")
+    alone = [Request(prompt=(1, 2), method=timesteps, max_new_tokens=24), *requests(len(TABLE), draft_steps=4)]
+    for asked in (*([request] for request in alone), requests(len(TABLE))):
+        monkeypatch.setattr(Denoiser, "replayable", True)
+        answers = decode(denoiser, asked)
+        monkeypatch.setattr(Denoiser, "replayable", False)
+        assert [told(row) for row in answers] == [told(row) for row in decode(denoiser, asked)]
+    assert len(steps) > 50
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_an_engine_of_them_equals_the_reference_of_packed_ones(
     device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +154,19 @@ def test_steps_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPa
     # Tables that grow leave nothing behind that looks into the old ones.
     engine.generate([dataclasses.replace(asked[0], method=unmask.method("fast-dllm", block_length=16))])
     assert len(steps) == 1
+
+
+def test_a_step_is_gone_with_its_last_user(steps: list[int]) -> None:
+    """Without the garbage collector, which does not know how large a pool on a device is."""
+    gc.disable()
+    try:
+        engine = Engine(model("llada", "cpu"))
+        engine.generate(requests(4))
+        pool = weakref.ref(engine._runner.pool)
+        del engine
+        assert pool() is None
+    finally:
+        gc.enable()
 
 
 def test_only_forwards_of_one_shape_stay() -> None:

@@ -47,7 +47,9 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(function)
         by_mask = name.startswith(("aten.index.", "aten.index_put")) and any(x.dtype == torch.bool for x in _tensors(args[1]))
-        if by_mask or any(wait in name for wait in WAITS):
+        # A single number of the host's that is copied into a tensor: on a device that is a wait.
+        by_copy = name.startswith("aten.copy_.") and args[1].dim() == 0 and args[0].dim() == 0
+        if by_mask or by_copy or any(wait in name for wait in WAITS):
             self.waits[name] += 1
         made = function(*args, **(kwargs or {}))
         old = {part.untyped_storage().data_ptr() for part in _tensors(args)}

@@ -1,5 +1,7 @@
 """A stream hands out only what stays, whatever the bytes and stop strings."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +46,9 @@ def test_settled_text_only_grows_and_is_the_beginning_of_the_answer(tokens: list
         assert text.startswith(grown)
         grown = text
     assert whole.startswith(grown)
+
+
+def test_a_long_stop_string_costs_no_more_than_the_text() -> None:
+    began = time.perf_counter()
+    assert settled(ids("ab"), Bytes(), (EOS,), ["b" * 10**6]) == "a"
+    assert time.perf_counter() - began < 1.0

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,11 +20,12 @@ import httpx2
 import pytest
 
 import unmask
-from tests.serve.live import QUESTION, Live, Serving
+from tests.serve.live import CHAT, QUESTION, Live, Serving
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Progress
 from unmask.engine.row import Row
 from unmask.models.denoiser import Denoiser
+from unmask.serve.options import Options
 
 PROMPTS = (QUESTION, "Ben has 4 pears.", "Compute 78 - 7 + 2.", "Mia")
 GOOD = [
@@ -255,3 +257,52 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.005)
+
+
+def test_a_client_that_reads_no_more_gives_its_place_back(serving: Serving, tiny: Denoiser) -> None:
+    """Its connection stays, but nothing of what it was sent is taken: at the end of its time it is let go all the same."""
+    body = json.dumps({"messages": CHAT, "max_tokens": 384, "n": 8, "stream": True, "diffusion": {"drafts": True}}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with serving(tiny, Limits(rows=8), Options(queue=8, seconds=2.0)) as live:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            host, port = live.url.removeprefix("http://").split(":")
+            client.connect((host, int(port)))
+            client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+            end = time.monotonic() + 60
+            while not live.app.state.service._let_in:
+                assert time.monotonic() < end, "the request has not come in"
+                time.sleep(0.01)
+            while live.app.state.service._let_in:
+                assert time.monotonic() < end, "it still has its place"
+                time.sleep(0.05)
+            assert live.chat(n=8).status_code == 200
+        live.wait_until_idle()
+
+
+def test_a_forward_that_fails_spares_those_who_wait(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, failing = Denoiser.forward, threading.Event()
+
+    def faulty(self: Denoiser, *arguments: Any) -> Any:
+        if failing.is_set() and live.engine.load.waiting:
+            failing.clear()
+            raise MemoryError("too much for one")
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(Denoiser, "forward", faulty)
+    with serving(tiny, Limits(rows=1)) as live, ThreadPoolExecutor(2) as pool:
+        failing.set()
+        told = [pool.submit(live.chat, max_tokens=64, diffusion={"method": "vanilla"}) for _ in range(2)]
+        assert sorted(one.result().status_code for one in told) == [200, 500]
+
+
+def test_where_nothing_succeeds_any_more_it_says_so(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(self: Denoiser, *arguments: Any) -> Any:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(Denoiser, "forward", faulty)
+    with serving(tiny) as live, live.http() as client:
+        for _ in range(8):
+            assert live.chat().status_code == 500
+        live.wait_until_idle()
+        assert (client.get("/health").status_code, client.get("/health").json()["status"]) == (503, "failed")

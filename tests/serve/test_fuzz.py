@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.serve.live import CHAT, Live, running
 from unmask.engine.engine import Limits
+from unmask.methods import options
 from unmask.models.denoiser import Denoiser
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -66,6 +67,7 @@ HOSTILE = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**70), 2**70)
+    | st.sampled_from([2**31, 2**63 - 1, 2**63, 2**64])
     | st.floats()
     | st.sampled_from(
         ["", " ", "\0", "a\0b", "\ud800", "\u202e", "<|mask|>", "<|eos|>", "é" * 50, "x" * 5000, "user", "vanilla"]
@@ -89,9 +91,7 @@ def test_hostile_values_in_any_field(small: Live, path: str, fields: dict[str, A
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
-    name=st.sampled_from(
-        ["method", "threshold", "cache", "block_length", "steps", "draft_steps", "suffix_window", "drafts", "\0"]
-    ),
+    name=st.sampled_from(["method", "drafts", "trace", "\0", *options("r2-dllm"), *options("vanilla")]),
     value=HOSTILE,
 )
 def test_hostile_settings_of_a_method(small: Live, name: str, value: Any) -> None:

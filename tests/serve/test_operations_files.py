@@ -36,7 +36,7 @@ def test_the_dashboard_asks_for_metrics_that_are_there() -> None:
 def test_the_commands_have_options_that_are_there(name: str) -> None:
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (DEPLOY / name).read_text()))
     foreign = {"--device", "--build-arg", "--no-cache-dir", "--index-url", "--constraint", "--create-home", "--now"}
-    foreign |= {"--start-period", "--interval"}
+    foreign |= {"--start-period", "--interval", "--format"}
     assert used - foreign <= options_of_serve()
 
 

@@ -29,12 +29,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as t
 
 
 @contextmanager
-def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool) -> Iterator["Denoiser"]:
+def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool, graphs: bool = True) -> Iterator["Denoiser"]:
     """The model: whole, or shared by torchrun's processes. Of those only the first goes on; the others follow it, and exit."""
     import unmask
 
     if not tensor_parallel:
-        yield unmask.load(model, device=device, dtype=dtype)
+        yield unmask.load(model, device=device, dtype=dtype, graphs=graphs)
         return
 
     import torch

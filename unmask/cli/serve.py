@@ -31,6 +31,9 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     tensor_parallel: TensorParallel = False,
+    graphs: Annotated[
+        bool, typer.Option(help="On CUDA, replay block forwards as graphs; without them kernel by kernel.")
+    ] = True,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
     from unmask.engine.engine import Engine, Limits
@@ -63,6 +66,7 @@ def serve(
         plan = deploy.Plan(
             model=model,
             dtype=dtype,
+            graphs=graphs,
             replicas=replicas,
             gpus=_gpus(device),
             drain_seconds=drain_seconds,
@@ -70,7 +74,8 @@ def serve(
             limits=limits,
         )
         return deploy.run(plan, host, port, ready=lambda: _say(f"{replicas} replicas of {name or model}", host, port))
-    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser, listen(host, port) as at:
+    whole = loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel, graphs=graphs)
+    with whole as denoiser, listen(host, port) as at:
         log_to_stderr()
         _say(denoiser.name, host, at.getsockname()[1])
         run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)

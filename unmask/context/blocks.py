@@ -59,7 +59,7 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     begin_N = first + length * torch.arange(rows * states, device=device)
 
     def each(number_B: Tensor) -> Tensor:
-        return number_B[:, None].expand(-1, states).flatten()
+        return number_B.repeat_interleave(states)  # never a view of stride 0: a kernel reads them one behind the other
 
     past = Past(
         pages_BP=part.pages_BP[:, None].expand(-1, states, -1).flatten(0, 1),

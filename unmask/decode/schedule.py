@@ -14,5 +14,5 @@ def timestep_shares(steps: int, device: torch.device | None = None, last: float 
     """
     times = torch.linspace(1, last, steps + 1, device=device)
     shares = 1 - times[1:] / times[:-1]
-    shares[-1] = 1.0
+    shares[-1:] = 1.0  # a slice is filled on the device; a single place would be copied there, and waited for
     return shares

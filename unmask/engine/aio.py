@@ -10,13 +10,15 @@ A client that leaves (its task is cancelled, its generator closed) frees what it
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Self
 
 from unmask.engine.engine import Engine
 from unmask.engine.request import Completion, Progress, Request
 from unmask.models.follow import OutOfStep
+
+FAILURES = 8  # forwards in a row
 
 
 class _Listener(NamedTuple):
@@ -101,21 +103,28 @@ class AsyncEngine:
         finally:  # also where it died of what is no Exception: nobody shall wait for a thread that is gone
             with self._lock:
                 self._closed = True
-            self._fail(RuntimeError("the engine is closed"))
+            self._fail(RuntimeError("the engine is closed"), list(self._listeners))
 
     def _step_while_open(self) -> None:
+        failures = 0  # in a row
         while not self._closed:
             began = time.perf_counter()
             try:
                 made = self.engine.step()
             except OutOfStep as error:
-                self._fail(error)
-                return  # nothing will work any more; whoever looks after the process sees that this thread has ended
+                self._fail(error, list(self._listeners))
+                return
             except Exception as error:
-                # A failed forward (out of memory, for one) ends the requests that were alive, not the service.
-                self._fail(error)
+                # A failed forward (out of memory, for one) ends its own requests and nothing else. But where nothing
+                # succeeds any more the device itself has failed, and whoever looks after the process shall see it.
+                ended = [number for number in self._listeners if number not in self.engine]
+                self._fail(error, ended or list(self._listeners))
+                failures += 1
+                if failures == FAILURES:
+                    return
                 continue
             if made:
+                failures = 0
                 self._observer(len(made), time.perf_counter() - began)
             for progress in made:
                 with self._lock:
@@ -126,9 +135,11 @@ class AsyncEngine:
                 self._wake.wait()
                 self._wake.clear()
 
-    def _fail(self, error: Exception) -> None:
-        with self._lock:
-            failed, self._listeners = self._listeners, {}
-        for number, listener in failed.items():
+    def _fail(self, error: Exception, numbers: Sequence[int]) -> None:
+        """End these requests with an error."""
+        for number in numbers:
+            with self._lock:
+                listener = self._listeners.pop(number, None)
             self.engine.abort(number)
-            listener.hand(error)
+            if listener is not None:
+                listener.hand(error)

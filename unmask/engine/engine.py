@@ -135,6 +135,10 @@ class Engine:
             self._waiting[number] = _Live(number=number, row=row, watch=watch)
         return number
 
+    def __contains__(self, number: int) -> bool:
+        """Whether a request waits or runs."""
+        return number in self._waiting or number in self._running
+
     def abort(self, number: int) -> None:
         """Forget a request and free what it holds, at once; nothing where it is done already."""
         with self._lock:

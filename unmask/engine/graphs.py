@@ -7,6 +7,7 @@ forwards that query a suffix too) is long and seldom twice of one shape: that is
 On other devices the same code runs as a plain call; tests compare it with the packed forwards.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from unmask.engine.row import Row
 from unmask.engine.seats import Seats, widened
 from unmask.models.denoiser import Denoiser
 
+OFTEN = 4  # calls of a step, of which the last is captured: what comes up less often is not worth it
 KEPT = 128  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
 
 
@@ -35,26 +37,29 @@ def roomy(kind: Kind, rows: Sequence[Row]) -> Kind:
 
 
 def padded(rows: int) -> int:
-    """Rows of the smallest batch that holds these.
+    """Rows of the smallest batch that holds these: a power of two, or from 8 on one and a half times one.
 
-    >>> [padded(rows) for rows in (1, 2, 3, 5, 33)]
-    [1, 2, 4, 8, 36]
+    Few sizes, because the graphs of growing batches share memory badly: a larger tensor fits into no smaller one's place.
+
+    >>> [padded(rows) for rows in (1, 3, 5, 9, 13, 33, 49)]
+    [1, 4, 8, 12, 16, 48, 64]
     """
-    return rows if rows < 3 else -(-rows // 4) * 4
+    power = 1 << (rows - 1).bit_length()
+    return 3 * power // 4 if power > 8 and rows <= 3 * power // 4 else power
 
 
 Compute = Callable[[], Tensor]
 
 
-def capturing(device: torch.device) -> Callable[[Compute], Compute]:
-    """What makes of a function over tensors that stay one that replays it as a graph; the function itself without a GPU.
+def capturing(device: torch.device) -> Callable[[Compute], Compute | None]:
+    """What makes of a function over tensors that stay one that replays it as a graph; None without a GPU.
 
     What it launches must have been compiled and allocated, so it has run before. All graphs share memory for what they
     compute on: each is done with it before the next is launched. Other threads' work on the device may go on meanwhile.
     """
     if device.type != "cuda":
-        return lambda compute: compute
-    stream, memory = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        return lambda compute: None
+    stream, memory = _stream(device), torch.cuda.graph_pool_handle()
 
     def capture(compute: Compute) -> Compute:
         graph = torch.cuda.CUDAGraph()
@@ -70,11 +75,17 @@ def capturing(device: torch.device) -> Callable[[Compute], Compute]:
     return capture
 
 
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that graphs are captured on: one for all, because cuBLAS keeps a workspace for each, for ever."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class BlockStep:
-    """One step of rows of these kinds, over buffers that stay; captured when it comes up for the second time."""
+    """One step of rows of these kinds, over buffers that stay; captured when it is sure to come up often."""
 
     def __init__(
-        self, kinds: Sequence[Kind], model: Denoiser, pool: KVPool, seats: Seats, capture: Callable[[Compute], Compute]
+        self, kinds: Sequence[Kind], model: Denoiser, pool: KVPool, seats: Seats, capture: Callable[[Compute], Compute | None]
     ) -> None:
         self._kinds, self._model, self._pool, self._nobody = kinds, model, pool, seats.nobody
         sizes = [kind.rows for kind in kinds]
@@ -84,7 +95,8 @@ class BlockStep:
             Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
             for kind, seats_B, eos_E in zip(kinds, torch.split(self._taking_B, sizes), eos, strict=True)
         ]
-        self._capture, self._run, self._calls = capture, self._compute, 0
+        self._capture, self._calls = capture, 0
+        self._captured: Compute | None = None  # not `_compute` itself: a cycle would keep the pool's memory
 
     def __call__(self, seats: Sequence[Sequence[int]]) -> Tensor:
         """Of the rows in these seats, some for each kind: what `decide` tells of them, padding behind those of a kind."""
@@ -96,10 +108,10 @@ class BlockStep:
         if taking != self._taking:
             self._taking_B.copy_(stage(taking, self._taking_B.device), non_blocking=True)
             self._taking = taking
-        if self._calls == 1:
-            self._run = self._capture(self._compute)
         self._calls += 1
-        return self._run()
+        if self._calls == OFTEN:
+            self._captured = self._capture(self._compute)
+        return self._compute() if self._captured is None else self._captured()
 
     def _compute(self) -> Tensor:
         states = [cohort.states() for cohort in self._cohorts]
@@ -121,6 +133,7 @@ class BlockSteps:
         """Run the rows in these seats, at most as many of a kind as it has rows; what `decide` tells of them."""
         if self._shape != self._seats.shape:  # the tables have moved
             self._steps.clear()
+            self._capture = capturing(self._model.device)  # a memory pool that has lost its last graph takes no other
             self._shape = self._seats.shape
         kinds = tuple(kind for kind, _ in parts)
         step = self._steps.pop(kinds, None) or BlockStep(kinds, self._model, self._pool, self._seats, self._capture)

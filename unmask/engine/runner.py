@@ -124,7 +124,8 @@ class Runner:
         """Block forwards over buffers that stay; likewise."""
         parts = [(roomy(kind, some), some) for kind, some in _cohorts(rows)]
         # In one order, whoever comes first in line: two kinds are one step and not two.
-        parts.sort(key=lambda part: hash(part[0].recipe))
+        # Nor by their hashes, of which processes that share a model have each their own.
+        parts.sort(key=lambda part: repr(part[0].recipe))
         return parts, self._steps([(kind, [row.seat for row in some]) for kind, some in parts])
 
 

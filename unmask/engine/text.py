@@ -48,7 +48,12 @@ def settled(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], st
     cut = _cut(text, stop)
     if end == len(token_ids):
         text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        starts = [len(text) - size for string in stop for size in range(1, len(string)) if text.endswith(string[:size])]
+        starts = [
+            len(text) - size
+            for string in stop
+            for size in range(1, min(len(string), len(text) + 1))
+            if text.endswith(string[:size])
+        ]
         cut = min(cut, *starts) if starts else cut
     return text[:cut]
 

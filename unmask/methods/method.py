@@ -233,6 +233,10 @@ class Method:
         """Steps a block of the rules that fix them (quota, schedule)."""
         assert isinstance(self.commit, CommitQuota | CommitSchedule)
         steps, blocks = self.commit.steps or answer_length, answer_length // self.block(answer_length)
+        if steps > answer_length:
+            raise ConfigError(
+                f"{steps} steps for {answer_length} tokens: some would write nothing, use at most {answer_length}"
+            )
         if steps % blocks:
             raise ConfigError(f"steps {steps} is not a multiple of the {blocks} blocks: use {-(-steps // blocks) * blocks}")
         return steps // blocks
@@ -355,6 +359,8 @@ def whole(name: str, value: Any, least: int, *, required: bool = False) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if value >= 2**63:  # they travel as int64, in the same tensors as everybody's
+        raise ConfigError(f"{name} must be less than 2**63, got {value}")
 
 
 def _number(name: str, value: Any, least: float, most: float, *, required: bool = False) -> None:

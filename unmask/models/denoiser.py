@@ -38,11 +38,15 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Denoiser:
-    """A network ready to decode, with its facts and its tokenizer (a transformers one, or None where there is none)."""
+    """A network ready to decode, with its facts and its tokenizer (a transformers one, or None where there is none).
+
+    `graphs` says whether block forwards may be replayed as CUDA graphs.
+    """
 
     network: "Network"
     tokenizer: Any
     name: str
+    graphs: bool = True
 
     @property
     def spec(self) -> ModelSpec:
@@ -51,7 +55,7 @@ class Denoiser:
     @property
     def replayable(self) -> bool:
         """Whether a forward is work of the device alone, which a CUDA graph can hold."""
-        return self.device.type == "cuda"
+        return self.graphs and self.device.type == "cuda"
 
     @property
     def device(self) -> torch.device:

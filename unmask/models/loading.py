@@ -42,6 +42,7 @@ def load(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     tensor_parallel: "bool | ProcessGroup" = False,
+    graphs: bool = True,
 ) -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
@@ -51,6 +52,7 @@ def load(
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
+        graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
 
     Raises:
         ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
@@ -69,7 +71,7 @@ def load(
     if reader is not None:
         turns = tuple(reader.convert_tokens_to_ids(token) for token in _TURN_ENDS if token in reader.get_vocab())
         network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name))
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name), graphs=graphs)
 
 
 def find_device(name: str) -> torch.device:

@@ -121,10 +121,11 @@ async def health(request: Request) -> Response:
     return JSONResponse(health.model_dump(), 200 if health.ready else 503)
 
 
-@routes.get("/health/live", response_model=Health)
-async def alive(request: Request) -> Health:
-    """Whether the process is alive: 200, or no answer."""
-    return _service(request).health
+@routes.get("/health/live", response_model=Health, responses={503: {"model": Health}})
+async def alive(request: Request) -> Response:
+    """Whether the process has to be started anew: 503 where its engine has died, else 200 (or no answer)."""
+    health = _service(request).health
+    return JSONResponse(health.model_dump(), 503 if health.status == "failed" else 200)
 
 
 @routes.get("/metrics", response_class=Response)
@@ -163,7 +164,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UnmaskError)
-    return refused(error)
+    return refused(error, "messages" if request.url.path == "/v1/chat/completions" else "prompt")
 
 
 def _full(request: Request, error: Exception) -> JSONResponse:

@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
+        graphs: whether block forwards are replayed as CUDA graphs.
         replicas: models that answer side by side; with `max_replicas` the fewest of them.
         max_replicas: the most of them, which there are while requests fill the rows of all; None: always `replicas`.
         gpus: of each replica, 0.5 to share one; None: one if the cluster has any, else none.
@@ -55,6 +56,7 @@ class Plan:
 
     model: str = "unmask-tiny"
     dtype: str = "auto"
+    graphs: bool = True
     replicas: int = 1
     max_replicas: int | None = None
     gpus: float | None = None
@@ -156,7 +158,8 @@ def _application(plan: Plan, device: str) -> FastAPI:
     from unmask.serve.guard import log_to_stderr
 
     log_to_stderr()
-    made = create_app(Engine(load(plan.model, device=device, dtype=plan.dtype), plan.limits), plan.options)
+    model = load(plan.model, device=device, dtype=plan.dtype, graphs=plan.graphs)
+    made = create_app(Engine(model, plan.limits), plan.options)
     made.add_middleware(_Departures)
     return made
 

@@ -53,7 +53,7 @@ class Guard:
             await send(message)
 
         try:
-            await (self._refusal(scope, headers) or self._app)(scope, self._limited(receive, began), answer)
+            await (self._refusal(scope, headers) or self._app)(scope, self._limited(receive, began, told), answer)
         except ClientDisconnect:
             pass
         except Exception:
@@ -65,6 +65,7 @@ class Guard:
         finally:
             seconds = time.perf_counter() - began
             endpoint = scope["path"] if scope["path"] in ENDPOINTS else "other"
+            status = told.pop("status", status)  # of a stream, how it ended and not how it began
             self._metrics.request(endpoint, status, seconds)
             about = {"request_id": number, "method": scope["method"], "path": scope["path"], "status": status}
             LOG.info("request", extra={"about": about | {"seconds": round(seconds, 4)} | told})
@@ -84,7 +85,7 @@ class Guard:
     def _too_large(self) -> str:
         return f"the body is larger than the {self._options.body_bytes} bytes that this server takes"
 
-    def _limited(self, receive: Receive, began: float) -> Receive:
+    def _limited(self, receive: Receive, began: float, told: dict[str, Any]) -> Receive:
         size, whole = 0, False
 
         async def limited() -> Message:
@@ -96,6 +97,8 @@ class Guard:
                 message = await asyncio.wait_for(receive(), max(0.0, began + self._options.seconds - time.perf_counter()))
             except TimeoutError:
                 raise HTTPException(408, f"the body was not complete after {self._options.seconds:g} seconds") from None
+            if message["type"] == "http.disconnect":
+                told["status"] = _CLIENT_LEFT
             size += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if size > self._options.body_bytes:

@@ -113,7 +113,7 @@ def parse(line: bytes) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise RequestError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
         raise RequestError(f'expected an object such as {{"prompt": "..."}}, got {row!r:.60}')

@@ -24,8 +24,8 @@ def problem(
     return JSONResponse(told.model_dump(), status, headers=dict(headers or {}))
 
 
-def refused(error: UnmaskError) -> JSONResponse:
-    """What the engine says about a request that it cannot answer: a 400."""
+def refused(error: UnmaskError, asked: str) -> JSONResponse:
+    """What the engine says about a request that it cannot answer, whose prompt stands in the field `asked`: a 400."""
     too_long = isinstance(error, PromptTooLong)
-    param = "diffusion" if isinstance(error, ConfigError) else "messages" if too_long else None
+    param = "diffusion" if isinstance(error, ConfigError) else asked if too_long else None
     return problem(400, str(error), kind=BAD_REQUEST, param=param, code="context_length_exceeded" if too_long else None)

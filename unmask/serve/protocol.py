@@ -43,7 +43,9 @@ class Message(_Strict):
     """A turn of the chat; the four fields that must be null are those of an answer that a client hands back."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Tag(_MANY)], Discriminator(_one_or_many)]
+    content: Annotated[
+        Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)], Discriminator(_one_or_many)
+    ]
     refusal: None = None
     annotations: None = None
     audio: None = None
@@ -100,6 +102,11 @@ _NOTHING: Mapping[str, JsonValue] = {
 _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
 
 
+def _is_nothing(value: Any, nothing: JsonValue) -> bool:
+    # False is not the number 0: OpenAI's older endpoint takes `logprobs: 0` for the probability of each token.
+    return value is None or (value == nothing and isinstance(value, bool) == isinstance(nothing, bool))
+
+
 class Body(_Strict):
     """What both endpoints take. Unless the request says otherwise the server's method decides, and decodes greedily."""
 
@@ -133,7 +140,7 @@ class Body(_Strict):
         return {
             name: value
             for name, value in data.items()
-            if name not in _IGNORED and not (name in _NOTHING and (value is None or value == _NOTHING[name]))
+            if name not in _IGNORED and not (name in _NOTHING and _is_nothing(value, _NOTHING[name]))
         }
 
     @property
@@ -144,7 +151,7 @@ class Body(_Strict):
 class ChatRequest(Body):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20)
 
     @model_validator(mode="after")
@@ -153,14 +160,18 @@ class ChatRequest(Body):
         return self
 
 
+# Lists end their check at the first mistake: a megabyte of mistakes would take seconds to tell, and one is told.
+_Ids = Annotated[list[int], Field(fail_fast=True)]
+
+
 class CompletionRequest(Body):
     """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it."""
 
     prompt: Annotated[
         Annotated[str, Tag(_ONE)]
-        | Annotated[Annotated[list[str], Field(min_length=1, max_length=128)], Tag(_MANY)]
-        | Annotated[list[int], Tag(_IDS)]
-        | Annotated[Annotated[list[list[int]], Field(min_length=1, max_length=128)], Tag(_LISTS_OF_IDS)],
+        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True), Tag(_MANY)]
+        | Annotated[_Ids, Tag(_IDS)]
+        | Annotated[list[_Ids], Field(min_length=1, max_length=128, fail_fast=True), Tag(_LISTS_OF_IDS)],
         Discriminator(_kind_of_prompt),
     ]
 

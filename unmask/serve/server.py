@@ -20,6 +20,7 @@ class Server(uvicorn.Server):
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.service.closing = True
+        self.force_exit = self.should_exit  # uvicorn itself takes only Ctrl-C for a second signal
         super().handle_exit(sig, frame)
 
 

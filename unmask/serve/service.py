@@ -1,6 +1,7 @@
 """What the endpoints do, apart from HTTP: take a request in, follow it in the engine, count it, refuse what is too much."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,11 @@ from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, Health, ModelCard
 from unmask.serve.stream import Asked, Teller
+
+_GRACE = 2.0  # seconds that a client has to take the news that its time is over
+
+
+LOG = logging.getLogger("unmask.serve")
 
 
 class Full(Exception):
@@ -52,6 +58,11 @@ class Service:
         self._running = running
 
     @property
+    def _waiting(self) -> int:
+        """Choices that wait: in the engine, or on their way there, which they take only when their answer is sent."""
+        return max(0, sum(self._let_in.values()) - self._engine.load.running)
+
+    @property
     def health(self) -> Health:
         load = self._engine.load
         if self.closing or self._running is None:
@@ -59,7 +70,7 @@ class Service:
         elif not self._running.alive:
             status = "failed"
         else:
-            status = "busy" if load.waiting >= self.options.queue else "ready"
+            status = "busy" if self._waiting >= self.options.queue else "ready"
         return Health(status=status, ready=status == "ready", waiting=load.waiting, running=load.running)
 
     def measure(self) -> None:
@@ -83,15 +94,13 @@ class Service:
             raise HTTPException(503, "the server is closing", headers={"retry-after": "1"})
         # Encoding a long prompt takes a while, in which the others' streams go on.
         made = await asyncio.to_thread(requests, body, self.model, self.options)
-        for request in made:
-            self._engine.check(request)
         if len(made) > self.options.queue:
             raise HTTPException(400, f"{len(made)} choices at once: this server takes up to {self.options.queue}")
-        # More than wait in the engine: a request that has been let in gets there only when its answer is sent.
-        waiting = max(0, sum(self._let_in.values()) - self._engine.load.running)
+        for request in made:
+            self._engine.check(request)
+        waiting = self._waiting
         if waiting + len(made) > self.options.queue:
-            rounds = math.ceil(waiting / self._engine.limits.rows)
-            raise Full(waiting, max(1, math.ceil(rounds * self._usual_seconds)))
+            raise Full(waiting, max(1, math.ceil(self._usual_seconds)))
         asked = Asked(
             id=f"{'chatcmpl' if isinstance(body, ChatRequest) else 'cmpl'}-{number}",
             chat=isinstance(body, ChatRequest),
@@ -132,6 +141,7 @@ class Service:
     async def events(self, asked: Asked, body: Body, told: dict[str, Any]) -> AsyncIterator[str]:
         """Server-sent events, from the first to [DONE]; `told` takes what the log shall say."""
         teller, done = Teller(asked, self.model, body.diffusion), dict[int, Completion]()
+        told["status"] = 499  # unless it comes to an end, the client has left
         try:
             for event in teller.begin():
                 yield event
@@ -143,11 +153,13 @@ class Service:
                         done[index] = item.completion
         except Exception as error:
             # The status went out long ago: the stream says what happened, and ends without [DONE].
-            told["error"] = f"{type(error).__name__}: {error}"
+            told["status"] = 504 if isinstance(error, TimeLimit) else 500
+            LOG.exception("a stream failed", extra={"about": {"request_id": asked.id}})
             yield teller.failure(str(error) if isinstance(error, TimeLimit) else "the server failed; its log says why")
             return
         completions = [done[index] for index in range(len(asked.requests))]
         self.finish(asked, completions, told)
+        told["status"] = 200
         for event in teller.end(completions, usage=body.stream_options is not None and body.stream_options.include_usage):
             yield event
 
@@ -170,9 +182,15 @@ class Service:
         tasks = [asyncio.create_task(follow(index)) for index in range(len(asked.requests))]
         running, silent = set(range(len(tasks))), set(range(len(tasks)))
         late = TimeLimit(f"the request took longer than {self.options.seconds:g} seconds")
-        # In the queue like any other error: a timeout around each item is a third of what an item costs here.
         left = asked.began + self.options.seconds - time.perf_counter()
-        timer = asyncio.get_running_loop().call_later(left, queue.put_nowait, (0, late))
+        loop, reader = asyncio.get_running_loop(), asyncio.current_task()
+        assert reader is not None
+        timers = [
+            # In the queue like any other error: a timeout around each item is a third of what an item costs here.
+            loop.call_later(left, queue.put_nowait, (0, late)),
+            # Who has not taken even that is a client that reads no more, and would hold its place for ever.
+            loop.call_later(left + _GRACE, reader.cancel),
+        ]
         try:
             while running:
                 index, item = await queue.get()
@@ -187,7 +205,8 @@ class Service:
                 yield index, item
         finally:
             del self._let_in[asked]
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -33,6 +33,9 @@ def paged_attention(
     """As the seam's. Until they are joined, what the cuts heard takes L x H x D x 4 bytes for each SPLIT slots of the pages."""
     rows, length, heads, size = q_BLHD.shape
     groups, pages = keys_SGD.shape[1], pages_BP.shape[1]
+    numbers = (seen_B, begin_B, end_B, shift_B)
+    assert all(number_B.is_contiguous() for number_B in numbers), "rows' numbers lie one behind the other"
+    assert rows * groups < 2**16, "more rows and key heads than a launch has places for"
     assert q_BLHD.stride(3) == keys_SGD.stride(2) == values_SGD.stride(2) == pages_BP.stride(1) == 1
     cuts = triton.cdiv(pages * page, SPLIT)
     heard_BLHCD = torch.empty(rows, length, heads, cuts, size, dtype=torch.float32, device=q_BLHD.device)
@@ -60,7 +63,11 @@ def paged_attention(
     return out_BLHD
 
 
-@triton.jit
+# What changes from launch to launch is not compiled in, or the first requests would wait for the compiler again and again.
+@triton.jit(
+    do_not_specialize=["page_row", "length"],
+    do_not_specialize_on_alignment=["pages_BP", "seen_B", "begin_B", "end_B", "shift_B"],
+)
 def _attend(
     q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, heard_BLHCD, logsumexp_BLHC,
     q_row, q_place, q_head, key_slot, key_head, value_slot, value_head, page_row, length, groups, scale,
@@ -107,7 +114,7 @@ def _attend(
     tl.store(logsumexp_BLHC + at, high + tl.log2(mass), mask=place < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_row", "cuts"], do_not_specialize_on_alignment=["seen_B"])
 def _join(
     heard_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, per_row, cuts,
     SIZE: tl.constexpr, SPLIT: tl.constexpr, CUTS: tl.constexpr, WIDTH: tl.constexpr
