@@ -97,8 +97,10 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
             assert all(row[time] > 0 for time in TIMING & set(row))
     decodes = report.found(document, "shapes", "decode")
     published = ["vanilla", "fast-dllm", "r2-dllm", "r2-dllm, tuned"]
-    assert [(row["batch"], row["schedule"]) for row in decodes] == [*((1, name) for name in published), (2, "r2-dllm")]
-    assert [row["extrapolated_from"] for row in decodes] == [8, None, None, None, None]
+    first = [*((1, name) for name in published), (2, "r2-dllm")]
+    assert [(row["batch"], row["schedule"]) for row in decodes] == [*first, *first[1:]]
+    assert [row["extrapolated_from"] for row in decodes] == [8, *[None] * 8]
+    assert [row["variant"] for row in decodes] == ["dual cache"] * 5 + ["prompt kept"] * 4
     for row in decodes:
         assert row["tokens_per_second"] == pytest.approx(row["batch"] * 256 / row["seconds"])
         assert row["ratio"] == pytest.approx(row["seconds"] / row["floor"])

@@ -19,6 +19,7 @@ from tests.serve.live import CHAT, Live, running
 from unmask.engine.engine import Limits
 from unmask.methods import options
 from unmask.models.denoiser import Denoiser
+from unmask.serve.options import Options
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 
@@ -26,7 +27,7 @@ PATHS = ("/v1/chat/completions", "/v1/completions")
 @pytest.fixture(scope="module")
 def small(tiny: Denoiser) -> Iterator[Live]:
     """A server with little memory, so that much of what is asked for has to wait or is refused."""
-    with running(tiny, Limits(memory=16 * tiny.page_bytes, rows=8)) as live:
+    with running(tiny, Limits(memory=16 * tiny.page_bytes, rows=8), Options(queue=16)) as live:
         yield live
 
 
@@ -47,7 +48,7 @@ def test_requests_of_the_schema_get_answers_of_the_schema(api: Any, method: str,
     @given(case=operation.as_strategy())
     def test(case: schemathesis.Case) -> None:
         checks = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-        case.call_and_validate(checks=checks)
+        case.call_and_validate(checks=checks, timeout=120)
 
     test()
 

@@ -98,6 +98,8 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], 
     for schedule in schedules(model):
         if point["batch"] > 1 and schedule.name != REPLAYED:
             continue
+        if not schedule.cached and point["variant"] != next(iter(VARIANTS)):
+            continue  # without a cache all variants are one
         report(f"{model.name}: {schedule.name}, batch {point['batch']}, prompts of {point['prompt']} tokens")
         method = replay(schedule.forwards, **VARIANTS[point["variant"]])
         if not schedule.cached:
