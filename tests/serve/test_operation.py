@@ -59,16 +59,28 @@ def test_metrics_count_what_was_answered(serving: Serving, tiny: Denoiser) -> No
     assert told["unmask_pool_used_pages"] == told["unmask_running_requests"] == told["unmask_waiting_requests"] == 0
 
 
-def test_metrics_see_the_engine_at_work(serving: Serving, tiny: Denoiser) -> None:
-    with serving(tiny, Limits(rows=2)) as live:
-        with ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(live.chat, max_tokens=128, diffusion={"method": "vanilla", "cache": "dual"}) for _ in range(6)]
+def test_metrics_see_the_engine_at_work(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, seen_enough = Denoiser.forward, threading.Event()
+
+    def held(self: Denoiser, *arguments: Any) -> Any:
+        if live.engine.load.running == 2:
+            seen_enough.wait(60)
+        return forward(self, *arguments)
+
+    with serving(tiny, Limits(rows=2)) as live, ThreadPoolExecutor(6) as pool:
+        monkeypatch.setattr(Denoiser, "forward", held)
+        asked = [pool.submit(live.chat, max_tokens=64) for _ in range(6)]
+        try:
+            end = time.monotonic() + 60
+            while live.engine.load[:2] != (4, 2):
+                assert time.monotonic() < end, f"it did not come to that: {live.engine.load}"
+                time.sleep(0.01)
             seen = numbers(live)
-            while seen["unmask_waiting_requests"] == 0 and not all(one.done() for one in asked):
-                seen = numbers(live)
-        assert seen["unmask_running_requests"] == 2
-        assert seen["unmask_waiting_requests"] > 0
-        assert 0 < seen["unmask_pool_used_pages"] <= seen["unmask_pool_pages"]
+        finally:
+            seen_enough.set()
+        assert [one.result().status_code for one in asked] == [200] * 6
+    assert (seen["unmask_waiting_requests"], seen["unmask_running_requests"]) == (4, 2)
+    assert 0 < seen["unmask_pool_used_pages"] <= seen["unmask_pool_pages"]
 
 
 def test_a_log_line_says_what_a_request_was(live: Live) -> None:
