@@ -115,14 +115,31 @@ def test_a_log_line_says_what_a_request_was(live: Live) -> None:
     assert (second["request_id"], second["path"]) == (other, "/v1/models")
 
 
-def test_health_tells_ready_from_alive(serving: Serving, tiny: Denoiser) -> None:
+def test_health_tells_ready_from_alive(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, seen_enough = Denoiser.forward, threading.Event()
+
+    def held(self: Denoiser, *arguments: Any) -> Any:
+        seen_enough.wait(60)
+        return forward(self, *arguments)
+
+    def until(running: int, waiting: int) -> None:
+        end = time.monotonic() + 60
+        while live.engine.load[:2] != (waiting, running):
+            assert time.monotonic() < end, f"it did not come to that: {live.engine.load}"
+            time.sleep(0.01)
+
     with serving(tiny, Limits(rows=1), Options(queue=1)) as live, live.http() as client:
         assert client.get("/health").json() == {"status": "ready", "ready": True, "waiting": 0, "running": 0}
+        monkeypatch.setattr(Denoiser, "forward", held)
         with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(live.chat, max_tokens=384, diffusion={"method": "vanilla"}) for _ in range(2)]
-            told = client.get("/health")
-            while told.json()["status"] == "ready" and not all(one.done() for one in asked):
+            try:
+                pool.submit(live.chat)
+                until(running=1, waiting=0)
+                pool.submit(live.chat)
+                until(running=1, waiting=1)
                 told = client.get("/health")
+            finally:
+                seen_enough.set()
         assert (told.status_code, told.json()["status"]) == (503, "busy")
         live.app.state.service.closing = True
         assert (client.get("/health").status_code, client.get("/health").json()["status"]) == (503, "closing")
