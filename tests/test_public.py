@@ -22,7 +22,7 @@ ARROWS = {
     "kernels": set(),
     "decode": {"kernels"},
     "methods": {"decode"},
-    "context": {"decode"},
+    "context": {"decode", "kernels"},
     "models": {"decode", "context", "kernels"},
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models"},

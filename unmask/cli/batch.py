@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, Settings, progress, read_method
+from unmask.cli.choose import (
+    Device,
+    Dtype,
+    Json,
+    MethodName,
+    Model,
+    NewTokens,
+    Seed,
+    Settings,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    progress,
+    read_method,
+)
 
 
 def batch(
@@ -21,14 +36,14 @@ def batch(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line for each, in the same order.")],
     model: Model = "unmask-tiny",
-    method: Annotated[str, typer.Option(help="A preset (unmask compare lists them) or a settings file.")] = "r2-dllm",
+    method: MethodName = "r2-dllm",
     settings: Settings = None,
     max_new_tokens: NewTokens = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the most probable token.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same sample of the same prompt.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End the answers at this string; repeatable.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    stop: Stop = None,
     keep: Annotated[str, typer.Option(help="Keys of the input that the output repeats, separated by commas.")] = "",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Models side by side; if not given, one a GPU, or one on the CPU.")

@@ -24,6 +24,12 @@ TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share t
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
 ]
+MethodName = Annotated[str, typer.Option(help="A preset (unmask compare lists them) or a settings file.")]
+Temperature = Annotated[float | None, typer.Option(help="0 takes the most probable token.")]
+TopP = Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same sample of the same prompt.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End the answer at this string; repeatable.")]
 NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens, a multiple of the block length.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
 

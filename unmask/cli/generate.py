@@ -8,21 +8,37 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, Settings, TensorParallel, loaded, read_method
+from unmask.cli.choose import (
+    Device,
+    Dtype,
+    Json,
+    MethodName,
+    Model,
+    NewTokens,
+    Seed,
+    Settings,
+    Stop,
+    Temperature,
+    TensorParallel,
+    TopK,
+    TopP,
+    loaded,
+    read_method,
+)
 from unmask.cli.view import check_output, save
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     model: Model = "unmask-tiny",
-    method: Annotated[str, typer.Option(help="A preset (unmask compare lists them) or a settings file.")] = "r2-dllm",
+    method: MethodName = "r2-dllm",
     settings: Settings = None,
     max_new_tokens: NewTokens = None,
-    temperature: Annotated[float | None, typer.Option(help="0 takes the most probable token.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same sample.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End the answer at this string; repeatable.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = 0,
+    stop: Stop = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the decode, coloured by the rule that committed.")] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Keep the decode: FILE.json for unmask view, or FILE.html, a page.")

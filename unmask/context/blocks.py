@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.context.plan import ForwardPlan, Group, Past, stored
+from unmask.context.plan import ForwardPlan, Group, Past
 from unmask.context.pool import PAGE
+from unmask.kernels.paged import stored
 
 
 class Blocks(NamedTuple):
@@ -58,14 +59,12 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     row_B11 = torch.arange(rows, device=device)[:, None, None]
     begin_N = first + length * torch.arange(rows * states, device=device)
 
-    def each(number_B: Tensor) -> Tensor:
-        return number_B.repeat_interleave(states)  # never a view of stride 0: a kernel reads them one behind the other
-
+    # Repeated and not expanded: a kernel reads the numbers one behind the other.
     past = Past(
         pages_BP=part.pages_BP[:, None].expand(-1, states, -1).flatten(0, 1),
-        seen_B=each(part.seen_B),
-        begin_B=each(part.begin_B),
-        end_B=each(part.begin_B + length),
+        seen_B=part.seen_B.repeat_interleave(states),
+        begin_B=part.begin_B.repeat_interleave(states),
+        end_B=(part.begin_B + length).repeat_interleave(states),
         shift_B=shift_BK.flatten(),
         shortest=0,
         longest=part.pages_BP.shape[1] * PAGE,
@@ -76,5 +75,5 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
         read_R=(begin_N[:, None] + place_Q[part.before :]).flatten(),
         first_R=begin_N[:, None].expand(-1, length - part.before).flatten(),
         groups=(Group(rows * states, length, past),),
-        slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None]).flatten(),
+        slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None], page=PAGE).flatten(),
     )

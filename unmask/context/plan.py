@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unmask.context.policy import RowPlan
 from unmask.context.pool import PAGE
+from unmask.kernels.paged import places, stored
 
 
 class Query(NamedTuple):
@@ -71,9 +72,7 @@ class Past:
     def keys(self) -> Tensor:
         """The slots of the pool that hold what each query sees, [B, S]."""
         slot_S = torch.arange(self.longest, device=self.seen_B.device)
-        queried_BS = (slot_S >= self.begin_B[:, None]) & (slot_S < self.end_B[:, None])
-        row_B1 = torch.arange(len(self.seen_B), device=self.seen_B.device)[:, None]
-        return stored(self.pages_BP, row_B1, slot_S + self.shift_B[:, None] * queried_BS)
+        return places(slot_S, self.pages_BP, self.begin_B, self.end_B, self.shift_B, page=PAGE)
 
     @cached_property
     def visible(self) -> Tensor | None:
@@ -81,11 +80,6 @@ class Past:
         if self.shortest == self.longest:
             return None
         return torch.arange(self.longest, device=self.seen_B.device) < self.seen_B[:, None]
-
-
-def stored(pages_BP: Tensor, row: Tensor, slot: Tensor) -> Tensor:
-    """Rows' own slots as slots of the pool."""
-    return pages_BP[row, slot // PAGE] * PAGE + slot % PAGE
 
 
 class Group(NamedTuple):
@@ -153,7 +147,7 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         first,
         owners,
         slots,
-        [page for query in queries for page in (*query.pages, *[0] * (widest - len(query.pages)))],
+        page_table([query.pages for query in queries], widest),
         *(_past(pieces, queries) for pieces in kinds),
         device=device,
     )
@@ -163,9 +157,18 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         read_R=read_R,
         first_R=first_R,
         groups=tuple(_group(pieces, queries, part, pages_QP) for pieces, part in zip(kinds, numbers, strict=True)),
-        slots_M=stored(pages_QP, owners_M, slots_M),
+        slots_M=stored(pages_QP, owners_M, slots_M, page=PAGE),
     )
     return tokens_N, plan
+
+
+def page_table(rows: Sequence[Sequence[int]], widest: int) -> list[int]:
+    """Rows' pages, each row filled up to this many, one behind the other.
+
+    >>> page_table([(5, 2), (7,)], 3)
+    [5, 2, 0, 7, 0, 0]
+    """
+    return [page for pages in rows for page in (*pages, *[0] * (widest - len(pages)))]
 
 
 def ship(*parts: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:

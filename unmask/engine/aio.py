@@ -103,7 +103,7 @@ class AsyncEngine:
         finally:  # also where it died of what is no Exception: nobody shall wait for a thread that is gone
             with self._lock:
                 self._closed = True
-            self._fail(RuntimeError("the engine is closed"), list(self._listeners))
+            self._fail(RuntimeError("the engine is closed"), self._asked())
 
     def _step_while_open(self) -> None:
         failures = 0  # in a row
@@ -112,13 +112,13 @@ class AsyncEngine:
             try:
                 made = self.engine.step()
             except OutOfStep as error:
-                self._fail(error, list(self._listeners))
+                self._fail(error, self._asked())
                 return
             except Exception as error:
                 # A failed forward (out of memory, for one) ends its own requests and nothing else. But where nothing
                 # succeeds any more the device itself has failed, and whoever looks after the process shall see it.
-                ended = [number for number in self._listeners if number not in self.engine]
-                self._fail(error, ended or list(self._listeners))
+                asked = self._asked()
+                self._fail(error, [number for number in asked if number not in self.engine] or asked)
                 failures += 1
                 if failures == FAILURES:
                     return
@@ -134,6 +134,11 @@ class AsyncEngine:
             if not self.engine.busy:
                 self._wake.wait()
                 self._wake.clear()
+
+    def _asked(self) -> list[int]:
+        """The requests that somebody listens to."""
+        with self._lock:
+            return list(self._listeners)
 
     def _fail(self, error: Exception, numbers: Sequence[int]) -> None:
         """End these requests with an error."""

@@ -120,8 +120,8 @@ class Cohort:
             logits_RV.view(rows * states, recipe.length, -1),
             states_BKL.flatten(0, 1) == mask_id,
             mask_id=mask_id,
-            step_B=_each(self.seats.step(self.seats_B), states),
-            suffix_B=_each(facts.suffix, states),
+            step_B=self.seats.step(self.seats_B).repeat_interleave(states),
+            suffix_B=facts.suffix.repeat_interleave(states),
             eos=self.eos_E,
             score=recipe.score,
             sampling=_sampling(recipe, facts, states),
@@ -154,18 +154,13 @@ def decide(cohorts: Sequence[Cohort], states: Sequence[Tensor], logits_RV: Tenso
     return torch.cat([cohort.decide(*part).flatten() for cohort, *part in zip(cohorts, parts, states, strict=True)])
 
 
-def _each(number_B: Tensor, states: int) -> Tensor:
-    """A row's number for each of its states, [B * K]."""
-    return number_B[:, None].expand(-1, states).flatten()
-
-
 def _sampling(recipe: Recipe, facts: Facts[Tensor], states: int) -> Sampling | None:
     """The rows' own numbers as columns [B * K, 1]; None where the most probable token is taken."""
     if recipe.sampled is None:
         return None
 
     def column(number_B: Tensor) -> Tensor:
-        return _each(number_B, states)[:, None]
+        return number_B.repeat_interleave(states)[:, None]
 
     def real(bits_B: Tensor) -> Tensor:
         return column(bits_B.view(torch.float64).to(torch.float32))

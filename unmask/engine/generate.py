@@ -121,6 +121,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
         if not all(isinstance(token, int) for token in prompt):
             raise ConfigError("a prompt is a string or a list of token ids")
         return tuple(prompt)
+    _check_text(prompt)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer
@@ -146,6 +147,8 @@ def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.chat_template is None:
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
+    for turn in turns:
+        _check_text(turn["content"])
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
     try:
@@ -153,3 +156,11 @@ def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]
     except TemplateError as error:
         raise RequestError(f"the model's chat template refuses the turns: {error}") from None
     return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+
+def _check_text(text: str) -> None:
+    """Raises RequestError for half of a surrogate pair, which JSON's escapes can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the text has half a letter, {text[error.start]!r}, at place {error.start}") from None

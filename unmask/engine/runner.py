@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.context.plan import assemble, ship
+from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
 from unmask.engine.graphs import BlockSteps, graphable, roomy
@@ -64,8 +64,9 @@ class Runner:
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row], watched: Sequence[bool]) -> Flight:
         """Put a step of these rows on its way: nothing here waits for the device."""
-        replayed = [row for row in rows if self._stays(row)]
-        packed = [row for row in rows if not self._stays(row)]
+        stays = [graphable(row) for row in rows] if self.model.replayable else [False] * len(rows)
+        replayed = [row for row, one in zip(rows, stays, strict=True) if one]
+        packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             launched = [half(some) for half, some in ((self._packed, packed), (self._replayed, replayed)) if some]
             told, landed = _home(torch.cat([numbers for _, numbers in launched]))
@@ -89,10 +90,6 @@ class Runner:
                 row.commit(told.block, told.taken, left=told.left, step=told.step, query_tokens=queried)
         return [records.get(id(row)) for row in flight.rows]
 
-    def _stays(self, row: Row) -> bool:
-        """Whether its next forward runs over buffers that stay."""
-        return self.model.replayable and graphable(row)
-
     def _packed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
         """Forwards of any length, packed behind each other: who decides together, and what `decide` tells of them."""
         parts = _cohorts(rows)
@@ -102,7 +99,7 @@ class Runner:
         opened, facts, pages, *numbers = ship(
             [row.seat for row in opening],
             [number for row in opening for number in Facts.of(row)],
-            [page for row in opening for page in (*row.pages, *[0] * (widest - len(row.pages)))],
+            page_table([row.pages for row in opening], widest),
             *([row.seat for row in some] for _, some in parts),
             *(kind.recipe.eos_ids for kind, _ in parts),
             device=model.device,

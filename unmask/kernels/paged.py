@@ -38,11 +38,9 @@ def paged_attention(
         from unmask.kernels.gpu import paged as gpu
 
         return gpu.paged_attention(q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, page=page)
-    seen_B1, begin_B1, end_B1, shift_B1 = (x_B[:, None] for x_B in (seen_B, begin_B, end_B, shift_B))
     slot_S = torch.arange(int(seen_B.max()), device=q_BLHD.device)
-    visible_BS = slot_S < seen_B1
-    own_BS = (slot_S + shift_B1 * ((slot_S >= begin_B1) & (slot_S < end_B1))).where(visible_BS, 0)
-    pool_BS = pages_BP.gather(1, own_BS // page) * page + own_BS % page
+    visible_BS = slot_S < seen_B[:, None]
+    pool_BS = places(slot_S.where(visible_BS, 0), pages_BP, begin_B, end_B, shift_B, page=page)
     q_BHLD, k_BGSD, v_BGSD = (x.transpose(1, 2) for x in (q_BLHD, keys_SGD[pool_BS], values_SGD[pool_BS]))
     mask_B11S = None
     if not visible_BS.all():
@@ -51,4 +49,22 @@ def paged_attention(
         k_BGSD, v_BGSD = k_BGSD.masked_fill(hidden, 0), v_BGSD.masked_fill(hidden, 0)
     grouped = q_BHLD.shape[1] != k_BGSD.shape[1]
     out_BHLD = scaled_dot_product_attention(q_BHLD, k_BGSD, v_BGSD, attn_mask=mask_B11S, enable_gqa=grouped)
-    return out_BHLD.transpose(1, 2).masked_fill((seen_B1 == 0)[:, None, None], 0)
+    return out_BHLD.transpose(1, 2).masked_fill((seen_B == 0)[:, None, None, None], 0)
+
+
+def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, shift_B: Tensor, *, page: int) -> Tensor:
+    """Where in the pool each row finds what belongs to its slots, its copies where it has some. [B, S].
+
+    >>> number = torch.tensor
+    >>> places(number([[0, 1, 2]]), number([[7, 3]]), number([1]), number([2]), number([2]), page=2)
+    tensor([[14,  7,  6]])
+    """
+    copied_BS = (slot_BS >= begin_B[:, None]) & (slot_BS < end_B[:, None])
+    own_BS = slot_BS + shift_B[:, None] * copied_BS
+    row_B1 = torch.arange(len(pages_BP), device=pages_BP.device)[:, None]
+    return stored(pages_BP, row_B1, own_BS, page=page)
+
+
+def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
+    """Rows' own slots as slots of the pool."""
+    return pages_BP[row, slot // page] * page + slot % page

@@ -46,15 +46,19 @@ def load(name: str, **chosen: Any) -> Method:
     >>> load("r2-dllm", threshold=0.85).commit
     CommitThreshold(threshold=0.85)
     """
-    if (path := Path(name)).suffix in ENDINGS:
-        return read_method(path, chosen)
-    preset = _preset(name)
+    path = Path(name)
+    return read_method(path, chosen) if path.suffix in ENDINGS else preset(name, **chosen)
+
+
+def preset(name: str, **chosen: Any) -> Method:
+    """As `load`, but never a file: for names that come from elsewhere, or go where this machine's files are not."""
+    build = _preset(name)
     valid = options(name)
     for option in chosen:
         if option not in valid:
             raise unknown(f"option of {name}", option, valid)
     own = {option: value for option, value in chosen.items() if option not in (*SHARED, *CONTEXT)}
-    method = preset(**own).change(**{option: chosen[option] for option in SHARED if option in chosen})
+    method = build(**own).change(**{option: chosen[option] for option in SHARED if option in chosen})
     return _context(method, {option: chosen[option] for option in CONTEXT if option in chosen})
 
 

@@ -75,7 +75,7 @@ def load(
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, "auto" being the first CUDA device or the CPU. Raises ConfigError where there is none."""
+    """The device of that name, "auto" being the current CUDA device or the CPU. Raises ConfigError where there is none."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(0, device=device)

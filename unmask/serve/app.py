@@ -19,8 +19,10 @@ from unmask.errors import UnmaskError
 from unmask.serve.guard import Guard
 from unmask.serve.options import Options
 from unmask.serve.page import page
-from unmask.serve.problem import BAD_REQUEST, SERVER, problem, refused
+from unmask.serve.problem import problem, refused
 from unmask.serve.protocol import (
+    BAD_REQUEST,
+    SERVER,
     Body,
     ChatAnswer,
     ChatRequest,

@@ -7,8 +7,8 @@ from typing import Any
 
 from unmask.engine.generate import ask, chat
 from unmask.engine.request import Request
-from unmask.errors import ConfigError, EmptyPrompt, RequestError, unknown
-from unmask.methods import TABLE, load
+from unmask.errors import ConfigError, EmptyPrompt, RequestError
+from unmask.methods import load, preset
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.options import Options
@@ -27,9 +27,7 @@ def choose(asked: Diffusion, options: Options) -> Method:
         if asked.settings:
             raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
         return Method.from_dict(asked.method)
-    if asked.method not in TABLE:  # `load` would read a file of the server's
-        raise unknown("method", asked.method, TABLE)
-    return load(asked.method, **asked.settings)
+    return preset(asked.method, **asked.settings)
 
 
 def requests(body: Body, model: Denoiser, options: Options) -> list[Request]:

@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
-from unmask.serve.problem import BAD_REQUEST, SERVER, problem
+from unmask.serve.problem import problem
+from unmask.serve.protocol import BAD_REQUEST, CLIENT_LEFT, SERVER
 
 LOG = logging.getLogger("unmask.serve")
 OPEN = ("/", "/health", "/health/live", "/metrics", "/openapi.json")  # need no key
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", *OPEN)  # metrics name these; all others are "other"
-_CLIENT_LEFT = 499  # nginx's number for it; a status that nobody receives
 
 
 class Guard:
@@ -43,7 +43,7 @@ class Guard:
         number = given if re.fullmatch(r"[\w.:-]{1,128}", given) else f"req-{secrets.token_hex(8)}"
         told: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=number, told=told)
-        status = _CLIENT_LEFT
+        status = CLIENT_LEFT
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -58,7 +58,7 @@ class Guard:
             pass
         except Exception:
             LOG.exception("a request failed", extra={"about": {"request_id": number}})
-            if status != _CLIENT_LEFT:
+            if status != CLIENT_LEFT:
                 raise  # the response has begun: all that is left is to break it off
             text = f"the server failed; its log says why under {number}"
             await problem(500, text, kind=SERVER)(scope, receive, answer)
@@ -98,7 +98,7 @@ class Guard:
             except TimeoutError:
                 raise HTTPException(408, f"the body was not complete after {self._options.seconds:g} seconds") from None
             if message["type"] == "http.disconnect":
-                told["status"] = _CLIENT_LEFT
+                told["status"] = CLIENT_LEFT
             size += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if size > self._options.body_bytes:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask, chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
-from unmask.methods import TABLE, load
+from unmask.methods import preset
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
@@ -147,7 +147,7 @@ def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
     if kind == "prompt":
         if not isinstance(value, str):
             raise RequestError(f"prompt must be a string, got {value!r:.60}; token ids go under token_ids")
-        return _text(value)
+        return value
     if not isinstance(value, list) or not all(type(token) is int for token in value):
         raise RequestError("token_ids must be a list of whole numbers")
     return value
@@ -156,8 +156,6 @@ def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
 def _turns(messages: Any) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not all(_is_turn(turn) for turn in messages):
         raise RequestError('messages must be a list of {"role": "...", "content": "..."}')
-    for turn in messages:
-        _text(turn["content"])
     return messages
 
 
@@ -165,23 +163,12 @@ def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and set(turn) == {"role", "content"} and all(isinstance(part, str) for part in turn.values())
 
 
-def _text(text: str) -> str:
-    """The text itself. Raises RequestError where JSON's escapes spelled half a letter, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"the text has half a letter, {text[error.start]!r}, at place {error.start}") from None
-    return text
-
-
 def _method(value: Any) -> Method:
     """A preset by its name, or settings; no file, which the machines that answer may not have."""
     if isinstance(value, Method):
         return value
     if isinstance(value, str):
-        if value not in TABLE:
-            raise unknown("method", value, TABLE)
-        return load(value)
+        return preset(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"method must be a preset or a mapping of settings, got {value!r:.60}")
     return Method.from_dict(value)

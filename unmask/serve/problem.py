@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse
 
 from unmask.errors import ConfigError, PromptTooLong, UnmaskError
-from unmask.serve.protocol import Problem, ProblemAnswer
-
-BAD_REQUEST, SERVER = "invalid_request_error", "server_error"
+from unmask.serve.protocol import BAD_REQUEST, Problem, ProblemAnswer
 
 
 def problem(

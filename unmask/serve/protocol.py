@@ -295,6 +295,10 @@ class Health(BaseModel):
     running: int
 
 
+BAD_REQUEST, SERVER = "invalid_request_error", "server_error"  # types of problems
+CLIENT_LEFT = 499  # nginx's number for it; a status that nobody receives
+
+
 class Problem(BaseModel):
     message: str
     type: str

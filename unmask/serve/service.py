@@ -19,13 +19,11 @@ from unmask.engine.request import Completion, Progress
 from unmask.serve.asking import requests
 from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
-from unmask.serve.protocol import Body, ChatRequest, Health, ModelCard
+from unmask.serve.protocol import CLIENT_LEFT, Body, ChatRequest, Health, ModelCard
 from unmask.serve.stream import Asked, Teller
 
-_GRACE = 2.0  # seconds that a client has to take the news that its time is over
-
-
 LOG = logging.getLogger("unmask.serve")
+_GRACE = 2.0  # seconds that a client has to take the news that its time is over
 
 
 class Full(Exception):
@@ -141,7 +139,7 @@ class Service:
     async def events(self, asked: Asked, body: Body, told: dict[str, Any]) -> AsyncIterator[str]:
         """Server-sent events, from the first to [DONE]; `told` takes what the log shall say."""
         teller, done = Teller(asked, self.model, body.diffusion), dict[int, Completion]()
-        told["status"] = 499  # unless it comes to an end, the client has left
+        told["status"] = CLIENT_LEFT  # unless it comes to an end, the client has left
         try:
             for event in teller.begin():
                 yield event

@@ -13,7 +13,18 @@ from typing import Any
 from unmask.engine.request import Completion, FinishReason, Progress, Request, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.serve.protocol import AnswerMessage, ChatAnswer, ChatChoice, Diffusion, TextAnswer, TextChoice, Usage
+from unmask.serve.protocol import (
+    SERVER,
+    AnswerMessage,
+    ChatAnswer,
+    ChatChoice,
+    Diffusion,
+    Problem,
+    ProblemAnswer,
+    TextAnswer,
+    TextChoice,
+    Usage,
+)
 from unmask.view.trace import Recorder
 
 
@@ -89,7 +100,7 @@ class Teller:
 
     def failure(self, message: str) -> str:
         """The last event of a stream that went wrong."""
-        return _line({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+        return _line(ProblemAnswer(error=Problem(message=message, type=SERVER)).model_dump())
 
     def _chunk(
         self, index: int, delta: dict[str, str], *, reason: FinishReason | None = None, diffusion: dict[str, Any] | None = None
