@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 import unmask
-from unmask.context.plan import Query, assemble
-from unmask.context.policy import Window, policy
-from unmask.context.pool import pages_for
+from unmask.bench.replays import query, replay
+from unmask.bench.shapes import seated
+from unmask.context.plan import assemble
 from unmask.models.denoiser import Denoiser
 
 ROWS = (1, 8, 16, 32, 64)
-PROMPT, ANSWER, BLOCK = 64, 96, 32  # tokens of a row; the second of its three blocks is decoded, with dual cache
+PROMPT, ANSWER = 64, 96  # tokens of a row; the second of its three blocks is decoded, with dual cache
 
 
 class Forwards:
@@ -29,14 +29,9 @@ class Forwards:
     def __init__(self, model: Denoiser) -> None:
         self.model = model
         self.seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
-        total, start = PROMPT + ANSWER, PROMPT + BLOCK
-        self._pool = model.pool(max(ROWS) * pages_for(total))
-        window = Window(prompt=PROMPT, start=start, end=start + BLOCK, total=total, lookbehind=model.spec.lookbehind)
-        plan = policy("dual", None)(window, 1)  # the second forward of a block: the first has filled the cache
-        queries = [
-            Query(plan, [1] * plan.tokens, start, BLOCK, pages=self._pool.take(pages_for(total)), copies=total)
-            for _ in range(max(ROWS))
-        ]
+        method = replay(ANSWER // 4, cache="dual")
+        rows, self._pool = seated(model, method, batch=max(ROWS), prompt=PROMPT, answer=ANSWER)
+        queries = [query(row, 1) for row in rows]  # the second forward of a block: the first has filled the cache
         self._plans = {rows: assemble(queries[:rows], device=model.device) for rows in ROWS}
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import unmask
+from tests.bytewise import Bytes
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Progress, Request
 from unmask.engine.simple import decode
@@ -16,16 +17,6 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
 
 FAMILIES = ("llada", "dream")
-
-
-class Bytes:
-    """A tokenizer of one byte a token, several of which make a letter now and then."""
-
-    chat_template = None
-    table = "abcdefgh é€".encode() + "é€é€".encode()  # 24 bytes and more: the mask and EOS are never decoded
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return bytes(self.table[token] for token in ids if token < EOS).decode(errors="replace")
 
 
 def model(family: str = "llada", *, seed: int = 5, dtype: torch.dtype = torch.float32) -> Denoiser:

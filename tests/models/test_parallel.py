@@ -24,29 +24,11 @@ from unmask.methods import TABLE
 from unmask.models import parallel
 from unmask.models.denoiser import Denoiser
 from unmask.models.loading import build, locate
+from unmask.models.toy import CONFIGS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-COMMON = {"vocab_size": 24, "eos_token_id": 22, "mask_token_id": 23}
-LLADA = COMMON | {
-    "architectures": ["LLaDAModelLM"],
-    "model_type": "llada",
-    "d_model": 32,
-    "n_layers": 2,
-    "n_heads": 4,
-    "mlp_hidden_size": 48,
-    "max_sequence_length": 512,
-}
-DREAM = COMMON | {
-    "architectures": ["DreamModel"],
-    "model_type": "Dream",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 512,
-}
+LLADA, DREAM = dict(CONFIGS["llada"]), dict(CONFIGS["dream"])
 # How the first process dies -> the models that are compared before.
 RUNS = {
     "killed": {

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 import unmask
-from tests.serve.live import Bytes, Live, Serving, running
+from tests.bytewise import Bytes
+from tests.serve.live import Live, Serving, running
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import toy
 

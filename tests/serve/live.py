@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from unmask.engine.engine import Engine, Limits
 from unmask.models.denoiser import Denoiser
-from unmask.models.toy import EOS
 from unmask.serve.app import create_app
 from unmask.serve.options import Options
 from unmask.serve.server import Server, listen
 
+T = TypeVar("T")
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 CHAT = [{"role": "user", "content": QUESTION}]
 
@@ -53,10 +53,36 @@ class Live:
         return self.engine.load[:3] == (0, 0, 0)
 
     def wait_until_idle(self) -> None:
-        end = time.monotonic() + 20
-        while not self.is_idle():
-            assert time.monotonic() < end, f"still busy: {self.engine.load}"
-            time.sleep(0.01)
+        until(self.is_idle, 20)
+
+
+def until(holds: Callable[[], T], seconds: float = 60) -> T:
+    """Wait until something holds; what it came to."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not after {seconds:g} seconds"
+        time.sleep(0.01)
+    return found
+
+
+class Background:
+    """A server of an application in a thread, on a free port."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._at = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._at.getsockname()[1]}"
+        self._server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._at]})
+        self._thread.start()
+        until(lambda: self._server.started or not self._thread.is_alive())
+        assert self._thread.is_alive(), "the server did not start"
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """End it, after what runs or in the middle."""
+        self._server.should_exit, self._server.force_exit = True, at_once
+        self._thread.join(30)
+        self._at.close()
+        assert not self._thread.is_alive()
 
 
 @contextmanager
@@ -64,38 +90,16 @@ def running(model: Denoiser, limits: Limits | None = None, options: Options | No
     """A server of this model until the block is left; what it lent is back by then."""
     engine = Engine(model, limits)
     app = create_app(engine, options)
-    at = listen("127.0.0.1", 0)
-    server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
-    thread.start()
+    server = Background(app)
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        live = Live(f"http://127.0.0.1:{at.getsockname()[1]}", app, engine)
+        live = Live(server.url, app, engine)
         yield live
         live.wait_until_idle()
     finally:
-        server.should_exit = True
-        thread.join(20)
-        at.close()
-    assert not thread.is_alive()
+        server.stop()
 
 
 Serving = Callable[..., AbstractContextManager[Live]]
-
-
-class Bytes:
-    """A tokenizer of one byte a token: letters of several bytes are split over tokens."""
-
-    chat_template = None
-    table = "abcdefgh é€".encode() + "é€é€".encode()
-
-    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
-        return [self.table.index(byte) for byte in text.encode()]
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return bytes(self.table[token] for token in ids if token < EOS).decode(errors="replace")
 
 
 def events(response: httpx2.Response) -> list[dict[str, Any]]:

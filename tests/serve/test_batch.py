@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import unmask
+from tests.serve.live import until
 from unmask.cli import main
 from unmask.errors import ConfigError
 from unmask.serve.batch import Answerer, Share, _share
@@ -184,14 +184,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-    return found
-
-
 def family(pid: int) -> dict[int, str]:
     """The processes that a process has started, and they; pid -> name."""
     parents, names = {}, {}
@@ -216,7 +208,7 @@ def test_a_worker_that_is_killed_is_replaced(start: Callable[..., subprocess.Pop
     rows = written(tmp_path / "in.jsonl", 60)
     process = start("--workers", "2")
     journal = tmp_path / "out.jsonl.journal"
-    until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 4)
+    until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 4, 300)
     workers = [pid for pid, name in family(process.pid).items() if name.startswith("ray::") and "Answerer" in name]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
@@ -235,12 +227,12 @@ def test_killed_and_interrupted_it_goes_on(start: Callable[..., subprocess.Popen
     kept = b""
     for how, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         process = start()
-        until(lambda kept=kept: journal.exists() and journal.read_bytes().count(b"\n") > kept.count(b"\n") + 4)
+        until(lambda kept=kept: journal.exists() and journal.read_bytes().count(b"\n") > kept.count(b"\n") + 4, 300)
         begun = family(process.pid)
         process.send_signal(how)
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out, err) == (code, "", "")
-        until(lambda begun=begun: not any(Path(f"/proc/{pid}").exists() for pid in begun))
+        until(lambda begun=begun: not any(Path(f"/proc/{pid}").exists() for pid in begun), 300)
         assert not output.exists()
         assert journal.read_bytes().startswith(kept)
         kept = journal.read_bytes()

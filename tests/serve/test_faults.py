@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ import httpx2
 import pytest
 
 import unmask
-from tests.serve.live import CHAT, QUESTION, Live, Serving
+from tests.serve.live import CHAT, QUESTION, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Progress
 from unmask.engine.row import Row
@@ -252,13 +251,6 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, "it does not come"
-        time.sleep(0.005)
-
-
 def test_a_client_that_reads_no_more_gives_its_place_back(serving: Serving, tiny: Denoiser) -> None:
     """Its connection stays, but nothing of what it was sent is taken: at the end of its time it is let go all the same."""
     body = json.dumps({"messages": CHAT, "max_tokens": 384, "n": 8, "stream": True, "diffusion": {"drafts": True}}).encode()
@@ -269,13 +261,8 @@ def test_a_client_that_reads_no_more_gives_its_place_back(serving: Serving, tiny
             host, port = live.url.removeprefix("http://").split(":")
             client.connect((host, int(port)))
             client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-            end = time.monotonic() + 60
-            while not live.app.state.service._let_in:
-                assert time.monotonic() < end, "the request has not come in"
-                time.sleep(0.01)
-            while live.app.state.service._let_in:
-                assert time.monotonic() < end, "it still has its place"
-                time.sleep(0.05)
+            until(lambda: bool(live.app.state.service._let_in))
+            until(lambda: not live.app.state.service._let_in)
             assert live.chat(n=8).status_code == 200
         live.wait_until_idle()
 

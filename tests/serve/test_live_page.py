@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from selenium import webdriver
 from selenium.webdriver import Keys
 from selenium.webdriver.support.select import Select
@@ -19,13 +18,13 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import unmask
 from tests.browser import Page
+from tests.serve.live import Background
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Progress
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 from unmask.serve.app import create_app
 from unmask.serve.options import Options
-from unmask.serve.server import listen
 
 pytestmark = pytest.mark.browser
 
@@ -46,21 +45,13 @@ class Paced(Engine):
         return super().step()
 
 
-class Served:
-    """A server on a free port."""
+class Served(Background):
+    """A server, and what its API says."""
 
     def __init__(self, engine: Engine, options: Options) -> None:
-        at = listen("127.0.0.1", 0)
-        self.engine, self.url = engine, f"http://127.0.0.1:{at.getsockname()[1]}/"
-        self.server = uvicorn.Server(uvicorn.Config(create_app(engine, options), log_config=None, access_log=False, ws="none"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [at]})
-        self.thread.start()
-
-    def stop(self, *, at_once: bool = False) -> None:
-        """End it, after what runs or in the middle."""
-        self.server.should_exit, self.server.force_exit = True, at_once
-        self.thread.join(30)
-        assert not self.thread.is_alive()
+        self.engine = engine
+        super().__init__(create_app(engine, options))
+        self.url += "/"  # as a browser writes it
 
     def call(self, path: str, body: object = None, key: str = "") -> Any:
         """What the API answers, errors too."""

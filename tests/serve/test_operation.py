@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import unmask
-from tests.serve.live import CHAT, QUESTION, Live, Serving
+from tests.serve.live import CHAT, QUESTION, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
 from unmask.models.denoiser import Denoiser
 from unmask.serve.guard import JsonLines
@@ -71,10 +71,7 @@ def test_metrics_see_the_engine_at_work(serving: Serving, tiny: Denoiser, monkey
         monkeypatch.setattr(Denoiser, "forward", held)
         asked = [pool.submit(live.chat, max_tokens=64) for _ in range(6)]
         try:
-            end = time.monotonic() + 60
-            while live.engine.load[:2] != (4, 2):
-                assert time.monotonic() < end, f"it did not come to that: {live.engine.load}"
-                time.sleep(0.01)
+            until(lambda: live.engine.load[:2] == (4, 2))
             seen = numbers(live)
         finally:
             seen_enough.set()
@@ -122,21 +119,15 @@ def test_health_tells_ready_from_alive(serving: Serving, tiny: Denoiser, monkeyp
         seen_enough.wait(60)
         return forward(self, *arguments)
 
-    def until(running: int, waiting: int) -> None:
-        end = time.monotonic() + 60
-        while live.engine.load[:2] != (waiting, running):
-            assert time.monotonic() < end, f"it did not come to that: {live.engine.load}"
-            time.sleep(0.01)
-
     with serving(tiny, Limits(rows=1), Options(queue=1)) as live, live.http() as client:
         assert client.get("/health").json() == {"status": "ready", "ready": True, "waiting": 0, "running": 0}
         monkeypatch.setattr(Denoiser, "forward", held)
         with ThreadPoolExecutor(2) as pool:
             try:
                 pool.submit(live.chat)
-                until(running=1, waiting=0)
+                until(lambda: live.engine.load[:2] == (0, 1))
                 pool.submit(live.chat)
-                until(running=1, waiting=1)
+                until(lambda: live.engine.load[:2] == (1, 1))
                 told = client.get("/health")
             finally:
                 seen_enough.set()

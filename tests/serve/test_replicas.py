@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import openai
 import pytest
 
 import unmask
+from tests.serve.live import until
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ class Replicated:
         self.lines: list[str] = []
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        wait(lambda: bool(self._places()) or self.process.poll() is not None, 180)
+        until(lambda: bool(self._places()) or self.process.poll() is not None, 180)
         assert self._places(), "".join(self.lines)
         self.url = self._places()[0]
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=120)
@@ -93,13 +94,6 @@ class Replicated:
         return "".join(part.choices[0].delta.content or "" for part in self.client.chat.completions.create(**chat, stream=True))
 
 
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicated]:
     server = Replicated(tmp_path_factory.mktemp("elsewhere"))
@@ -123,7 +117,7 @@ def test_both_replicas_answer_as_one_model_alone(server: Replicated, alone: dict
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(ask, range(24)))
     assert said == [alone[QUESTIONS[place % 8]] for place in range(24)]
-    wait(lambda: sum(about["path"] == "/v1/chat/completions" for _, about in server.log()) == 24)
+    until(lambda: sum(about["path"] == "/v1/chat/completions" for _, about in server.log()) == 24)
     assert {pid for pid, about in server.log() if about["path"] == "/v1/chat/completions"} == server.replicas()
 
 
@@ -157,7 +151,7 @@ def test_metrics_of_any_replica_are_those_of_all(server: Replicated) -> None:
     before = told()
     for question in QUESTIONS:
         server.ask(question, stream=False)
-    wait(lambda: told() == before + 8)
+    until(lambda: told() == before + 8)
     assert {told() for _ in range(10)} == {before + 8}
     assert {pid for pid, about in server.log() if about["path"] == "/metrics"} == server.replicas()
 
@@ -173,7 +167,7 @@ def test_a_client_that_leaves_frees_its_row(server: Replicated) -> None:
     def told() -> list[dict[str, Any]]:
         return [about for _, about in server.log() if about["request_id"] in numbers]
 
-    wait(lambda: {about["request_id"] for about in told()} == numbers)
+    until(lambda: {about["request_id"] for about in told()} == numbers)
     assert {about["message"] for about in told()} == {"request"}
     assert not any("forwards" in about for about in told())  # which an answer that was written to its end has
 
@@ -194,9 +188,9 @@ def test_a_killed_replica_is_replaced_and_hurts_its_own_streams_alone(server: Re
     killed, kept = sorted(server.replicas())
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(ask, place) for place in range(12)]
-        wait(lambda: saw["answers"] >= 12)
+        until(lambda: saw["answers"] >= 12)
         os.kill(killed, signal.SIGKILL)
-        wait(lambda: any(pid not in (killed, kept) for pid, _ in server.log()), 180)
+        until(lambda: any(pid not in (killed, kept) for pid, _ in server.log()), 180)
         ended.set()
         for one in asked:
             one.result(120)
@@ -211,12 +205,12 @@ def test_told_to_end_it_finishes_what_runs_and_leaves_nothing(server: Replicated
     assert sum(name.startswith("ray::") for name in began.values()) >= 4
     with ThreadPoolExecutor(6) as pool:
         asked = [pool.submit(server.ask, QUESTIONS[0], stream=place % 2 == 0, slowly=True) for place in range(6)]
-        wait(lambda: any(server.get("/health").json()["running"] for _ in range(4)))
+        until(lambda: any(server.get("/health").json()["running"] for _ in range(4)))
         server.process.terminate()
         said = {one.result(120) for one in asked}
     assert len(said) == 1
     assert server.process.wait(60) == 0
-    wait(lambda: not any(alive(pid, name) for pid, name in began.items()), 20)
+    until(lambda: not any(alive(pid, name) for pid, name in began.items()), 20)
 
 
 def alive(pid: int, name: str) -> bool:

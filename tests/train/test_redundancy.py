@@ -28,7 +28,7 @@ from unmask.files import read_journal
 from unmask.methods import load
 from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
-from unmask.models.toy import MASK, toy
+from unmask.models.toy import CONFIGS, MASK, toy
 from unmask.train import adapter, checkpoint, sharding
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
@@ -53,19 +53,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network = loading.build(settings, Path("llada")).to_empty(device="cpu")
     initialise(network, torch.Generator().manual_seed(0))
     checkpoint.export(dict(network.state_dict()), settings, folders["llada"])
-    dream = {
-        "architectures": ["DreamModel"],
-        "model_type": "Dream",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "vocab_size": len(tokenizer),
-        "eos_token_id": 1,
-        "mask_token_id": 2,
-        "max_position_embeddings": 256,
-    }
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": 1, "mask_token_id": 2}
+    dream = {**CONFIGS["dream"], **ids, "max_position_embeddings": 256}
     network = loading.build(dream, Path("dream")).to_empty(device="cpu")
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))

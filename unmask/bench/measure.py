@@ -74,19 +74,6 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def captured(side: Side) -> Side:
-    """The same call as a CUDA graph: its kernels without what launching them costs. It must copy nothing from the host."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries make their workspaces before a capture, not in it
-        side()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        side()
-    return graph.replay
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures belong to."""
     is_gpu = device.type == "cuda"

@@ -12,12 +12,13 @@ from unmask.bench import counting
 from unmask.bench.counting import Cost, Rates
 from unmask.bench.decode import ours
 from unmask.bench.floors import name, rates
-from unmask.bench.measure import Side, Timing, captured, rounds, wait
-from unmask.bench.replays import REPLAYED, VARIANTS, decode, least, query, replay, requests, schedules
+from unmask.bench.measure import Side, Timing, rounds, wait
+from unmask.bench.replays import REPLAYED, VARIANTS, Replay, decode, least, query, replay, requests, schedules
 from unmask.bench.workload import ANSWER, BLOCK, PUBLISHED, Load, Report, shaped
 from unmask.context.plan import assemble
-from unmask.context.pool import pages_for
+from unmask.context.pool import KVPool, pages_for
 from unmask.decode.memory import Streak
+from unmask.engine.graphs import capturing
 from unmask.engine.row import Row
 from unmask.methods import load as load_method
 from unmask.models.denoiser import Denoiser
@@ -65,29 +66,35 @@ def forwards(
     """A refresh, a block forward and a decision at the middle block of the answer, taking turns."""
     shape, size, mask = model.network.shape, model.dtype.itemsize, model.spec.mask_id
     method = replay(answer // 4, **VARIANTS[variant])
-    rows = [Row.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)]
-    pool = model.pool(sum(pages_for(row.slots) for row in rows))
-    for row in rows:
-        row.pages = pool.take(pages_for(row.slots))
-        row.begin += answer // BLOCK // 2 * BLOCK
+    rows, pool = seated(model, method, batch=batch, prompt=prompt, answer=answer)
     calls: dict[str, Side] = {}
     costs: dict[str, Cost] = {}
     with torch.inference_mode():
         for what, age in (("refresh", 0), ("block forward", 1)):
             queries = [query(row, age) for row in rows]
-            calls[what] = partial(model.forward, *assemble(queries, device=model.device), pool)
+            calls[what] = block = partial(model.forward, *assemble(queries, device=model.device), pool)
             costs[what] = counting.forward(shape, queries, size)
-        logits = model.forward(*assemble(queries, device=model.device), pool).view(batch, BLOCK, -1)
+        logits = block().view(batch, BLOCK, -1)
         window = torch.full((batch, BLOCK), mask, device=model.device)
         memory = Streak.empty(batch, BLOCK, model.device, torch.float32)
         calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
         costs["decision"] = counting.decision(batch, BLOCK, shape.vocab, size)
-        if model.device.type == "cuda":
+        if (replayed := capturing(model.device)(block)) is not None:
             # The kernels alone: what an engine that replays graphs can reach, whatever Python costs.
-            calls["block forward, captured"] = captured(calls["block forward"])
+            calls["block forward, captured"] = replayed
             costs["block forward, captured"] = costs["block forward"]
         timings = rounds(list(calls.values()), model.device, repeats=load.repeats, seconds=load.seconds)
     return {what: (cost, timing) for (what, cost), timing in zip(costs.items(), timings, strict=True)}
+
+
+def seated(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> tuple[list[Row], KVPool]:
+    """Rows at the middle block of their answers, and the memory that they have been lent."""
+    rows = [Row.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)]
+    pool = model.pool(sum(pages_for(row.slots) for row in rows))
+    for row in rows:
+        row.pages = pool.take(pages_for(row.slots))
+        row.begin += answer // BLOCK // 2 * BLOCK
+    return rows, pool
 
 
 def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], report: Report) -> Rows:

@@ -1,5 +1,8 @@
 """Toy denoisers: real networks of a few thousand random weights, for tests that take milliseconds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from unmask.models.denoiser import Denoiser
@@ -8,6 +11,31 @@ from unmask.models.layers import Network, init_weights
 from unmask.models.llada import LLaDA
 
 VOCABULARY, EOS, MASK = 24, 22, 23
+_IDS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "mask_token_id": MASK}
+# What a config.json of theirs would hold.
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "llada": {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "d_model": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "mlp_hidden_size": 48,
+        "max_sequence_length": 512,
+        **_IDS,
+    },
+    "dream": {
+        "architectures": ["DreamModel"],
+        "model_type": "Dream",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 512,
+        **_IDS,
+    },
+}
 
 
 def toy(family: str = "llada", *, seed: int = 0, sharpness: float = 1.0, dtype: torch.dtype = torch.float32) -> Denoiser:
@@ -18,34 +46,7 @@ def toy(family: str = "llada", *, seed: int = 0, sharpness: float = 1.0, dtype: 
     >>> toy().spec.mask_id
     23
     """
-    network: Network
-    if family == "llada":
-        network = LLaDA(
-            {
-                "d_model": 32,
-                "n_layers": 2,
-                "n_heads": 4,
-                "mlp_hidden_size": 48,
-                "vocab_size": VOCABULARY,
-                "eos_token_id": EOS,
-                "mask_token_id": MASK,
-                "max_sequence_length": 512,
-            }
-        )
-    else:
-        network = Dream(
-            {
-                "hidden_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "intermediate_size": 48,
-                "vocab_size": VOCABULARY,
-                "eos_token_id": EOS,
-                "mask_token_id": MASK,
-                "max_position_embeddings": 512,
-            }
-        )
+    network: Network = LLaDA(CONFIGS["llada"]) if family == "llada" else Dream(CONFIGS["dream"])
     init_weights(network, std=0.35, generator=torch.Generator().manual_seed(seed))
     network.logit_scale = sharpness
     network.requires_grad_(False)
