@@ -37,7 +37,22 @@ TIMING = {"seconds", "fastest", "slowest", "repeats"}
 POINT = {"model", "variant", "batch", "prompt", "answer"}
 AGAINST = {"bytes", "flops", "floor", "ratio"} | TIMING
 FORWARD = POINT | AGAINST
-SHAPE = {"width", "layers", "heads", "kv_heads", "mlp", "vocab", "theta", "eps", "qkv_bias", "bias", "tied"}
+SHAPE = {
+    "width",
+    "layers",
+    "heads",
+    "kv_heads",
+    "mlp",
+    "vocab",
+    "theta",
+    "eps",
+    "qkv_bias",
+    "bias",
+    "tied",
+    "head_size",
+    "rotary",
+    "qk_norm",
+}
 GROWN = {"model", "forwards", "batch", "prompt", "answer", "tokens_per_second"} | TIMING
 SCHEMA = {
     "floors": {

@@ -78,7 +78,7 @@ def checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """A folder with random weights, biases too."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    draw = torch.Generator().manual_seed(5)
+    draw = torch.Generator().manual_seed(6)
     weights = {
         name: torch.randn(weight.shape, generator=draw) * (0.3 if weight.dim() > 1 else 0.1)
         + (weight.dim() == 1 and not name.endswith("bias"))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unmask.context.plan import Query
-from unmask.models.layers import Shape
+from unmask.models.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Rates:
 def matrices(shape: Shape) -> int:
     """Weights in one layer's matrices.
 
-    >>> llada = Shape(4096, 32, 32, 32, 12288, 126464, 1e4, 1e-5, False, False, False)
+    >>> heads = {"heads": 32, "kv_heads": 32, "head_size": 128, "rotary": 128}
+    >>> llada = Shape(width=4096, layers=32, mlp=12288, vocab=126464, theta=1e4, eps=1e-5, **heads)
     >>> 32 * matrices(llada) + 2 * 126464 * 4096  # LLaDA-8B, embedding and head included
     8015314944
     """
-    keys = shape.kv_heads * shape.head_size
-    return shape.width * (2 * shape.width + 2 * keys + 3 * shape.mlp)
+    return shape.width * (2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp)
 
 
 def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
@@ -61,10 +61,10 @@ def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
     kept = sum(query.states * query.plan.tokens for query in packed if query.pages)
     pairs = sum(query.states * query.plan.tokens * len(query.plan.positions) for query in packed)
     weights = shape.layers * matrices(shape) + shape.width * shape.vocab
-    remembered = 2 * shape.layers * shape.kv_heads * shape.head_size * (seen + kept)
+    remembered = 2 * shape.layers * shape.remembered * (seen + kept)
     return Cost(
         bytes=itemsize * (weights + shape.width * tokens + remembered + shape.vocab * predicted),
-        flops=2 * shape.layers * (matrices(shape) * tokens + 2 * shape.width * pairs)
+        flops=2 * shape.layers * (matrices(shape) * tokens + 2 * shape.attended * pairs)
         + 2 * shape.width * shape.vocab * predicted,
     )
 

@@ -11,7 +11,7 @@ import torch
 from unmask.bench.counting import Rates
 from unmask.bench.measure import Side, rounds
 from unmask.bench.workload import BLOCK, SHAPES, Load, Report
-from unmask.models.layers import Shape
+from unmask.models.shape import Shape
 
 
 def floors(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:

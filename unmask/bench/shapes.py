@@ -34,7 +34,7 @@ def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[s
         model = shaped(shape, device, load.dtype)
         parameters = sum(weight.numel() for weight in model.network.parameters())
         described = {"parameters": parameters, "bytes": parameters * model.dtype.itemsize, "dtype": name(load.dtype)}
-        yield {"what": "shape", "model": shape} | described | model.network.shape._asdict()
+        yield {"what": "shape", "model": shape} | described | asdict(model.network.shape)
         for prompt in load.prompts:
             for variant in VARIANTS:
                 for batch in load.batches:

@@ -8,8 +8,9 @@ import torch
 
 from unmask.models.denoiser import Denoiser
 from unmask.models.dream import Dream
-from unmask.models.layers import Network, init_weights
+from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
+from unmask.models.network import Network
 
 ANSWER, BLOCK = 256, 32  # tokens of the published answers and of their blocks
 Report = Callable[[str], None]  # told what is being measured

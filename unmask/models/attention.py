@@ -1,6 +1,7 @@
 """The one seam through which every model attends: PyTorch's SDPA, and on a GPU a kernel of ours for what is remembered.
 
-Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, N packed queries.
+Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, R rotated
+channels of it, N packed queries.
 """
 
 import torch
@@ -13,9 +14,11 @@ from unmask.kernels import accelerated
 from unmask.kernels.paged import paged_attention
 
 
-def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, visible_BS: Tensor | None = None) -> Tensor:
-    """Bidirectional attention: softmax(q k^T / sqrt(D)) v over the visible keys; None shows every key. [B, H, Q, D]."""
-    mask = None if visible_BS is None else visible_BS[:, None, None, :]
+def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention: softmax(q k^T / sqrt(D)) v over the keys where `mask`, [B, 1, Q, S] or what expands to it, is True.
+
+    None shows every key to every query. Returns [B, H, Q, D].
+    """
     grouped = q_BHQD.shape[1] != k_BGSD.shape[1]
     return scaled_dot_product_attention(q_BHQD, k_BGSD, v_BGSD, attn_mask=mask, enable_gqa=grouped)
 
@@ -26,43 +29,62 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
     if remembered:
         assert pool is not None, "a forward that remembers needs a pool"
         pool.write(layer, k_GND[:, :remembered].transpose(0, 1), v_GND[:, :remembered].transpose(0, 1), plan.slots_M)
-    heard, begin = [], 0
+    attended, begin = [], 0
     for group in plan.groups:
         mine = slice(begin, begin + group.queries * group.length)
         q_BHQD, k_BGSD, v_BGSD = (
             x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
         )
         if group.past is None:
-            heard_BHQD = attend(q_BHQD, k_BGSD, v_BGSD)
+            attended_BHQD = attend(q_BHQD, k_BGSD, v_BGSD)
         else:
             assert pool is not None, "a forward that remembers needs a pool"
-            heard_BHQD = _attend_past(q_BHQD, group.past, pool, layer)
-        heard.append(heard_BHQD.transpose(0, 1).flatten(1, 2))
+            attended_BHQD = _attend_past(q_BHQD, group.past, pool, layer)
+        attended.append(attended_BHQD.transpose(0, 1).flatten(1, 2))
         begin = mine.stop
-    return heard[0] if len(heard) == 1 else torch.cat(heard, dim=1)
+    return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
 
 
 def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
     """Attention to what is remembered: where it lies, by a kernel, or to a copy whose places all layers have in common."""
     if not accelerated(q_BHQD):
-        return attend(q_BHQD, *pool.read(layer, past.keys), past.visible)
+        visible_BS = past.visible
+        mask = None if visible_BS is None else visible_BS[:, None, None, :]
+        return attend(q_BHQD, *pool.read(layer, past.keys), mask)
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
-    heard_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
-    return heard_BQHD.transpose(1, 2)
+    attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
+    return attended_BQHD.transpose(1, 2)
 
 
-def rotate(x_BHQD: Tensor, cos_BQD: Tensor, sin_BQD: Tensor) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, eq. 34) in the half-split layout, in cos's precision."""
-    x = x_BHQD.to(cos_BQD.dtype)
+def block_causal(positions_Q: Tensor, block: int) -> Tensor:
+    """Who sees whom in a block-causal model, [Q, Q]: a query sees the keys of its own block and of all earlier ones.
+
+    >>> block_causal(torch.arange(4), 2).int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+    number_Q = positions_Q // block
+    return number_Q[None, :] <= number_Q[:, None]
+
+
+def rotate(x_BHQD: Tensor, cos_BQR: Tensor, sin_BQR: Tensor) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, eq. 34) of a head's first R channels, in cos's precision.
+
+    The layout is half-split: channel i turns with channel i + R / 2. Channels from R on are left as they are.
+    """
+    turned_channels = cos_BQR.shape[-1]
+    x = x_BHQD[..., :turned_channels].to(cos_BQR.dtype)
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
-    return (x * cos_BQD[:, None] + turned * sin_BQD[:, None]).to(x_BHQD.dtype)
+    rotated = (x * cos_BQR[:, None] + turned * sin_BQR[:, None]).to(x_BHQD.dtype)
+    if turned_channels == x_BHQD.shape[-1]:
+        return rotated
+    return torch.cat((rotated, x_BHQD[..., turned_channels:]), dim=-1)
 
 
-def rotary(positions_BQ: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables [B, Q, D] for `rotate`, computed in fp32 or better."""
+def rotary(positions_BQ: Tensor, channels: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables [B, Q, R] for `rotate`, R = `channels`, computed in fp32 or better."""
     precise = torch.promote_types(dtype, torch.float32)
-    exponents = torch.arange(0, head_size, 2, device=positions_BQ.device, dtype=precise) / head_size
+    exponents = torch.arange(0, channels, 2, device=positions_BQ.device, dtype=precise) / channels
     angles = positions_BQ.to(precise)[:, :, None] * theta**-exponents
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()

@@ -1,39 +1,18 @@
-"""What the rest of the house knows about a model."""
+"""A model as the rest of the package sees it: its facts, its tokenizer, and forwards over a plan."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import PAGE, KVPool
-
-if TYPE_CHECKING:
-    from unmask.models.layers import Network
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Facts about a checkpoint that decoding needs.
-
-    Attributes:
-        mask_id: the token that stands for "not written yet".
-        eos_ids: the tokens that end an answer; the first is the filler behind it.
-        vocab_size: rows of the output, padding rows included.
-        max_length: most tokens of prompt and answer together.
-        lookbehind: rows before a window that a forward must query so that the window's first token is predicted by its
-            proper row: 0 for LLaDA (row i predicts token i), 1 for Dream (row i - 1 predicts token i).
-        turn_ids: the tokens that end a chat turn, if the tokenizer has any; an answer ends there too, though the published
-            decoders only look for EOS.
-    """
-
-    mask_id: int
-    eos_ids: tuple[int, ...]
-    vocab_size: int
-    max_length: int
-    lookbehind: int = 0
-    turn_ids: tuple[int, ...] = ()
+from unmask.decode.spec import ModelSpec as ModelSpec
+from unmask.errors import ConfigError
+from unmask.models.network import Network
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +22,7 @@ class Denoiser:
     `graphs` says whether block forwards may be replayed as CUDA graphs.
     """
 
-    network: "Network"
+    network: Network
     tokenizer: Any
     name: str
     graphs: bool = True
@@ -51,6 +30,23 @@ class Denoiser:
     @property
     def spec(self) -> ModelSpec:
         return self.network.spec
+
+    def with_block(self, length: int) -> Self:
+        """The same model, its weights shared, with another block length than its checkpoint names: as if it were trained so.
+
+        Raises ConfigError where there are no blocks or the network itself depends on their length.
+        """
+        own = self.spec.block
+        if own is None:
+            raise ConfigError(f"{self.name} attends to every token: it has no block length that could be another than its own")
+        if length == own:
+            return self
+        if length < 1:
+            raise ConfigError(f"a block length must be a whole number of at least 1, got {length}")
+        warnings.warn(f"{self.name} was trained with blocks of {own} tokens and runs with {length}", stacklevel=2)
+        network = copy.copy(self.network)
+        network.spec = replace(network.spec, block=length)
+        return replace(self, network=network)
 
     @property
     def replayable(self) -> bool:

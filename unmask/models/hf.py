@@ -1,32 +1,41 @@
 """Our networks as transformers classes, so that `AutoModel.from_pretrained(folder)` needs no remote code.
 
-The classes hold the very modules of models/llada.py and models/dream.py under the checkpoints' own names; `save_pretrained`
-therefore writes what the authors' code reads. Their output is the raw logits, in the checkpoint's own alignment.
+The classes hold the very modules of our networks under the checkpoints' own names; `save_pretrained` therefore writes what
+the authors' code reads. Their output is the raw logits, in the checkpoint's own alignment and under its own mask.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from unmask.errors import ModelError
-from unmask.models.dream import Dream
-from unmask.models.hf_config import DreamConfig, LLaDAConfig
-from unmask.models.layers import Network
-from unmask.models.llada import LLaDA
+from unmask.models import TABLE
+from unmask.models.hf_config import CONFIGS
+from unmask.models.loading import beside, network_class
+from unmask.models.network import Network
 
 
 class _Wrapped(PreTrainedModel):  # type: ignore[misc]
     """A network behind transformers' interface."""
 
+    kind: ClassVar[type[Network]]
     base_model_prefix = ""
-    _no_split_modules = ("Block", "Layer")
+    _no_split_modules = ("TransformerLayer",)
     _supports_sdpa = True
 
-    def _adopt(self, network: Network) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        settings = self.kind.complete(config.to_dict(), beside(Path(config.name_or_path)))
+        self.adopt(self.kind(settings))
+        self.post_init()
+
+    def adopt(self, network: Network) -> None:
+        """Hold a network's modules in place of the own ones."""
         # The network itself stays unregistered: its modules are registered here, under the checkpoint's names.
         object.__setattr__(self, "network", network)
         for name, module in network.named_children():
@@ -42,28 +51,20 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
         return CausalLMOutput(logits=self.network(input_ids))
 
 
-class LLaDAModelLM(_Wrapped):
-    """LLaDA for transformers."""
+def _wrapper(architecture: str) -> type[_Wrapped]:
+    """The class of an architecture, of its name: `save_pretrained` writes that into config.json."""
+    kind = network_class(architecture)
+    facts = {
+        "config_class": CONFIGS[TABLE[architecture].model_type],
+        "kind": kind,
+        "_tp_plan": kind.names.tp_plan(),
+        "__module__": __name__,
+        "__doc__": f"{kind.__name__} for transformers.",
+    }
+    return type(architecture, (_Wrapped,), facts)
 
-    config_class = LLaDAConfig
-    _tp_plan = LLaDA.tp_plan
 
-    def __init__(self, config: LLaDAConfig) -> None:
-        super().__init__(config)
-        self._adopt(LLaDA(config.to_dict()))
-        self.post_init()
-
-
-class DreamModel(_Wrapped):
-    """Dream for transformers. Row i - 1 of the logits predicts token i, as in the authors' class."""
-
-    config_class = DreamConfig
-    _tp_plan = Dream.tp_plan
-
-    def __init__(self, config: DreamConfig) -> None:
-        super().__init__(config)
-        self._adopt(Dream(config.to_dict()))
-        self.post_init()
+WRAPPERS: Mapping[str, type[_Wrapped]] = {architecture: _wrapper(architecture) for architecture in TABLE}
 
 
 def register() -> None:
@@ -71,15 +72,22 @@ def register() -> None:
     # Not at the top: importing the registry is what calls this function.
     from transformers import AutoModel, AutoModelForCausalLM
 
-    for config, model in ((LLaDAConfig, LLaDAModelLM), (DreamConfig, DreamModel)):
-        AutoModel.register(config, model, exist_ok=True)
-        AutoModelForCausalLM.register(config, model, exist_ok=True)
+    for config in CONFIGS.values():
+        # Of several architectures under one config, transformers takes the one that config.json names.
+        models = tuple(model for model in WRAPPERS.values() if model.config_class is config)
+        for auto in (AutoModel, AutoModelForCausalLM):
+            auto.register(config, models[0] if len(models) == 1 else models, exist_ok=True)
 
 
 def wrap(network: Network, settings: Mapping[str, Any]) -> _Wrapped:
-    """A network that is already there as a transformers model, modules shared; `settings` is its config.json."""
-    kind, config = (DreamModel, DreamConfig) if isinstance(network, Dream) else (LLaDAModelLM, LLaDAConfig)
+    """A network that is already there as a transformers model, modules shared; `settings` is its config.json.
+
+    Raises ModelError for a network that belongs to none of the architectures.
+    """
+    wrappers = [wrapper for wrapper in WRAPPERS.values() if wrapper.kind is type(network)]
+    if not wrappers:
+        raise ModelError(f"{type(network).__name__} is no network of ours that transformers knows: {', '.join(WRAPPERS)}")
     with torch.device("meta"):
-        model: _Wrapped = kind(config(**settings))
-    model._adopt(network)  # after post_init, which fills weights with noise
+        model = wrappers[0](wrappers[0].config_class(**{**network.config, **settings}))
+    model.adopt(network)  # after post_init, which fills weights with noise
     return model

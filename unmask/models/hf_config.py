@@ -1,18 +1,26 @@
-"""Our checkpoints' config.json as transformers configs, which need none of the models."""
+"""Our checkpoints' config.json as transformers configs, one per model type, which need none of the models."""
+
+from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 
-
-class LLaDAConfig(PreTrainedConfig):  # type: ignore[misc]
-    """A LLaDA config.json; its keys are kept as they are."""
-
-    model_type = "llada"
+from unmask.models import TABLE
 
 
-class DreamConfig(PreTrainedConfig):  # type: ignore[misc]
-    """A Dream config.json; its keys are kept as they are."""
+def _config(model_type: str) -> type[PreTrainedConfig]:
+    # Named after the first family of that type: LLaDAConfig, DreamConfig.
+    family = next(family for family in TABLE.values() if family.model_type == model_type)
+    name = f"{family.network.rpartition(':')[2]}Config"
+    about = f"A config.json of type {model_type!r}; its keys are kept as they are."
+    made: type[PreTrainedConfig] = type(
+        name, (PreTrainedConfig,), {"model_type": model_type, "__module__": __name__, "__doc__": about}
+    )
+    return made
 
-    model_type = "Dream"
+
+CONFIGS: Mapping[str, type[PreTrainedConfig]] = {
+    model_type: _config(model_type) for model_type in dict.fromkeys(family.model_type for family in TABLE.values())
+}
 
 
 def register() -> None:
@@ -20,5 +28,5 @@ def register() -> None:
     # Not at the top: importing the registry is what calls this function.
     from transformers import AutoConfig
 
-    for config in (LLaDAConfig, DreamConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
+    for model_type, config in CONFIGS.items():
+        AutoConfig.register(model_type, config, exist_ok=True)

@@ -1,24 +1,34 @@
-"""The transformer that LLaDA and Dream share: pre-norm, RMSNorm, rotary, grouped heads, SwiGLU, no causal mask.
+"""One transformer layer for every family: pre-norm, RMSNorm, rotary, grouped heads, a gated feed-forward part.
 
-A model's own file names its modules as its checkpoints do; this file only says how they are joined.
-Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query tokens, R tokens to predict.
+A layer is made of parts (`Parts`), and its forward is written once, over them. Families differ by data: the sizes
+(`Shape`) and the names under which their checkpoints keep the modules (`Names`).
+Shapes: B rows, Q query tokens, C model width, D head size; N packed query tokens.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint as recompute
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
-from unmask.errors import ModelError
-from unmask.models.attention import attend, attend_packed, rotary, rotate
-from unmask.models.denoiser import ModelSpec
-from unmask.models.parallel import ALONE, Share
+from unmask.models.attention import attend, attend_packed, rotate
+from unmask.models.shape import Shape
+
+
+class Part(Protocol):
+    """States [B, Q, channels] to states."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+class Projections(Protocol):
+    """States [B, Q, C] to the channels of queries, keys and values, each [B, Q, heads * D]."""
+
+    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class RMSNorm(nn.Module):
@@ -35,162 +45,190 @@ class RMSNorm(nn.Module):
         return self.weight * precise.to(x.dtype)
 
 
-class Shape(NamedTuple):
-    """The numbers that both models' config files hold under different names."""
+class Separate(NamedTuple):
+    """Queries, keys and values from three matrices."""
 
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp: int
-    vocab: int
-    theta: float
-    eps: float
-    qkv_bias: bool
-    bias: bool
-    tied: bool
+    q: Part
+    k: Part
+    v: Part
 
-    @property
-    def head_size(self) -> int:
-        return self.width // self.heads
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q(x), self.k(x), self.v(x)
 
 
-def read_ids(config: Mapping[str, Any], key: str, vocabulary: int) -> tuple[int, ...]:
-    """The token id, or ids, under `key` of a config.json. Raises ModelError if there is none or it is no row."""
-    given = config[key]
-    ids = tuple(given) if isinstance(given, list) else (given,)
-    for token in ids or (None,):
-        if not isinstance(token, int) or not 0 <= token < vocabulary:
-            raise ModelError(f"config.json: {key} = {given!r} is not a token id from 0 to {vocabulary - 1}")
-    return ids
+class Fused(NamedTuple):
+    """Queries, keys and values from one matrix whose rows are all query heads, then all key heads, then all value heads."""
+
+    qkv: Part
+    heads: int  # query heads for one key head
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        made = self.qkv(x)
+        keys = made.shape[-1] // (self.heads + 2)
+        q, k, v = torch.split(made, [self.heads * keys, keys, keys], dim=-1)
+        return q, k, v
 
 
-def read_theta(config: Mapping[str, Any]) -> float:
-    """The rotary base, wherever this version of transformers wrote it. Raises ModelError for scaled rotary embeddings."""
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ModelError(f"config.json: the rope type {kind!r} is not supported, only 'default'")
-    return float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0)
+class SwiGLU(NamedTuple):
+    """A dense feed-forward part (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+
+    gate: Part
+    up: Part
+    down: Part
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(silu(self.gate(x)) * self.up(x))
+
+
+class AttentionInputs(NamedTuple):
+    """What all layers of a forward share: rotary tables, and which keys a query sees.
+
+    Attributes:
+        cos_BQR, sin_BQR: of the rotated channels R of a head.
+        plan, pool: of packed queries; None: whole sequences that attend to themselves.
+        mask: without a plan, [Q, Q], True where a query sees a key; None shows every key.
+    """
+
+    cos_BQR: Tensor
+    sin_BQR: Tensor
+    plan: ForwardPlan | None = None
+    pool: KVPool | None = None
+    mask: Tensor | None = None
 
 
 class Parts(NamedTuple):
-    """The modules of one layer, by the role they play."""
+    """What a layer is made of, by role; calling it is the layer's forward.
 
-    attention_norm: nn.Module
-    q: nn.Module
-    k: nn.Module
-    v: nn.Module
-    o: nn.Module
-    mlp_norm: nn.Module
-    gate: nn.Module
-    up: nn.Module
-    down: nn.Module
-
-
-class TransformerLayer(nn.Module):
-    """One layer: attention and MLP, each behind a norm. Subclasses own the modules, named as their checkpoints name them.
-
-    Called as a module, so that what hooks into modules (FSDP, which gathers one layer at a time) sees every layer.
+    Each part is anything that can be called, so that one of them can be exchanged for a merged, quantised or packed
+    one, and the feed-forward part for a mixture of experts.
     """
 
-    def __init__(self, head_size: int) -> None:
-        super().__init__()
-        self.head_size = head_size
+    head_size: int
+    attention_norm: Part
+    qkv: Projections
+    q_norm: Part | None
+    k_norm: Part | None
+    o: Part
+    mlp_norm: Part
+    feed_forward: Part
 
-    @abstractmethod
-    def parts(self) -> Parts: ...
-
-    def forward(
-        self, x: Tensor, number: int, cos: Tensor, sin: Tensor, plan: ForwardPlan | None, pool: KVPool | None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
         """States [B, Q, C] to states; `number` is the layer's place in the pool."""
-        parts, size = self.parts(), self.head_size
-        normed = parts.attention_norm(x)
-        q = rotate(parts.q(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
-        k = rotate(parts.k(normed).unflatten(-1, (-1, size)).transpose(1, 2), cos, sin)
-        v = parts.v(normed).unflatten(-1, (-1, size)).transpose(1, 2)
-        heard = attend(q, k, v) if plan is None else attend_packed(q[0], k[0], v[0], plan, pool, number)[None]
-        x = x + parts.o(heard.transpose(1, 2).flatten(2))
-        normed = parts.mlp_norm(x)
-        widened: Tensor = parts.down(silu(parts.gate(normed)) * parts.up(normed))
-        return x + widened
+        q, k, v = (torch.unflatten(heads, -1, (-1, self.head_size)) for heads in self.qkv(self.attention_norm(x)))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = (rotate(heads.transpose(1, 2), inputs.cos_BQR, inputs.sin_BQR) for heads in (q, k))
+        v = v.transpose(1, 2)
+        if inputs.plan is None:
+            attended = attend(q, k, v, inputs.mask)
+        else:
+            attended = attend_packed(q[0], k[0], v[0], inputs.plan, inputs.pool, number)[None]
+        x = x + self.o(attended.transpose(1, 2).flatten(2))
+        return x + self.feed_forward(self.mlp_norm(x))
+
+
+class Names(NamedTuple):
+    """The dotted names under which a family's checkpoints keep their modules: those of the network, then a layer's own."""
+
+    embedding: str
+    layers: str
+    norm: str
+    head: str
+    attention_norm: str
+    qkv: tuple[str, ...]  # three names, or the one of a fused matrix
+    o: str
+    mlp_norm: str
+    mlp: tuple[str, str, str]  # gate, up, down
+    q_norm: str = ""
+    k_norm: str = ""
+
+    def tp_plan(self) -> Mapping[str, str]:
+        """How processes may share the modules (models/parallel.py), in transformers' words."""
+        gate, up, down = self.mlp
+        inside = {**dict.fromkeys((*self.qkv, gate, up), "colwise"), self.o: "rowwise", down: "rowwise"}
+        return {f"{self.layers}.*.{name}": style for name, style in inside.items()} | {self.head: "colwise_gather_output"}
+
+
+# Qwen2's and Qwen3's names, which most families have taken over; the latter's norms of single heads included.
+QWEN = Names(
+    embedding="model.embed_tokens",
+    layers="model.layers",
+    norm="model.norm",
+    head="lm_head",
+    attention_norm="input_layernorm",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    o="self_attn.o_proj",
+    mlp_norm="post_attention_layernorm",
+    mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    q_norm="self_attn.q_norm",
+    k_norm="self_attn.k_norm",
+)
 
 
 def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=bias)
 
 
-class Network(nn.Module):
-    """A bidirectional transformer that predicts the tokens a plan asks for.
+def put(owner: nn.Module, name: str, module: nn.Module) -> None:
+    """Give a module the dotted name that its checkpoint has for it, below `owner`.
 
-    Subclasses own the modules and hand them out through `embedding`, `blocks`, `final_norm` and `head`.
+    >>> layer = nn.Module()
+    >>> put(layer, "mlp.gate_proj", linear(2, 2, bias=False))
+    >>> list(layer.state_dict())
+    ['mlp.gate_proj.weight']
+    """
+    *path, leaf = name.split(".")
+    for step in path:
+        if not hasattr(owner, step):
+            owner.add_module(step, nn.Module())
+        owner = owner.get_submodule(step)
+    owner.add_module(leaf, module)
 
-    `tp_plan` says how processes may share the modules (models/parallel.py), `share` what of them is this process's. `shape`
-    is always the whole network's.
+
+class TransformerLayer(nn.Module):
+    """One layer in the checkpoint form: its modules under the checkpoint's names.
+
+    Called as a module, so that what hooks into modules (FSDP, which gathers one layer at a time) sees every layer.
     """
 
-    shape: Shape
-    spec: ModelSpec
-    tp_plan: ClassVar[Mapping[str, str]]
-    share: Share = ALONE
-    logit_scale: float = 1.0
+    def __init__(self, shape: Shape, names: Names) -> None:
+        super().__init__()
+        self.shape, self.names = shape, names
+        put(self, names.attention_norm, RMSNorm(shape.width, shape.eps))
+        put(self, names.mlp_norm, RMSNorm(shape.width, shape.eps))
+        outputs = (shape.attended, shape.remembered, shape.remembered)
+        for name, rows in zip(names.qkv, outputs if len(names.qkv) == 3 else (sum(outputs),), strict=True):
+            put(self, name, linear(shape.width, rows, shape.qkv_bias))
+        if shape.qk_norm:
+            put(self, names.q_norm, RMSNorm(shape.head_size, shape.eps))
+            put(self, names.k_norm, RMSNorm(shape.head_size, shape.eps))
+        put(self, names.o, linear(shape.attended, shape.width, shape.bias))
+        gate, up, down = names.mlp
+        put(self, gate, linear(shape.width, shape.mlp, shape.bias))
+        put(self, up, linear(shape.width, shape.mlp, shape.bias))
+        put(self, down, linear(shape.mlp, shape.width, shape.bias))
+        normed = (names.q_norm, names.k_norm) if shape.qk_norm else ()
+        self._read = attrgetter(names.attention_norm, names.o, names.mlp_norm, *names.mlp, *names.qkv, *normed)
 
-    checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+    def parts(self) -> Parts:
+        """The modules by role, as they are now: adapters and slices take the place of some."""
+        attention_norm, o, mlp_norm, gate, up, down, *others = self._read(self)
+        projections = len(self.names.qkv)
+        q_norm, k_norm = others[projections:] or (None, None)
+        return Parts(
+            head_size=self.shape.head_size,
+            attention_norm=attention_norm,
+            qkv=Separate(*others[:3]) if projections == 3 else Fused(others[0], self.shape.heads // self.shape.kv_heads),
+            q_norm=q_norm,
+            k_norm=k_norm,
+            o=o,
+            mlp_norm=mlp_norm,
+            feed_forward=SwiGLU(gate, up, down),
+        )
 
-    @property
-    def kv_heads(self) -> int:
-        """Key/value heads of this process."""
-        return self.shape.kv_heads // self.share.processes
-
-    @abstractmethod
-    def embedding(self) -> nn.Module: ...
-
-    def embed(self, tokens_BQ: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding()(tokens_BQ)
-        return embedded
-
-    @abstractmethod
-    def blocks(self) -> list[TransformerLayer]: ...
-
-    @abstractmethod
-    def final_norm(self) -> nn.Module: ...
-
-    @abstractmethod
-    def head(self) -> nn.Module:
-        """The output matrix's module; the embedding where the two are tied."""
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states: [..., C] to [..., V]."""
-        head: Any = self.head()
-        logits: Tensor = nn.functional.linear(hidden, head.weight) if self.shape.tied else head(hidden)
-        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
-
-    def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
-        """Index of the row whose output predicts each token of `read`: the token's own. `first` is where its query begins."""
-        return read
-
-    def hidden(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
-        """The last layer's normalised states [B, Q, C]: of whole sequences from position 0, or of a plan's packed queries.
-
-        Packed queries are one row, [1, N].
-        """
-        positions_Q = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device) if plan is None else plan.positions_N
-        x = self.embed(tokens_BQ)
-        cos, sin = rotary(positions_Q[None], self.shape.head_size, self.shape.theta, x.dtype)
-        for number, block in enumerate(self.blocks()):
-            inputs = (x, number, cos, sin, plan, pool)
-            x = recompute(block, *inputs, use_reentrant=False) if self.checkpointing else block(*inputs)
-        normed: Tensor = self.final_norm()(x)
-        return normed
-
-    def forward(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
-        """Logits [1, R, V] of the tokens that a plan reads: row i predicts token `plan.read_R[i]`, whatever the alignment.
-
-        Without a plan: the raw logits [B, Q, V] of every row of the whole sequences, in the checkpoint's own alignment.
-        """
-        hidden = self.hidden(tokens_BQ, plan, pool)
-        return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
+    def forward(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
+        """States [B, Q, C] to states; `number` is the layer's place in the pool."""
+        return self.parts()(x, number, inputs)
 
 
 def init_weights(network: nn.Module, *, std: float, generator: torch.Generator) -> None:

@@ -7,11 +7,11 @@ Row i of the output predicts token i.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-
-from unmask.errors import ModelError
-from unmask.models.denoiser import ModelSpec
-from unmask.models.layers import Network, Parts, RMSNorm, Shape, TransformerLayer, linear, read_ids, read_theta
+from unmask.decode.spec import ModelSpec
+from unmask.models.config import only, read_ids, read_theta
+from unmask.models.layers import Names
+from unmask.models.network import Network
+from unmask.models.shape import Shape
 
 # What the published classes can also do and no published checkpoint uses.
 _ONLY = {
@@ -26,20 +26,42 @@ _ONLY = {
 }
 
 
-def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
-    """Shape and spec from a LLaDA config.json. Raises ModelError on a missing key or an unsupported variant."""
-    for key, only in _ONLY.items():
-        if config.get(key, only) not in (only, None):
-            raise ModelError(f"config.json: {key} = {config[key]!r} is not supported, only {only!r}")
-    try:
-        heads = config["n_heads"]
-        kv_heads = config.get("n_kv_heads") or (1 if config.get("multi_query_attention") else heads)
+class LLaDA(Network):
+    """The network; its keys are `model.transformer.blocks.0.q_proj.weight` and so on."""
+
+    names: ClassVar[Names] = Names(
+        embedding="model.transformer.wte",
+        layers="model.transformer.blocks",
+        norm="model.transformer.ln_f",
+        head="model.transformer.ff_out",
+        attention_norm="attn_norm",
+        qkv=("q_proj", "k_proj", "v_proj"),
+        o="attn_out",
+        mlp_norm="ff_norm",
+        mlp=("ff_proj", "up_proj", "ff_out"),
+    )
+
+    turn_ends: ClassVar[tuple[str, ...]] = ("<|eot_id|>", "<|im_end|>")  # the second in models derived from it
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        width = self.shape.width
+        self.embedding_scale = width**0.5 if config.get("input_emb_norm") else 1.0
+        self.logit_scale = width**-0.5 if config.get("scale_logits") else 1.0
+
+    @staticmethod
+    def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
+        """Shape and spec from a LLaDA config.json."""
+        only(config, _ONLY)
+        width, heads = config["d_model"], config["n_heads"]
         shape = Shape(
-            width=config["d_model"],
+            width=width,
             layers=config["n_layers"],
             heads=heads,
-            kv_heads=kv_heads,
-            mlp=config.get("mlp_hidden_size") or config["mlp_ratio"] * config["d_model"],
+            kv_heads=config.get("n_kv_heads") or (1 if config.get("multi_query_attention") else heads),
+            head_size=width // heads,
+            rotary=width // heads,
+            mlp=config.get("mlp_hidden_size") or config["mlp_ratio"] * width,
             vocab=config.get("embedding_size") or config["vocab_size"],
             theta=read_theta(config),
             eps=config.get("rms_norm_eps", 1e-5),
@@ -53,88 +75,4 @@ def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
             vocab_size=shape.vocab,
             max_length=config["max_sequence_length"],
         )
-    except KeyError as missing:
-        raise ModelError(f"config.json: the key {missing} is missing") from None
-    return shape, spec
-
-
-class Block(TransformerLayer):
-    """One layer, with the checkpoint's module names."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape.head_size)
-        kv_width = shape.kv_heads * shape.head_size
-        self.attn_norm = RMSNorm(shape.width, shape.eps)
-        self.ff_norm = RMSNorm(shape.width, shape.eps)
-        self.q_proj = linear(shape.width, shape.width, shape.qkv_bias)
-        self.k_proj = linear(shape.width, kv_width, shape.qkv_bias)
-        self.v_proj = linear(shape.width, kv_width, shape.qkv_bias)
-        self.attn_out = linear(shape.width, shape.width, shape.bias)
-        self.ff_proj = linear(shape.width, shape.mlp, shape.bias)
-        self.up_proj = linear(shape.width, shape.mlp, shape.bias)
-        self.ff_out = linear(shape.mlp, shape.width, shape.bias)
-
-    def parts(self) -> Parts:
-        return Parts(
-            attention_norm=self.attn_norm,
-            q=self.q_proj,
-            k=self.k_proj,
-            v=self.v_proj,
-            o=self.attn_out,
-            mlp_norm=self.ff_norm,
-            gate=self.ff_proj,
-            up=self.up_proj,
-            down=self.ff_out,
-        )
-
-
-class LLaDA(Network):
-    """The network; `state_dict()` has the checkpoint's keys (`model.transformer.blocks.0.q_proj.weight` ...)."""
-
-    tp_plan: ClassVar[Mapping[str, str]] = {
-        "model.transformer.blocks.*.q_proj": "colwise",
-        "model.transformer.blocks.*.k_proj": "colwise",
-        "model.transformer.blocks.*.v_proj": "colwise",
-        "model.transformer.blocks.*.attn_out": "rowwise",
-        "model.transformer.blocks.*.ff_proj": "colwise",
-        "model.transformer.blocks.*.up_proj": "colwise",
-        "model.transformer.blocks.*.ff_out": "rowwise",
-        "model.transformer.ff_out": "colwise_gather_output",
-    }
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.shape, self.spec = read_config(config)
-        shape = self.shape
-        modules: dict[str, nn.Module] = {
-            "wte": nn.Embedding(shape.vocab, shape.width),
-            "blocks": nn.ModuleList(Block(shape) for _ in range(shape.layers)),
-            "ln_f": RMSNorm(shape.width, shape.eps),
-        }
-        if not shape.tied:
-            modules["ff_out"] = linear(shape.width, shape.vocab, shape.bias)
-        self.model = nn.ModuleDict({"transformer": nn.ModuleDict(modules)})
-        self._input_scale = shape.width**0.5 if config.get("input_emb_norm") else 1.0
-        self.logit_scale = shape.width**-0.5 if config.get("scale_logits") else 1.0
-
-    def _module(self, name: str) -> Any:
-        transformer: Any = self.model["transformer"]
-        return transformer[name]
-
-    def embedding(self) -> nn.Module:
-        embedding: nn.Module = self._module("wte")
-        return embedding
-
-    def embed(self, tokens_BQ: Tensor) -> Tensor:
-        return super().embed(tokens_BQ) * self._input_scale
-
-    def blocks(self) -> list[TransformerLayer]:
-        return list(self._module("blocks"))
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self._module("ln_f")
-        return norm
-
-    def head(self) -> nn.Module:
-        head: nn.Module = self._module("wte" if self.shape.tied else "ff_out")
-        return head
+        return shape, spec

@@ -17,22 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import parallel
+from unmask.models import TABLE, parallel
+from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
-from unmask.models.layers import Network
+from unmask.models.network import Network
+from unmask.models.share import share
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 EMBEDDED = ("unmask-tiny", "unmask-tiny-r2")
-# Architecture, as config.json names it -> our class.
-TABLE: Mapping[str, str] = {
-    "LLaDAModelLM": "unmask.models.llada:LLaDA",
-    "DreamModel": "unmask.models.dream:Dream",
-}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-# LLaDA-Instruct and Dream-Instruct end a chat turn with one of these, and only then fill up with EOS.
-_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -61,15 +56,16 @@ def load(
     >>> load("unmask-tiny").spec.mask_id
     2
     """
-    place, kind, mine = find_device(device), _dtype(dtype), parallel.share(tensor_parallel)
+    place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
     folder = locate(str(name))
     network = build(read_json(folder / "config.json"), folder)
     if mine.group is not None:
         parallel.split(network, mine)
     fill(network, folder, device=place, dtype=kind)
-    reader = tokenizer(folder)
+    reader = tokenizer(folder, network.tokenizers)
     if reader is not None:
-        turns = tuple(reader.convert_tokens_to_ids(token) for token in _TURN_ENDS if token in reader.get_vocab())
+        vocabulary = reader.get_vocab()
+        turns = tuple(vocabulary[token] for token in network.turn_ends if token in vocabulary)
         network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
     return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name), graphs=graphs)
 
@@ -142,21 +138,39 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def network_class(architecture: str) -> type[Network]:
+    """The class of an architecture of TABLE, imported now."""
+    module, name = TABLE[architecture].network.split(":")
+    kind: type[Network] = getattr(importlib.import_module(module), name)
+    return kind
+
+
 def build(config: Mapping[str, Any], folder: Path) -> Network:
-    """The network of a config, without memory behind its weights."""
-    names = config.get("architectures") or ["(none)"]
-    known = [name for name in names if name in TABLE]
-    if not known:
-        raise ModelError(f"{folder / 'config.json'}: unknown architecture {names[0]}; known: {', '.join(sorted(TABLE))}")
-    module, cls = TABLE[known[0]].split(":")
-    kind: type[Network] = getattr(importlib.import_module(module), cls)
+    """The network of a config, without memory behind its weights. The first architecture that it names decides."""
+    named = (config.get("architectures") or ["(none)"])[0]
+    if named not in TABLE:
+        raise ModelError(f"{folder / 'config.json'}: unknown architecture {named}; known: {', '.join(sorted(TABLE))}")
+    kind = network_class(named)
     try:
         with torch.device("meta"):
-            return kind(config)
+            return kind(kind.complete(config, beside(folder)))
     except ModelError as error:
         raise ModelError(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from None
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise ModelError(f"{folder / 'config.json'}: a value has the wrong type or size ({error})") from None
+
+
+def beside(folder: Path) -> Beside:
+    """What a checkpoint's folder, or the name of its repository, says outside config.json."""
+    # The hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+    named = folder.parents[1] if folder.parent.name == "snapshots" else folder
+    generation, settings = folder / "generation_config.json", folder / "tokenizer_config.json"
+    added = read_json(settings).get("added_tokens_decoder") if settings.exists() else None
+    return Beside(
+        repository=named.name,
+        generation=read_json(generation) if generation.exists() else {},
+        added={token["content"]: int(number) for number, token in (added or {}).items()},
+    )
 
 
 def shards(folder: Path) -> dict[str, Path]:
@@ -185,7 +199,7 @@ def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.d
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ModelError(f"{folder}: the tensor {absent[0]}{more} is missing from the checkpoint")
-    tied = {"model.transformer.ff_out.weight", "lm_head.weight"} if network.shape.tied else set()
+    tied = {f"{network.names.head}.weight"} if network.shape.tied else set()
     spare = sorted(name for name in set(where) - set(wanted) - tied if not name.endswith("rotary_emb.inv_freq"))
     if spare:
         raise ModelError(f"{where[spare[0]]}: the tensor {spare[0]} has no place in {type(network).__name__}")
@@ -221,16 +235,15 @@ def _opened(path: Path) -> Any:
         raise ModelError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from None
 
 
-def tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer through transformers, or None where there is none."""
+def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
+    """The folder's tokenizer through transformers, or None where there is none; `classes` stand in for remote code."""
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer_config.json").exists():
         return None
-    from transformers import AutoTokenizer, Qwen2TokenizerFast
+    import transformers
 
     settings = folder / "tokenizer_config.json"
     named = read_json(settings).get("tokenizer_class") if settings.exists() else None
-    # Dream's own tokenizer class is remote code around Qwen2's vocabulary and merges.
-    kind = Qwen2TokenizerFast if named == "DreamTokenizer" else AutoTokenizer
+    kind = getattr(transformers, classes.get(named or "", "AutoTokenizer"))
     try:
         return kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:

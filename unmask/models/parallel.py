@@ -16,46 +16,15 @@ Only inference: no gradient passes through the sums.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
-
-if TYPE_CHECKING:
-    from unmask.models.layers import Network, Shape
-
-
-class Share(NamedTuple):
-    """One process's part of a network: slice `rank` of `processes`."""
-
-    rank: int
-    processes: int
-    group: "dist.ProcessGroup | None"
-
-
-ALONE = Share(rank=0, processes=1, group=None)
-
-
-def share(tensor_parallel: "bool | dist.ProcessGroup") -> Share:
-    """What part this process has in a group, in all of torch.distributed (True) or in none.
-
-    Raises ConfigError where torch.distributed has not been started or the group is another's.
-    """
-    if tensor_parallel is False:
-        return ALONE
-    if not dist.is_available() or not dist.is_initialized():
-        raise ConfigError(
-            "tensor_parallel=True shares the model between the processes of torch.distributed: "
-            "start them with torchrun and call torch.distributed.init_process_group() first"
-        )
-    group = dist.group.WORLD if tensor_parallel is True else tensor_parallel
-    mine = Share(dist.get_rank(group), dist.get_world_size(group), group)
-    if mine.rank < 0:
-        raise ConfigError(f"process {dist.get_rank()} is not in the group that shares the model: load it only in its members")
-    return mine
+from unmask.models.network import Network
+from unmask.models.shape import Shape
+from unmask.models.share import Share
 
 
 class Sliced(nn.Linear):
@@ -108,7 +77,7 @@ class Rowwise(Sliced):
 STYLES: Mapping[str, type[Sliced]] = {"colwise": Colwise, "rowwise": Rowwise, "colwise_gather_output": Gathered}
 
 
-def split(network: "Network", mine: Share) -> None:
+def split(network: Network, mine: Share) -> None:
     """Make every matrix of the plan this process's slice, in place, on the meta device.
 
     Raises ConfigError where the slices would not be even.
@@ -122,7 +91,7 @@ def split(network: "Network", mine: Share) -> None:
     network.share = mine
 
 
-def check(shape: "Shape", processes: int) -> None:
+def check(shape: Shape, processes: int) -> None:
     """Raises ConfigError, with the numbers that are possible, where a network of this shape cannot be shared evenly."""
     counts = [shape.heads, shape.kv_heads, shape.mlp, *([] if shape.tied else [shape.vocab])]
     possible = [str(n) for n in range(1, shape.kv_heads + 1) if not any(count % n for count in counts)]

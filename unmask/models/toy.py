@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from unmask.errors import ConfigError
 from unmask.models.denoiser import Denoiser
-from unmask.models.dream import Dream
-from unmask.models.layers import Network, init_weights
-from unmask.models.llada import LLaDA
+from unmask.models.layers import init_weights
+from unmask.models.loading import network_class
 
 VOCABULARY, EOS, MASK = 24, 22, 23
 _IDS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "mask_token_id": MASK}
@@ -35,18 +35,44 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "max_position_embeddings": 512,
         **_IDS,
     },
+    "sdar": {
+        "architectures": ["SDARForCausalLM"],
+        "model_type": "sdar",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "intermediate_size": 48,
+        "max_position_embeddings": 512,
+        "block_size": 4,
+        **_IDS,
+    },
 }
 
 
-def toy(family: str = "llada", *, seed: int = 0, sharpness: float = 1.0, dtype: torch.dtype = torch.float32) -> Denoiser:
-    """A two-layer LLaDA or Dream with 24 tokens (EOS 22, mask 23), context 512 and no tokenizer.
+def toy(
+    family: str = "llada",
+    *,
+    seed: int = 0,
+    sharpness: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    block: int | None = None,
+) -> Denoiser:
+    """A two-layer network of a family with 24 tokens (EOS 22, mask 23), context 512 and no tokenizer.
 
-    `sharpness` scales the logits: large ones make the toy sure of itself, so that every rule finds something to do.
+    `sharpness` scales the logits: large ones make the toy sure of itself, so that every rule finds something to do. `block`
+    is the block length of a block-causal family; None takes 4.
 
-    >>> toy().spec.mask_id
-    23
+    >>> toy().spec.mask_id, toy("sdar", block=8).spec.block
+    (23, 8)
     """
-    network: Network = LLaDA(CONFIGS["llada"]) if family == "llada" else Dream(CONFIGS["dream"])
+    config = dict(CONFIGS[family])
+    if block is not None:
+        if "block_size" not in config:
+            raise ConfigError(f"a toy of {family} has no blocks")
+        config["block_size"] = block
+    network = network_class(config["architectures"][0])(config)
     init_weights(network, std=0.35, generator=torch.Generator().manual_seed(seed))
     network.logit_scale = sharpness
     network.requires_grad_(False)

@@ -18,26 +18,22 @@ from torch import Tensor, nn
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
 from unmask.models.hf import wrap
-from unmask.models.layers import Network
+from unmask.models.network import Network
 
 # peft asks transformers for a property by its old name.
 _RENAMED = "`is_gradient_checkpointing` is deprecated"
 
 
 def targets(network: Network) -> str:
-    r"""A pattern that matches the seven matrices of every layer, and not the output matrix that may share a name.
+    r"""A pattern that matches the matrices of every layer, and not the output matrix that may share a name.
 
     >>> from unmask.models.toy import toy
     >>> print(targets(toy("llada").network))
     model\.transformer\.blocks\.\d+\.(attn_out|ff_out|ff_proj|k_proj|q_proj|up_proj|v_proj)
     """
     first = network.blocks()[0]
-    names = {id(module): name for name, module in network.named_modules()}
-    block = names[id(first)]
-    leaves = sorted(
-        re.escape(names[id(part)].removeprefix(f"{block}.")) for part in first.parts() if isinstance(part, nn.Linear)
-    )
-    return rf"{re.escape(block.rpartition('.')[0])}\.\d+\.({'|'.join(leaves)})"
+    matrices = sorted(re.escape(name) for name, part in first.named_modules() if isinstance(part, nn.Linear))
+    return rf"{re.escape(network.names.layers)}\.\d+\.({'|'.join(matrices)})"
 
 
 def add(network: Network, settings: Mapping[str, Any], *, rank: int, alpha: int, dropout: float, seed: int) -> PeftModel:

@@ -13,7 +13,8 @@ import torch
 from unmask.errors import ConfigError
 from unmask.files import read_journal
 from unmask.models import loading
-from unmask.models.layers import Network, Shape
+from unmask.models.network import Network
+from unmask.models.shape import Shape
 from unmask.train.sft import SFTConfig
 
 _BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}  # auto: what 7-8B checkpoints are stored in
@@ -61,7 +62,7 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
-    matrices = [part for part in network.blocks()[0].parts() if isinstance(part, torch.nn.Linear)]
+    matrices = [part for part in network.blocks()[0].modules() if isinstance(part, torch.nn.Linear)]
     trained = parameters
     if config.lora:
         trained = form.layers * sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
@@ -92,9 +93,8 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
 
 
 def _activations(config: SFTConfig, shape: Shape) -> int:
-    kv = shape.kv_heads * shape.head_size
     # Kept of a layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
-    numbers = 7 * shape.width + 2 * shape.width + 2 * kv + 3 * shape.mlp
+    numbers = 7 * shape.width + 2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp
     layer = 2 * numbers * config.length
     kept = 2 * shape.width * config.length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
     # A micro-batch may hold nothing but the fuller of the two views, or rows that are all hidden.

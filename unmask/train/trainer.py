@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import from_mapping, whole
-from unmask.models.layers import Network
+from unmask.models.network import Network
 from unmask.train import checkpoint, sharding
 from unmask.train.loss import Question, weighted
 

@@ -1,0 +1,153 @@
+"""A network in the checkpoint form: names and tensors as on disk. For loading, training, adapters and transformers.
+
+Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query tokens, R tokens to predict.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
+from unmask.decode.spec import ModelSpec
+from unmask.errors import ModelError
+from unmask.models.attention import block_causal, rotary
+from unmask.models.config import Beside
+from unmask.models.layers import AttentionInputs, Names, RMSNorm, TransformerLayer, linear, put
+from unmask.models.shape import Shape
+from unmask.models.share import ALONE, Share
+
+
+class Network(nn.Module):
+    """A transformer that predicts masked tokens; `state_dict()` has the checkpoint's keys.
+
+    A family is a subclass that reads its config.json (`read_config`) and says its facts as data.
+
+    Attributes:
+        names: the checkpoint's names of the modules.
+        turn_ends: tokens that end a chat turn in its templates; only behind them comes EOS.
+        tokenizers: tokenizer classes that are remote code -> the class of transformers that reads the same files.
+        defaults: settings of a method that this family knows better than a preset does, by their dotted names.
+        shape: of the whole network, also where this process holds a slice.
+        share: what of it this process holds.
+        config: what it was made from, completed.
+    """
+
+    names: ClassVar[Names]
+    turn_ends: ClassVar[tuple[str, ...]] = ()
+    tokenizers: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    shape: Shape
+    spec: ModelSpec
+    share: Share = ALONE
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+
+    checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        try:
+            self.shape, self.spec = self.read_config(config)
+        except KeyError as missing:
+            raise ModelError(f"config.json: the key {missing} is missing") from None
+        shape, names = self.shape, self.names
+        put(self, names.embedding, nn.Embedding(shape.vocab, shape.width))
+        put(self, names.layers, nn.ModuleList(TransformerLayer(shape, names) for _ in range(shape.layers)))
+        put(self, names.norm, RMSNorm(shape.width, shape.eps))
+        if not shape.tied:
+            put(self, names.head, linear(shape.width, shape.vocab, shape.bias))
+
+    @staticmethod
+    def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
+        """Shape and spec from a config.json. Raises ModelError on an unsupported variant, KeyError on a missing key."""
+        raise NotImplementedError
+
+    @staticmethod
+    def complete(config: Mapping[str, Any], beside: Beside) -> Mapping[str, Any]:
+        """The config with what this family's checkpoints say elsewhere: as it is, unless a family says otherwise."""
+        return config
+
+    @property
+    def tp_plan(self) -> Mapping[str, str]:
+        """How processes may share the modules (models/parallel.py)."""
+        return self.names.tp_plan()
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of this process."""
+        return self.shape.kv_heads // self.share.processes
+
+    def embedding(self) -> nn.Module:
+        """The module that embeds tokens."""
+        return self.get_submodule(self.names.embedding)
+
+    def blocks(self) -> list[TransformerLayer]:
+        """The layers, the first one first."""
+        layers: Any = self.get_submodule(self.names.layers)
+        return list(layers)
+
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last layer."""
+        return self.get_submodule(self.names.norm)
+
+    def head(self) -> nn.Module:
+        """The output matrix's module; the embedding where the two are tied."""
+        return self.get_submodule(self.names.embedding if self.shape.tied else self.names.head)
+
+    def embed(self, tokens_BQ: Tensor) -> Tensor:
+        """The states [B, Q, C] that the first layer is given."""
+        embedded: Tensor = self.embedding()(tokens_BQ)
+        return embedded if self.embedding_scale == 1.0 else embedded * self.embedding_scale
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: [..., C] to [..., V]."""
+        head: Any = self.head()
+        logits: Tensor = nn.functional.linear(hidden, head.weight) if self.shape.tied else head(hidden)
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
+
+    def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
+        """Index of the row whose output predicts each token of `read`. `first` is where its query begins.
+
+        With a lookbehind that is the row before; a query's first token has none and takes its own, which is not aligned.
+        """
+        return (read - self.spec.lookbehind).clamp(min=first) if self.spec.lookbehind else read
+
+    def hidden(
+        self,
+        tokens_BQ: Tensor,
+        plan: ForwardPlan | None = None,
+        pool: KVPool | None = None,
+        *,
+        positions_Q: Tensor | None = None,
+        mask_QQ: Tensor | None = None,
+    ) -> Tensor:
+        """The last layer's normalised states [B, Q, C]: of whole sequences, or of a plan's packed queries as one row [1, N].
+
+        Whole sequences stand at positions 0, 1, ... and attend as `spec.block` says. A training that lays several copies of
+        a row side by side gives its own positions, int64, and mask, bool, True where a query sees a key.
+        """
+        if positions_Q is None:
+            positions_Q = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device) if plan is None else plan.positions_N
+        if mask_QQ is None and plan is None and self.spec.block is not None:
+            mask_QQ = block_causal(positions_Q, self.spec.block)
+        x = self.embed(tokens_BQ)
+        cos, sin = rotary(positions_Q[None], self.shape.rotary, self.shape.theta, x.dtype)
+        inputs = AttentionInputs(cos, sin, plan, pool, mask_QQ)
+        for number, layer in enumerate(self.blocks()):
+            args = (x, number, inputs)
+            x = recompute(layer, *args, use_reentrant=False) if self.checkpointing else layer(*args)
+        normed: Tensor = self.final_norm()(x)
+        return normed
+
+    def forward(self, tokens_BQ: Tensor, plan: ForwardPlan | None = None, pool: KVPool | None = None) -> Tensor:
+        """Logits [1, R, V] of the tokens that a plan reads: row i predicts token `plan.read_R[i]`, whatever the alignment.
+
+        Without a plan: the raw logits [B, Q, V] of every row of the whole sequences, in the checkpoint's own alignment.
+        """
+        hidden = self.hidden(tokens_BQ, plan, pool)
+        return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
