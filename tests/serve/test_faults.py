@@ -221,7 +221,7 @@ def test_hundreds_of_requests_leave_nothing_behind(serving: Serving, tiny: Denoi
     clients = [good(0, stream=True), good(0, stream=False), good(2, stream=True), good(4, stream=False)] * 2  # short ones
     clients += [leaver(0.05, stream=False), leaver(0.1, stream=True), raw(b"{", 400), raw(asking("apples " * 1000), 400)]
     with serving(tiny, Limits(rows=16)) as live:
-        engine = live.app.state.service._running
+        engine = live.app.state.service._async_engine
         resting = pending_tasks()
         for _ in range(2):
             at_once(live, clients * 4)
@@ -261,8 +261,9 @@ def test_a_client_that_reads_no_more_gives_its_place_back(serving: Serving, tiny
             host, port = live.url.removeprefix("http://").split(":")
             client.connect((host, int(port)))
             client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-            until(lambda: bool(live.app.state.service._let_in))
-            until(lambda: not live.app.state.service._let_in)
+            admission = live.app.state.service.admission
+            until(lambda: admission.open == 8)
+            until(lambda: admission.open == 0)
             assert live.chat(n=8).status_code == 200
         live.wait_until_idle()
 

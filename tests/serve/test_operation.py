@@ -21,7 +21,7 @@ import unmask
 from tests.serve.live import CHAT, QUESTION, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
 from unmask.models.denoiser import Denoiser
-from unmask.serve.guard import JsonLines
+from unmask.serve.log import JsonLines
 from unmask.serve.options import Options
 
 

@@ -41,7 +41,7 @@ def serve(
     try:
         from unmask.serve import deploy
         from unmask.serve.app import create_app
-        from unmask.serve.guard import log_to_stderr
+        from unmask.serve.log import log_to_stderr
         from unmask.serve.options import Options
         from unmask.serve.server import listen, run
     except ModuleNotFoundError as error:
