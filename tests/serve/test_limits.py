@@ -70,6 +70,25 @@ def test_a_bad_field_is_a_400_that_names_it(live: Live, fields: dict[str, Any], 
     assert live.is_idle()
 
 
+@pytest.mark.parametrize("kind", [{}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain"}])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_body_without_jsons_content_type_is_told_which_to_send(live: Live, path: str, kind: dict[str, str]) -> None:
+    """As of a plain `curl -d`."""
+    with live.http(**kind) as client:
+        response = client.post(path, content=json.dumps({"messages": CHAT}).encode())
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["message"] == "the body was not sent as JSON: send content-type: application/json"
+    assert (error["type"], error["param"]) == ("invalid_request_error", "body")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"7", b'"Mia"'])
+def test_a_body_that_is_no_object_says_so(live: Live, content: bytes) -> None:
+    with live.http(**{"content-type": "application/json"}) as client:
+        response = client.post("/v1/completions", content=content)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "the body must be a JSON object")
+
+
 def test_what_asks_for_nothing_is_let_through(live: Live) -> None:
     nothing = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": [], "user": "me"}
     assert live.chat(**nothing, response_format={"type": "text"}).json()["choices"] == live.chat().json()["choices"]

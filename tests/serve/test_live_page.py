@@ -124,7 +124,7 @@ def page(browser: webdriver.Chrome, served: Served) -> Live:
 
 def test_two_methods_side_by_side_end_with_the_answers_of_the_api(page: Live, served: Served) -> None:
     page.go()
-    assert page.finish() == ["done: the answer has come to its end"] * 2
+    assert page.finish() == ["done"] * 2
     answers = [served.chat(QUESTION, method=method) for method in ("r2-dllm", "fast-dllm")]
     assert page.answers() == [answer["choices"][0]["message"]["content"] for answer in answers]
     assert page.figures("forwards") == [str(answer["usage"]["forwards"]) for answer in answers]
@@ -175,7 +175,7 @@ def test_length_temperature_and_seed(page: Live, served: Served) -> None:
     for name, value in {"max_tokens": "20", "temperature": "1.5", "seed": "7"}.items():
         page.fill(f"#{name}", value)
     page.go()
-    assert page.finish() == ["done: all its tokens are used up"]
+    assert page.finish() == ["done: max tokens reached"]
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 20, "temperature": 1.5, "seed": 7}
     assert page.answers()[0] == served.call("v1/chat/completions", body)["choices"][0]["message"]["content"]
 

@@ -1,6 +1,6 @@
 """The HTTP application: OpenAI's endpoints over one engine, a page that shows a decode, health and metrics.
 
-app = create_app(Engine(unmask.load("unmask-tiny")))    # any ASGI server runs it; `server.run` is what `unmask serve` uses
+app = create_app(Engine(unmask.load("unmask-tiny")))    # any ASGI server runs it; `unmask serve` has `server.run`
 """
 
 from collections.abc import AsyncIterator

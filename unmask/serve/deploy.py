@@ -45,11 +45,11 @@ class Plan:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
         graphs: whether block forwards are replayed as CUDA graphs.
-        replicas: models that answer side by side; with `max_replicas` the fewest of them.
-        max_replicas: the most of them, which there are while requests fill the rows of all; None: always `replicas`.
+        replicas: models that answer in parallel; with `max_replicas` the fewest of them.
+        max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
         gpus: of each replica, 0.5 to share one; None: one if the cluster has any, else none.
         cpus: of each replica; a model on a CPU computes with as many threads.
-        drain_seconds: the longest that running requests may take when their replica is to end.
+        drain_seconds: longest time that running requests may take when their replica is to end.
         options: how each replica's server behaves.
         limits: what each replica's engine may use.
     """
@@ -73,7 +73,7 @@ class Plan:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Plan":
-        """From the arguments of `serve run`, where the fields of `options` and `limits` stand beside the others.
+        """From the arguments of `serve run`, where the fields of `options` and `limits` are arguments like the others.
 
         Raises ConfigError that names an unknown field or a wrong value.
 
@@ -116,7 +116,7 @@ class Plan:
 def app(arguments: dict[str, Any]) -> "Application":
     """What `serve run` and `serve deploy` build; the arguments are those of `Plan`, `Options` and `Limits`.
 
-    API keys may also stand in UNMASK_API_KEY, separated by spaces. Raises ConfigError.
+    API keys may also be in UNMASK_API_KEY, separated by spaces. Raises ConfigError.
     """
     import ray
 
@@ -135,7 +135,7 @@ def build(plan: Plan, resources: Mapping[str, float]) -> "Application":
 
 
 class Replica:
-    """What Ray asks a replica besides requests."""
+    """What Ray needs of a replica besides requests."""
 
     app: FastAPI  # of `_application`; Ray's wrapper has it
 
@@ -147,7 +147,7 @@ class Replica:
 
 
 def _application(plan: Plan, device: str) -> FastAPI:
-    """Called in the replica's process."""
+    """The application, made in the replica's process."""
     from ray import get_runtime_context
 
     ray = get_runtime_context()
