@@ -1,4 +1,4 @@
-"""What ends work for a client early: the deadline, also where the client reads no more, and the client that leaves."""
+"""Work for a client ends early at its deadline, also if the client reads no more, and when the client leaves."""
 
 import asyncio
 from typing import Any

@@ -70,11 +70,11 @@ def test_a_bad_field_is_a_400_that_names_it(live: Live, fields: dict[str, Any], 
     assert live.is_idle()
 
 
-@pytest.mark.parametrize("kind", [{}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain"}])
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_a_body_without_jsons_content_type_is_told_which_to_send(live: Live, path: str, kind: dict[str, str]) -> None:
+def test_a_body_without_jsons_content_type_names_the_right_one(live: Live, path: str, kind: str | None) -> None:
     """As of a plain `curl -d`."""
-    with live.http(**kind) as client:
+    with live.http(**({} if kind is None else {"content-type": kind})) as client:
         response = client.post(path, content=json.dumps({"messages": CHAT}).encode())
     assert response.status_code == 400
     error = response.json()["error"]

@@ -1,4 +1,4 @@
-"""Several streams as one: every item with its index, in each stream's order, and nothing runs on when the block is left."""
+"""Several streams as one: every item with its index, in each stream's order; nothing runs on after the block."""
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Which requests are let in: a bounded number of choices may wait for the engine, and further requests get a 429."""
+"""Admission of requests: a bounded number of choices may wait for the engine, and further requests get a 429."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Admission:
         self._limit = limit
         self._mean_seconds = 1.0  # from request to completion, an exponential mean
         # Choices without a completion of each admitted request. The keys are weak: a request that is given up
-        # between its admission and its first progress has no block to leave, and its count ends with its last reference.
+        # between its admission and its first progress has no block to leave, and leaves with its last reference.
         self._open: WeakKeyDictionary[ApiRequest, int] = WeakKeyDictionary()
 
     @property
@@ -29,10 +29,10 @@ class Admission:
         return sum(self._open.values())
 
     def waiting(self, running: int) -> int:
-        """Choices that wait, of which the engine decodes `running`.
+        """Choices that wait, given how many the engine decodes.
 
-        A choice counts from its admission on, although it reaches the engine only when its response is sent:
-        requests of the same moment are counted too.
+        A choice counts from its admission on, although it reaches the engine only when its response begins: so
+        requests of the same moment see each other.
         """
         return max(0, self.open - running)
 

@@ -50,7 +50,14 @@ def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
             service.start(async_engine)
             yield
 
-    app = FastAPI(title="unmask", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_ERRORS)
+    app = FastAPI(
+        title="unmask",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=_ERRORS,
+    )
     app.state.service = Service(engine, options)
     app.include_router(routes)
     add_error_handlers(app)
@@ -106,7 +113,7 @@ async def model(name: str, request: Request) -> ModelInfo:
 
 @routes.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(request: Request) -> Response:
-    """Whether the server takes requests: 200 or 503. Any response at all says that it is alive (`/health/live`)."""
+    """Whether the server takes requests: 200 or 503. Any response says that it is alive (`/health/live`)."""
     health = _service(request).health
     return JSONResponse(health.model_dump(), 200 if health.ready else 503)
 

@@ -2,10 +2,10 @@
 
     unmask batch IN.jsonl OUT.jsonl --model GSAI-ML/LLaDA-8B-Instruct
 
-Ray Data streams the positions of the lines that have no answer yet to a pool of workers. Each worker reads its lines, has one
-model and one engine, and lets several blocks of lines share the engine's forwards, so that the last lines of a block do not
-run alone. Answers are on disk (ledger.py) as soon as their block is done. All machines must see the input and the model
-under the same path.
+Ray Data streams the positions of the lines that have no answer yet to a pool of workers. Each worker reads its
+lines, has one model and one engine, and lets several blocks of lines share the engine's forwards, so that the last
+lines of a block do not run alone. Answers are on disk (ledger.py) as soon as their block is done. All machines
+must see the input and the model under the same path.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ def _answers(
 
 @contextmanager
 def _ray(address: str) -> Iterator[Any]:
-    """Ray for its data, silent. Raises ConfigError where Ray is not available, RuntimeError where a worker fails."""
+    """Ray Data, silent. Raises ConfigError where Ray is not available, RuntimeError where a worker fails."""
     with cluster(address) as ray:
         import ray.data as data
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from unmask.errors import ConfigError
 
-# Read when Ray is imported. Without these Ray reports its usage to its makers, drops log lines that look alike, and warns
-# of a future default; its own log files keep what is not shown.
+# Read when Ray is imported. Without these Ray reports its usage to its makers, drops log lines that look alike,
+# and warns of a future default; its own log files keep what is not shown.
 _SILENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -35,7 +35,7 @@ def cluster(address: str = "local", *, logs: bool = False) -> Iterator[Any]:
     _knock(address)
     os.environ |= _SILENCE
     if address == "local":
-        # Ray's ports are open to the network, and Ray runs whatever it is sent: a token keeps that to this process.
+        # Ray's ports are open to the network, and Ray runs whatever it is sent: only this process has the token.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray

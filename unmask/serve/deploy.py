@@ -4,8 +4,8 @@
     serve run unmask.serve.deploy:app model=GSAI-ML/LLaDA-8B-Instruct replicas=2    # on any Ray
     serve run configs/serve/llada-8b.yaml
 
-Ray's proxy draws two replicas for each request and takes the less busy one. Ray replaces a replica that died, and adds and
-removes replicas as the load changes where `max_replicas` allows it.
+Ray's proxy draws two replicas for each request and takes the less busy one. Ray replaces a replica that died, and
+adds and removes replicas as the load changes where `max_replicas` allows it.
 """
 
 import logging
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 NAME = "unmask"
-# Requests besides those that decode or wait: /health, /metrics, refusals. Ray counts them all, the engine does not.
+# Requests besides those that decode or wait: /health, /metrics, refusals. Ray counts them, the engine does not.
 _BESIDE = 64
 
 
@@ -73,7 +73,7 @@ class Plan:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Plan":
-        """From the arguments of `serve run`, where the fields of `options` and `limits` are arguments like the others.
+        """From the arguments of `serve run`, which include the fields of `options` and `limits`.
 
         Raises ConfigError that names an unknown field or a wrong value.
 
@@ -165,7 +165,7 @@ def _application(plan: Plan, device: str) -> FastAPI:
 
 
 class _Disconnects:
-    """Turns Ray's exception for a client that has left into ASGI's message: Ray sometimes raises instead of sending it."""
+    """Turns Ray's exception for a client that has left, which Ray sometimes raises, into ASGI's message."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -208,8 +208,9 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
         try:
             serve.run(build(plan, resources), name=NAME, logging_config=quiet)
         except RuntimeError:
-            message = serve.status().applications[NAME].deployments[NAME].message  # ends with the replica's traceback
-            raise RuntimeError(f"the replicas do not start: {message.strip().splitlines()[-1]}") from None
+            message = serve.status().applications[NAME].deployments[NAME].message
+            last = message.strip().splitlines()[-1]  # of the replica's traceback
+            raise RuntimeError(f"the replicas do not start: {last}") from None
         try:
             ready()
             while True:

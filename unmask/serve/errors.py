@@ -62,7 +62,7 @@ def error_response(
     return JSONResponse(ErrorResponse(error=error).model_dump(), status, headers=dict(headers or {}))
 
 
-# --- handlers of exceptions -------------------------------------------------------------------------------------------
+# --- handlers of exceptions --------------------------------------------------------------------------------------
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -109,17 +109,21 @@ def _time_limit_exceeded(request: Request, error: TimeLimitExceeded) -> JSONResp
     return error_response(504, str(error), kind=SERVER, code="timeout")
 
 
-# --- what pydantic finds ----------------------------------------------------------------------------------------------
+# --- a body that is not of its schema ----------------------------------------------------------------------------
 
 
 def complaint(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str]:
-    """One line about a body that is not of its schema, and the field that it is about. `known` are the body's own fields.
+    """One line about a body that is not of its schema, and the field that the line is about.
+
+    Args:
+        errors: pydantic's, of which the first is reported.
+        known: names of the body's fields.
 
     >>> complaint([{"type": "extra_forbidden", "loc": ("body", "temprature"), "msg": ""}], ["temperature"])
     ("temprature is not supported: did you mean 'temperature'?", 'temprature')
     >>> complaint([{"type": "extra_forbidden", "loc": ("body", "logprobs"), "msg": ""}], ["temperature"])
     ('logprobs is not supported: leave it out', 'logprobs')
-    >>> complaint([{"type": "model_attributes_type", "loc": ("body",), "msg": "", "input": b'{"prompt": "Mia"}'}], [])
+    >>> complaint([{"type": "model_attributes_type", "loc": ("body",), "msg": "", "input": b'{"prompt": ""}'}], [])
     ('the body was not sent as JSON: send content-type: application/json', 'body')
     """
     error = errors[0]

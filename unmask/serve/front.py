@@ -1,8 +1,8 @@
 """The middleware of Ray's proxy, before the replicas: what a client gets when a replica dies.
 
-Ray's proxies call `middlewares` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (`unmask serve --replicas` sets
-that; set it before `ray start` elsewhere). Without it the client gets a bare 500 or a stream that breaks off. The proxies
-import this file, so it imports next to nothing.
+Ray's proxies call `middlewares` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (`unmask serve
+--replicas` sets that; set it before `ray start` elsewhere). Without it the client gets a bare 500 or a stream that
+breaks off. The proxies import this file, so it imports next to nothing.
 """
 
 import json
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "unmask.serve.front:middlewares"
 _KEPT = 2**20  # bytes per body: a larger one is not sent a second time
-# The right status for Ray's own refusals: without a replica that takes requests it has no route, its time limit is a 408.
+# The right status for Ray's own: without a replica that takes requests it has no route; its time limit is a 408.
 _STATUS = {404: 503, 408: 504}
 
 
@@ -27,8 +27,8 @@ def middlewares() -> list[Middleware]:
 class Front:
     """The middleware.
 
-    A request whose replica died before its response began goes to another replica, once; a stream whose replica died ends
-    with an event that says so. Refusals of Ray get OpenAI's form.
+    A request whose replica died before its response began goes to another replica, once; a stream whose replica
+    died ends with an event that says so. Refusals of Ray get OpenAI's form.
     """
 
     def __init__(self, app: ASGIApp) -> None:

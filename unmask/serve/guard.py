@@ -83,7 +83,7 @@ class Guard:
             if whole:
                 return await receive()
             try:
-                # A client that sends its body slowly holds a connection, nothing of the engine, and only for so long.
+                # A client that sends its body slowly holds a connection for so long, and nothing of the engine.
                 left = log.began + self._options.seconds - time.perf_counter()
                 message = await asyncio.wait_for(receive(), max(0.0, left))
             except TimeoutError:

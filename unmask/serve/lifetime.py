@@ -13,9 +13,9 @@ _GRACE = 2.0  # seconds that a client has to read the last event of a stream who
 
 @contextmanager
 def deadline(seconds: float, expire: Callable[[], None]) -> Iterator[None]:
-    """Call `expire` if the block is not left after `seconds`, and cancel the task shortly after if that did not end it.
+    """Call `expire` if the block is not left after `seconds`, and cancel the task if the block goes on even then.
 
-    Two timers for the whole block: a timeout around each item of a stream costs a third of what an item costs here.
+    Two timers for the whole block: a timeout around each item of a stream costs a third of what the item costs.
 
     Args:
         seconds: from now.
@@ -33,7 +33,10 @@ def deadline(seconds: float, expire: Callable[[], None]) -> Iterator[None]:
 
 
 async def while_connected(http: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises what it raises, and ClientDisconnect where the client leaves first: `work` is cancelled."""
+    """The result of `work`, which is cancelled if the client leaves first.
+
+    Raises what `work` raises, and ClientDisconnect.
+    """
     task, disconnect = asyncio.create_task(work), asyncio.create_task(_disconnect(http))
     try:
         await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)

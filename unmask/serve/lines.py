@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         model, dtype: as for `unmask.load`.
-        method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`, for lines without their own.
+        method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
     """
 
@@ -82,8 +82,8 @@ class Source(NamedTuple):
 def scan(path: Path, keep: Sequence[str]) -> Source:
     """Read every line once; eight bytes of memory per line.
 
-    Raises ConfigError where the file cannot be read, or where a line has a key that is neither known nor in `keep`:
-    that is a mistake in the command or in the whole dataset, not in a line.
+    Raises ConfigError where the file cannot be read, or where a line has a key that is neither known nor in
+    `keep`: a mistake in the command or in the whole dataset, not in a line.
     """
     starts, digest, known = array("q", [0]), hashlib.sha256(), {*KEYS, *keep}
     try:

@@ -21,7 +21,7 @@ class LogEntry:
         method, path: of HTTP.
         began: when the request came in (`time.perf_counter`).
         sent: status of the response that was begun; None: there is none.
-        outcome: status that counts in its place, once it is known: a stream that was begun with 200 may end with an error.
+        outcome: status that counts in its place: a stream that was begun with 200 may end with an error.
         decoding: name of the decoding method.
         usage: of a request whose choices are all complete.
     """
@@ -59,7 +59,8 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Time (UTC, ISO 8601), level, message, what the record is about, and the error if there is one."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage(), **getattr(record, "about", {})}
+        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage()}
+        line |= getattr(record, "about", {})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -15,7 +15,7 @@ class MergedStreams(Generic[T]):
             async for index, item in merged:
                 ...
 
-    Each stream is read by a task of its own. Leaving the block closes all of them. An error of one is raised to the reader.
+    Each stream is read by a task of its own; leaving the block closes all. An error of one is raised to the reader.
     """
 
     def __init__(self, streams: Iterable[AsyncIterator[T]]) -> None:
@@ -29,7 +29,7 @@ class MergedStreams(Generic[T]):
         self._queue.put_nowait(error)
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._read(index, stream)) for index, stream in enumerate(self._streams)]
+        self._tasks = [asyncio.create_task(self._read(*numbered)) for numbered in enumerate(self._streams)]
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -1,7 +1,7 @@
 """The metrics that Prometheus reads at /metrics. prometheus_client is imported here and nowhere else.
 
-Replicas on one machine share their metrics through files where PROMETHEUS_MULTIPROC_DIR names a folder (`deploy` sets it);
-then /metrics of any replica is that of all.
+Replicas on one machine share their metrics through files where PROMETHEUS_MULTIPROC_DIR names a folder (`deploy`
+sets it); then /metrics of any replica is that of all.
 """
 
 import os

@@ -42,4 +42,4 @@ class Options:
             raise ConfigError(f"seconds must be more than 0, got {self.seconds!r}")
         if not all(self.api_keys):
             raise ConfigError("an API key is empty")
-        load(self.method, **self.settings)  # a mistake is reported when the server starts, not at its first request
+        load(self.method, **self.settings)  # a mistake is reported at the server's start

@@ -1,8 +1,8 @@
-"""The schemas of requests and responses: OpenAI's, and what diffusion adds. pydantic lives here (`deploy` reads with it).
+"""The schemas of requests and responses: OpenAI's, and what diffusion adds. pydantic is used here and in `deploy`.
 
 Every field of OpenAI's is supported or refused by its name; a field at the value that changes nothing
-(`frequency_penalty: 0`) is accepted, because clients send such fields by default. The additions are `diffusion` in a
-request, and `usage.forwards` and `usage.tokens_per_forward` in a response.
+(`frequency_penalty: 0`) is accepted, because clients send such fields by default. Additions are `diffusion` in a
+request, `usage.forwards` and `usage.tokens_per_forward` in a response.
 """
 
 import json
@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from unmask.engine.request import Completion, FinishReason
 
-# --- requests ---------------------------------------------------------------------------------------------------------
+# --- requests ----------------------------------------------------------------------------------------------------
 
-# The tag of an alternative is part of an error's path; the colon marks it as no field's name (`errors.where` omits it).
+# The tag of an alternative is part of an error's path; its colon tells `errors.where` that it is no field's name.
 _ONE, _MANY, _IDS, _LISTS_OF_IDS = ":one", ":many", ":ids", ":lists of ids"
 
 
@@ -40,7 +40,7 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
-    """A turn of the chat; the fields that must be null are those of a response that a client sends back as a turn."""
+    """A turn of the chat; the fields that must be null are those of a response that is sent back as a turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
@@ -65,8 +65,8 @@ class Diffusion(BaseModel):
     """How to decode this request alone.
 
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
-    (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every forward
-    to a stream, `trace` what every forward did.
+    (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
+    forward to a stream, `trace` what every forward did.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -108,7 +108,7 @@ def _changes_nothing(value: Any, neutral: JsonValue) -> bool:
 
 
 class Body(_Strict):
-    """The fields of both endpoints. Where a request leaves one out the server's method decides, and decodes greedily."""
+    """The fields of both endpoints. By default the server's method decides, and decoding is greedy."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**20)
@@ -181,7 +181,7 @@ class CompletionRequest(Body):
         return given if _kind_of_prompt(given) in (_MANY, _LISTS_OF_IDS) else [given]
 
 
-# --- responses --------------------------------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------------------
 
 
 class Usage(BaseModel):

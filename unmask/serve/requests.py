@@ -102,7 +102,7 @@ def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
 
 
 def plain(prompt: str, model: Denoiser) -> list[int]:
-    """Token ids of a text without a template. Raises RequestError where the text is empty or the model has no tokenizer."""
+    """Token ids of a text without a template. Raises RequestError: an empty text, or a model without tokenizer."""
     tokenizer: Any = model.tokenizer
     if tokenizer is None:
         raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")

@@ -10,7 +10,7 @@ from unmask.errors import ConfigError
 
 
 class Server(uvicorn.Server):
-    """uvicorn: at SIGTERM or Ctrl-C it takes no more connections, finishes what runs and ends; a second signal ends it at once.
+    """uvicorn, which at SIGTERM or Ctrl-C finishes what runs and then ends; at a second signal it ends at once.
 
     Meanwhile /health says "closing" on connections that are still open.
     """
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at this address; port 0 takes a free one. Raises ConfigError where the address is not available."""
+    """A socket that listens at this address; port 0 takes a free one. Raises ConfigError where that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

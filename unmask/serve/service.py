@@ -71,12 +71,18 @@ class Service:
             raise HTTPException(503, "the server is closing", headers={"retry-after": "1"})
         # In a thread: encoding a long prompt takes a while, in which the streams of other requests go on.
         choices = await asyncio.to_thread(engine_requests, body, self.model, self.options)
-        if len(choices) > self.options.queue:
-            raise HTTPException(400, f"{len(choices)} choices at once: this server takes up to {self.options.queue}")
+        most = self.options.queue
+        if len(choices) > most:
+            raise HTTPException(400, f"{len(choices)} choices at once: this server takes up to {most}")
         for choice in choices:
             self._engine.check(choice)
-        prompt_tokens = sum(len(choice.prompt) for choice in choices[:: body.n or 1])
-        request = ApiRequest(body=body, model=self.model_info.id, choices=choices, prompt_tokens=prompt_tokens, log=log)
+        request = ApiRequest(
+            body=body,
+            model=self.model_info.id,
+            choices=choices,
+            prompt_tokens=sum(len(choice.prompt) for choice in choices[:: body.n or 1]),
+            log=log,
+        )
         self.admission.admit(request, self._engine.load.running)
         return request
 
@@ -123,8 +129,13 @@ class Service:
                     completions[index] = item.completion
         return [completions[index] for index in range(len(request.choices))]
 
-    async def _progress(self, request: ApiRequest, *, watch: bool = False) -> AsyncGenerator[tuple[int, Progress], None]:
-        """The progress of all choices as it comes, each with the index of its choice; closing it aborts what still runs.
+    async def _progress(
+        self,
+        request: ApiRequest,
+        *,
+        watch: bool = False,
+    ) -> AsyncGenerator[tuple[int, Progress], None]:
+        """The progress of all choices as it comes, each with its choice's index; closing aborts what still runs.
 
         Raises what a forward raised, and TimeLimitExceeded.
         """

@@ -1,7 +1,7 @@
 """Responses as server-sent events. Pure: no engine, no clock.
 
 `delta.content` holds text that can no longer change and nothing else, so clients that know nothing of diffusion see an
-ordinary stream. With drafts or a trace there are also chunks with an empty delta and a field `diffusion` beside it.
+ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it.
 """
 
 import json
@@ -36,7 +36,7 @@ class EventStream:
                 yield self._chunk(index, {"role": "assistant", "content": ""})
 
     def events_for(self, index: int, progress: Progress) -> Iterator[str]:
-        """One forward of choice `index`: its step, the text that became final, the draft of what follows, the end."""
+        """One forward of choice `index`: its step, the text that became final, the draft after it, the end."""
         if self._recorders and progress.record is not None:
             method = self._request.choices[index].method
             yield self._chunk(index, {}, diffusion=_step(self._recorders[index], progress.record, method))
@@ -94,8 +94,8 @@ def _draft(draft: Draft) -> dict[str, Any]:
 def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
     """What one forward did to its block: the text, the rule (null: a draft) and the confidence of each position.
 
-    Where a character continues over the border of two blocks, the last position of the block before is included: its text
-    has moved into this block.
+    Where a character continues over the border of two blocks, the last position of the block before is included:
+    its text has moved into this block.
     """
     recorder(record)
     trace = recorder.trace(settings=method.to_dict())
@@ -104,11 +104,12 @@ def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, A
     confidence |= {draft.place: draft.confidence for draft in step.drafts}
     cells = trace.cells(trace.forwards)[: step.start + len(record.block[0])]
     start = step.start - 1 if step.start and cells[step.start - 1].text == "" else step.start
+    shown = enumerate(cells[start:], start)
     return {
         "event": "step",
         "forward": record.forward,
         "refresh": step.refresh,
         "queried": step.queried,
         "start": start,
-        "cells": [[cell.text, cell.rule, confidence.get(place)] for place, cell in enumerate(cells[start:], start)],
+        "cells": [[cell.text, cell.rule, confidence.get(place)] for place, cell in shown],
     }
