@@ -150,13 +150,15 @@ def test_a_full_queue_tells_when_to_come_back_and_clients_do(serving: Serving, t
     with serving(tiny, Limits(rows=1), Options(queue=2)) as live:
         body = {"max_tokens": 64, "diffusion": {"method": "vanilla"}}
         with ThreadPoolExecutor(8) as pool:
-            told = list(pool.map(lambda _: live.chat(**body), range(8)))
-        refused = [response for response in told if response.status_code == 429]
-        assert {response.status_code for response in told} == {200, 429}
+            responses = list(pool.map(lambda _: live.chat(**body), range(8)))
+        refused = [response for response in responses if response.status_code == 429]
+        assert {response.status_code for response in responses} == {200, 429}
         for response in refused:
             assert int(response.headers["retry-after"]) >= 1
             assert response.json()["error"]["code"] == "queue_full"
-        assert len({response.json()["choices"][0]["message"]["content"] for response in told if response not in refused}) == 1
+        assert (
+            len({response.json()["choices"][0]["message"]["content"] for response in responses if response not in refused}) == 1
+        )
 
         def patiently(_: int) -> Any:
             return live.client(retries=10).chat.completions.create(
@@ -190,9 +192,9 @@ def test_what_can_never_fit_is_refused_and_what_cannot_yet_waits(serving: Servin
         assert response.status_code == 400
         assert "the engine's holds 128" in response.json()["error"]["message"]
         with ThreadPoolExecutor(6) as pool:
-            told = [response.json() for response in pool.map(lambda _: live.chat(max_tokens=64), range(6))]
+            answers = [response.json() for response in pool.map(lambda _: live.chat(max_tokens=64), range(6))]
         alone = unmask.generate(tiny, [CHAT[0]["content"]], max_new_tokens=64)[0]
-        assert [one["choices"][0]["message"]["content"] for one in told] == [alone.text] * 6
+        assert [one["choices"][0]["message"]["content"] for one in answers] == [alone.text] * 6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The server's page in a real browser: what a reader types, sees meanwhile and is told, against what the API says."""
+"""The server's page in a real browser: what a reader types, sees meanwhile and reads, against what the API says."""
 
 import json
 import re
@@ -204,9 +204,9 @@ def test_what_is_wrong_with_a_setting_is_told_in_its_pane(page: Live, served: Se
     page.fill(".pane:first-child .settings", "treshold=0.8")
     page.fill(".pane:last-child .settings", "threshold")
     page.go()
-    told = served.chat(QUESTION, method="r2-dllm", treshold=0.8)["error"]["message"]
-    assert "threshold" in told
-    assert page.finish() == [told, "threshold: write settings as key=value, with a space between two"]
+    message = served.chat(QUESTION, method="r2-dllm", treshold=0.8)["error"]["message"]
+    assert "threshold" in message
+    assert page.finish() == [message, "threshold: write settings as key=value, with a space between two"]
     assert len(page.all(".failed")) == 2
     page.fill(".pane:first-child .settings", "")
     page.fill(".pane:last-child .settings", "")
