@@ -56,7 +56,7 @@ def run(
     Args:
         job: how to answer, and with what.
         device: "auto" (GPUs if the cluster has any), "cpu" or "cuda".
-        workers: models that answer in parallel; None: one per GPU, or one.
+        workers: models that answer side by side; None: one per GPU, or one.
         batch: lines that a worker decodes at once.
         address: of a Ray cluster; "local" starts one on this machine, for this run.
         report: called as report(lines with an answer, all lines) at the start and whenever some are done.
@@ -66,7 +66,7 @@ def run(
             nothing: the error stands in their place.
     """
     folder = locate(job.model)
-    build(read_json(folder / "config.json"), folder)  # a mistake is reported before Ray starts
+    build(read_json(folder / "config.json"), folder)  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
     provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}

@@ -164,7 +164,7 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _method(value: Any) -> Method:
-    """A preset by its name, or settings; no file, because the machines that answer may not have it."""
+    """A preset by its name, or settings; no file, which the machines that answer may not have."""
     if isinstance(value, Method):
         return value
     if isinstance(value, str):
