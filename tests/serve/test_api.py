@@ -1,4 +1,4 @@
-"""The official client against a live server: answers are those of `unmask.generate`, whoever else is being served."""
+"""The official client against a live server: answers are those of `unmask.generate`, whatever else is being served."""
 
 import asyncio
 import random
@@ -19,14 +19,14 @@ def alone(live: Live, prompt: str | list[int] = QUESTION, **options: Any) -> unm
     return unmask.generate(live.model, [prompt], **options)[0]
 
 
-def test_a_chat_is_answered_and_its_cost_told(live: Live) -> None:
-    told = live.client().chat.completions.create(model="unmask-tiny", messages=CHAT, max_tokens=64)
+def test_a_chat_is_answered_and_its_cost_reported(live: Live) -> None:
+    response = live.client().chat.completions.create(model="unmask-tiny", messages=CHAT, max_tokens=64)
     expected = alone(live, max_new_tokens=64)
-    assert told.choices[0].message.content == expected.text == ANSWER
-    assert told.choices[0].message.role == "assistant"
-    assert told.choices[0].finish_reason == "stop"
-    assert (told.object, told.model) == ("chat.completion", "unmask-tiny")
-    usage = told.usage
+    assert response.choices[0].message.content == expected.text == ANSWER
+    assert response.choices[0].message.role == "assistant"
+    assert response.choices[0].finish_reason == "stop"
+    assert (response.object, response.model) == ("chat.completion", "unmask-tiny")
+    usage = response.usage
     assert usage is not None
     prompt = len(live.model.tokenizer.encode(QUESTION)) + 2  # the user's mark and the assistant's
     assert (usage.prompt_tokens, usage.completion_tokens) == (prompt, expected.tokens)
@@ -39,22 +39,22 @@ def test_an_answer_goes_back_as_a_turn_of_the_next_request(live: Live) -> None:
     client = live.client()
     first = client.chat.completions.create(model="unmask-tiny", messages=CHAT, max_tokens=64).choices[0].message
     again = {"role": "user", "content": [{"type": "text", "text": "And how many "}, {"type": "text", "text": "pears?"}]}
-    told = client.chat.completions.create(model="unmask-tiny", messages=[*CHAT, first.model_dump(), again], max_tokens=32)
+    response = client.chat.completions.create(model="unmask-tiny", messages=[*CHAT, first.model_dump(), again], max_tokens=32)
     turns = [*CHAT, {"role": "assistant", "content": first.content}, {"role": "user", "content": "And how many pears?"}]
     text = live.model.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     ids = live.model.tokenizer.encode(text, add_special_tokens=False)
-    assert told.choices[0].message.content == alone(live, ids, max_new_tokens=32).text
+    assert response.choices[0].message.content == alone(live, ids, max_new_tokens=32).text
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_preset_for_one_request_alone(live: Live, name: str) -> None:
-    told = live.client().chat.completions.create(
+    response = live.client().chat.completions.create(
         model="unmask-tiny", messages=CHAT, max_tokens=64, extra_body={"diffusion": {"method": name}}
     )
     expected = alone(live, method=name, max_new_tokens=64)
-    assert told.choices[0].message.content == expected.text
-    assert told.usage is not None
-    assert told.usage.forwards == expected.forwards
+    assert response.choices[0].message.content == expected.text
+    assert response.usage is not None
+    assert response.usage.forwards == expected.forwards
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_every_preset_for_one_request_alone(live: Live, name: str) -> None:
     ],
 )
 def test_settings_for_one_request_alone(live: Live, diffusion: dict[str, Any], method: unmask.Method) -> None:
-    told = live.client().chat.completions.create(
+    response = live.client().chat.completions.create(
         model="unmask-tiny", messages=CHAT, seed=4, extra_body={"diffusion": diffusion}
     )
     expected = alone(live, method=method, seed=4)
-    assert told.choices[0].message.content == expected.text
-    assert told.usage is not None
-    assert told.usage.forwards == expected.forwards
+    assert response.choices[0].message.content == expected.text
+    assert response.usage is not None
+    assert response.usage.forwards == expected.forwards
 
 
 def test_a_completion_goes_on_with_any_prompt_as_it_is(live: Live) -> None:
@@ -87,16 +87,16 @@ def test_a_completion_goes_on_with_any_prompt_as_it_is(live: Live) -> None:
         (ids, [ids]),
         ([other, ids], [other, ids]),
     ]:
-        told = client.completions.create(model="unmask-tiny", prompt=prompt, max_tokens=32)
-        assert told.object == "text_completion"
-        assert [choice.text for choice in told.choices] == [expected[tuple(one)] for one in wanted]
-        assert [choice.index for choice in told.choices] == list(range(len(wanted)))
-        assert told.usage is not None
-        assert told.usage.prompt_tokens == sum(map(len, wanted))
+        response = client.completions.create(model="unmask-tiny", prompt=prompt, max_tokens=32)
+        assert response.object == "text_completion"
+        assert [choice.text for choice in response.choices] == [expected[tuple(one)] for one in wanted]
+        assert [choice.index for choice in response.choices] == list(range(len(wanted)))
+        assert response.usage is not None
+        assert response.usage.prompt_tokens == sum(map(len, wanted))
 
 
 def test_n_choices_are_those_of_n_seeds(live: Live) -> None:
-    told = live.client().completions.create(
+    response = live.client().completions.create(
         model="unmask-tiny", prompt=["Mia", "Ben has"], n=3, seed=7, temperature=1.5, top_p=0.9, max_tokens=32
     )
     expected = [
@@ -104,28 +104,28 @@ def test_n_choices_are_those_of_n_seeds(live: Live) -> None:
         for prompt in ("Mia", "Ben has")
         for seed in (7, 8, 9)
     ]
-    assert [choice.text for choice in told.choices] == expected
+    assert [choice.text for choice in response.choices] == expected
     assert len(set(expected)) > 2
-    assert told.usage is not None
-    assert told.usage.prompt_tokens == sum(len(live.model.tokenizer.encode(prompt)) for prompt in ("Mia", "Ben has"))
+    assert response.usage is not None
+    assert response.usage.prompt_tokens == sum(len(live.model.tokenizer.encode(prompt)) for prompt in ("Mia", "Ben has"))
 
 
 def test_without_a_seed_samples_differ(live: Live) -> None:
     create = live.client().completions.create
-    told = {create(model="unmask-tiny", prompt="Mia", temperature=2.0, max_tokens=32).choices[0].text for _ in range(8)}
-    assert len(told) > 1
+    texts = {create(model="unmask-tiny", prompt="Mia", temperature=2.0, max_tokens=32).choices[0].text for _ in range(8)}
+    assert len(texts) > 1
 
 
 @pytest.mark.parametrize("limit", [1, 7, 31, 33, 100])
 def test_max_tokens_is_any_number(live: Live, limit: int) -> None:
     """The canvas is rounded up to whole blocks, the answer is cut where it was asked."""
-    told = live.client().chat.completions.create(model="unmask-tiny", messages=CHAT, max_completion_tokens=limit)
+    response = live.client().chat.completions.create(model="unmask-tiny", messages=CHAT, max_completion_tokens=limit)
     whole = alone(live, max_new_tokens=-(-limit // 32) * 32)
-    assert told.usage is not None
-    assert told.usage.completion_tokens == min(limit, whole.tokens)
-    assert told.choices[0].finish_reason == ("stop" if whole.tokens < limit else "length")
-    assert whole.text.startswith(told.choices[0].message.content or "")
-    assert told.usage.forwards <= whole.forwards
+    assert response.usage is not None
+    assert response.usage.completion_tokens == min(limit, whole.tokens)
+    assert response.choices[0].finish_reason == ("stop" if whole.tokens < limit else "length")
+    assert whole.text.startswith(response.choices[0].message.content or "")
+    assert response.usage.forwards <= whole.forwards
 
 
 def test_a_hundred_concurrent_clients_of_any_kind_get_what_they_would_get_alone(live: Live) -> None:
@@ -154,7 +154,7 @@ def test_a_hundred_concurrent_clients_of_any_kind_get_what_they_would_get_alone(
                 )
             )
 
-    for kind, told in zip(kinds, asyncio.run(all_at_once()), strict=True):
+    for kind, response in zip(kinds, asyncio.run(all_at_once()), strict=True):
         expected = alone(
             live,
             live.model.tokenizer.encode(kind["prompt"]),
@@ -163,8 +163,8 @@ def test_a_hundred_concurrent_clients_of_any_kind_get_what_they_would_get_alone(
             temperature=kind["temperature"],
             max_new_tokens=kind["max_tokens"],
         )
-        assert told.choices[0].text == expected.text
-        assert told.usage.forwards == expected.forwards
+        assert response.choices[0].text == expected.text
+        assert response.usage.forwards == expected.forwards
 
 
 def test_the_model_is_listed_and_known_by_its_name(live: Live) -> None:
@@ -183,9 +183,9 @@ def test_threads_of_one_client_share_it(live: Live) -> None:
     client = live.client()
 
     def ask(seed: int) -> str | None:
-        told = client.chat.completions.create(model="unmask-tiny", messages=CHAT, seed=seed, temperature=1.0, max_tokens=64)
-        return told.choices[0].message.content
+        response = client.chat.completions.create(model="unmask-tiny", messages=CHAT, seed=seed, temperature=1.0, max_tokens=64)
+        return response.choices[0].message.content
 
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(ask, [1, 2, 3, 4] * 4))
-    assert told == [alone(live, seed=seed, temperature=1.0, max_new_tokens=64).text for seed in (1, 2, 3, 4)] * 4
+        texts = list(pool.map(ask, [1, 2, 3, 4] * 4))
+    assert texts == [alone(live, seed=seed, temperature=1.0, max_new_tokens=64).text for seed in (1, 2, 3, 4)] * 4

@@ -55,7 +55,7 @@ def test_arguments_are_those_of_the_server_and_the_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "words"),
     [
         ({"replica": 2}, "unknown argument 'replica': did you mean 'replicas'?"),
         ({"replicas": "two"}, "replicas = 'two': "),
@@ -65,8 +65,8 @@ def test_arguments_are_those_of_the_server_and_the_engine() -> None:
         ({"method": "vanila"}, "unknown method 'vanila': did you mean 'vanilla'?"),
     ],
 )
-def test_a_wrong_argument_is_named(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(told)):
+def test_a_wrong_argument_is_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
         Plan.read(given)
 
 
@@ -85,12 +85,12 @@ def test_ray_takes_the_files_and_the_settings() -> None:
 import json, sys, yaml
 from ray.serve.schema import ServeDeploySchema
 from unmask.serve.deploy import Plan, build
-told = []
+made = []
 for path in sys.argv[1:]:
     application, = ServeDeploySchema(**yaml.safe_load(open(path))).applications
-    made = build(Plan.read(application.args), {"GPU": 4})._bound_deployment
-    told.append([made.name, made.ray_actor_options["num_gpus"], made.max_ongoing_requests])
-print(json.dumps(told))
+    one = build(Plan.read(application.args), {"GPU": 4})._bound_deployment
+    made.append([one.name, one.ray_actor_options["num_gpus"], one.max_ongoing_requests])
+print(json.dumps(made))
 """
     made = subprocess.run([sys.executable, "-c", program, *CONFIGS], capture_output=True, text=True, cwd=ROOT)
     assert made.returncode == 0, made.stderr
@@ -98,18 +98,18 @@ print(json.dumps(told))
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "words"),
     [
         (["--device", "cuda:1"], "--device cuda:1: Ray gives each replica its GPU"),
         (["--model", "unmask-tinny"], "no model 'unmask-tinny'"),
         (["--replicas", "0"], "Invalid value for '--replicas'"),
     ],
 )
-def test_a_wrong_command_ends_before_ray_starts(extra: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_ends_before_ray_starts(extra: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--replicas", "2", "--port", "0", *extra])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {told}")
+    assert capsys.readouterr().err.startswith(f"error: {words}")
     assert "ray" not in sys.modules
 
 

@@ -1,6 +1,6 @@
 """What goes wrong in production, many at once.
 
-Whoever is not to blame gets the answer it would get alone, nothing is lost, nothing hangs, memory is what it was.
+A request that is not to blame gets the answer that it would get alone, nothing is lost, nothing hangs, memory is what it was.
 """
 
 import asyncio
@@ -82,8 +82,8 @@ def good(number: int, *, stream: bool) -> Client:
 
     async def client(http: httpx2.AsyncClient) -> str:
         if not stream:
-            told = (await http.post("/v1/chat/completions", json=body(GOOD[number]))).json()
-            text: str = told["choices"][0]["message"]["content"]
+            response = (await http.post("/v1/chat/completions", json=body(GOOD[number]))).json()
+            text: str = response["choices"][0]["message"]["content"]
             return text
         async with http.stream("POST", "/v1/chat/completions", json=body(GOOD[number], stream=True)) as response:
             lines = [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
@@ -95,12 +95,12 @@ def good(number: int, *, stream: bool) -> Client:
 
 def leaver(after: float, *, stream: bool) -> Client:
     """A client that is gone after so many seconds, long before its answer could be complete."""
-    asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 384, "n": 2, "stream": stream}
-    asked["diffusion"] = {"method": "vanilla", "cache": "none", "drafts": stream}
+    content = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 384, "n": 2, "stream": stream}
+    content["diffusion"] = {"method": "vanilla", "cache": "none", "drafts": stream}
 
     async def client(http: httpx2.AsyncClient) -> str:
         try:
-            async with asyncio.timeout(after), http.stream("POST", "/v1/chat/completions", json=asked) as response:
+            async with asyncio.timeout(after), http.stream("POST", "/v1/chat/completions", json=content) as response:
                 async for _ in response.aiter_raw():
                     pass
         except TimeoutError:
@@ -110,7 +110,7 @@ def leaver(after: float, *, stream: bool) -> Client:
     return client
 
 
-def test_clients_that_leave_at_any_moment_harm_nobody(serving: Serving, tiny: Denoiser, right: list[str]) -> None:
+def test_clients_that_leave_at_any_moment_harm_no_other(serving: Serving, tiny: Denoiser, right: list[str]) -> None:
     rng = random.Random(3)
     leavers = [leaver(rng.uniform(0.0, 0.5), stream=bool(number % 2)) for number in range(36)]
     others = [good(number % len(GOOD), stream=number % 3 == 0) for number in range(24)]
@@ -118,15 +118,15 @@ def test_clients_that_leave_at_any_moment_harm_nobody(serving: Serving, tiny: De
     mixed += [(number % len(GOOD), client) for number, client in enumerate(others)]
     rng.shuffle(mixed)
     with serving(tiny, Limits(rows=16)) as live:
-        told = at_once(live, [client for _, client in mixed])
+        answers = at_once(live, [client for _, client in mixed])
         live.wait_until_idle()
         assert at_once(live, [good(0, stream=False)]) == [right[0]]
-    for (number, _), said in zip(mixed, told, strict=True):
+    for (number, _), said in zip(mixed, answers, strict=True):
         assert said == ("left" if number is None else right[number])
 
 
 def raw(content: bytes, status: int) -> Client:
-    """A client that sends this and is told off with that status, in one line."""
+    """A client that sends this and is refused with that status, in one line."""
 
     async def client(http: httpx2.AsyncClient) -> str:
         response = await http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
@@ -134,7 +134,7 @@ def raw(content: bytes, status: int) -> Client:
         assert response.status_code == status, f"{response.status_code} for {content[:40]!r}: {message}"
         assert message
         assert "\n" not in message
-        return "told off"
+        return "refused"
 
     return client
 
@@ -158,12 +158,12 @@ POISON = [
 ]
 
 
-def test_poisoned_requests_are_told_off_and_harm_nobody(serving: Serving, tiny: Denoiser, right: list[str]) -> None:
+def test_poisoned_requests_are_refused_and_harm_no_other(serving: Serving, tiny: Denoiser, right: list[str]) -> None:
     with serving(tiny) as live:
         bad = [raw(content, status) for content, status in POISON]
-        told = at_once(live, [good(number, stream=number % 2 == 0) for number in range(len(GOOD))] + bad)
-    assert told[: len(GOOD)] == right
-    assert told[len(GOOD) :] == ["told off"] * len(bad)
+        answers = at_once(live, [good(number, stream=number % 2 == 0) for number in range(len(GOOD))] + bad)
+    assert answers[: len(GOOD)] == right
+    assert answers[len(GOOD) :] == ["refused"] * len(bad)
 
 
 def test_null_bytes_are_text_like_any_other(live: Live) -> None:
@@ -173,7 +173,7 @@ def test_null_bytes_are_text_like_any_other(live: Live) -> None:
     assert response.json()["choices"][0]["message"]["content"] == alone.text
 
 
-def test_who_waits_for_memory_is_served_in_the_order_of_coming(
+def test_requests_that_wait_for_memory_are_served_in_their_order(
     serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory for one row at a time; the engine stands still until all have come, one after the other."""
@@ -195,25 +195,25 @@ def test_who_waits_for_memory_is_served_in_the_order_of_coming(
 
     with serving(tiny, Limits(memory=8 * tiny.page_bytes)) as live, ThreadPoolExecutor(len(prompts)) as pool:
         try:
-            asked = []
+            futures = []
             for come, prompt in enumerate(prompts, start=1):
-                asked.append(pool.submit(ask, prompt))
+                futures.append(pool.submit(ask, prompt))
                 until(lambda come=come: sum(live.engine.load[:2]) == come)
         finally:
             gate.set()
-        told = [one.result() for one in asked]
+        answers = [one.result() for one in futures]
     assert done == sorted(done)
     assert len(done) == len(prompts)
     alone = {prompt: unmask.generate(tiny, [prompt], max_new_tokens=64)[0].text for prompt in PROMPTS}
-    assert told == [alone[prompt] for prompt in prompts]
+    assert answers == [alone[prompt] for prompt in prompts]
 
 
 def test_a_pool_too_small_for_all_answers_all(serving: Serving, tiny: Denoiser, right: list[str]) -> None:
     numbers = list(range(len(GOOD))) * 3
     with serving(tiny, Limits(memory=24 * tiny.page_bytes)) as live:
-        told = at_once(live, [good(number, stream=place % 2 == 0) for place, number in enumerate(numbers)])
+        answers = at_once(live, [good(number, stream=place % 2 == 0) for place, number in enumerate(numbers)])
         live.wait_until_idle()
-    assert told == [right[number] for number in numbers]
+    assert answers == [right[number] for number in numbers]
 
 
 def test_hundreds_of_requests_leave_nothing_behind(serving: Serving, tiny: Denoiser) -> None:
@@ -221,7 +221,7 @@ def test_hundreds_of_requests_leave_nothing_behind(serving: Serving, tiny: Denoi
     clients = [good(0, stream=True), good(0, stream=False), good(2, stream=True), good(4, stream=False)] * 2  # short ones
     clients += [leaver(0.05, stream=False), leaver(0.1, stream=True), raw(b"{", 400), raw(asking("apples " * 1000), 400)]
     with serving(tiny, Limits(rows=16)) as live:
-        engine = live.app.state.service._running
+        engine = live.app.state.service._async_engine
         resting = pending_tasks()
         for _ in range(2):
             at_once(live, clients * 4)
@@ -261,13 +261,16 @@ def test_a_client_that_reads_no_more_gives_its_place_back(serving: Serving, tiny
             host, port = live.url.removeprefix("http://").split(":")
             client.connect((host, int(port)))
             client.sendall(head + f"content-length: {len(body)}\r\n\r\n".encode() + body)
-            until(lambda: bool(live.app.state.service._let_in))
-            until(lambda: not live.app.state.service._let_in)
+            admission = live.app.state.service.admission
+            until(lambda: admission.open == 8)
+            until(lambda: admission.open == 0)
             assert live.chat(n=8).status_code == 200
         live.wait_until_idle()
 
 
-def test_a_forward_that_fails_spares_those_who_wait(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forward_that_fails_spares_the_requests_that_wait(
+    serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward, failing = Denoiser.forward, threading.Event()
 
     def faulty(self: Denoiser, *arguments: Any) -> Any:
@@ -279,8 +282,8 @@ def test_a_forward_that_fails_spares_those_who_wait(serving: Serving, tiny: Deno
     monkeypatch.setattr(Denoiser, "forward", faulty)
     with serving(tiny, Limits(rows=1)) as live, ThreadPoolExecutor(2) as pool:
         failing.set()
-        told = [pool.submit(live.chat, max_tokens=64, diffusion={"method": "vanilla"}) for _ in range(2)]
-        assert sorted(one.result().status_code for one in told) == [200, 500]
+        futures = [pool.submit(live.chat, max_tokens=64, diffusion={"method": "vanilla"}) for _ in range(2)]
+        assert sorted(one.result().status_code for one in futures) == [200, 500]
 
 
 def test_where_nothing_succeeds_any_more_it_says_so(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,9 @@ def ask(app: ASGIApp, body: list[dict[str, Any]] = BODY) -> list[Message]:
 
 
 def error(sent: list[Message]) -> tuple[int, str]:
-    told = json.loads(b"".join(message.get("body", b"") for message in sent[1:]))["error"]
-    assert told["type"] == "server_error"
-    return sent[0]["status"], told["message"]
+    found = json.loads(b"".join(message.get("body", b"") for message in sent[1:]))["error"]
+    assert found["type"] == "server_error"
+    return sent[0]["status"], found["message"]
 
 
 def test_an_answer_passes_and_names_its_id_once() -> None:
@@ -100,7 +100,7 @@ def test_a_body_too_large_to_keep_is_sent_once() -> None:
     assert [len(body) for body in bodies] == [2**20 + 1]
 
 
-def test_nobody_decodes_for_a_client_that_has_left() -> None:
+def test_no_replica_decodes_for_a_client_that_has_left() -> None:
     app, bodies = proxy(DIES)
     assert ask(app, []) == []
     assert len(bodies) == 1
@@ -122,15 +122,15 @@ def test_a_whole_stream_ends_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "told"),
+    ("status", "text", "expected"),
     [
         (404, b"Path '/' not found.", (503, "no replica takes requests: the server is starting or ending")),
         (408, b"Request 1 timed out.", (504, "Request 1 timed out.")),
         (503, b"too many wait", (503, "too many wait")),
     ],
 )
-def test_what_ray_refuses_is_told_in_openais_words(status: int, text: bytes, told: tuple[int, str]) -> None:
-    assert error(ask(proxy(says(start(status, PLAIN), part(text)))[0])) == told
+def test_refusals_of_ray_get_openais_form(status: int, text: bytes, expected: tuple[int, str]) -> None:
+    assert error(ask(proxy(says(start(status, PLAIN), part(text)))[0])) == expected
 
 
 def test_what_a_replica_refuses_is_left_as_it_is() -> None:

@@ -70,6 +70,25 @@ def test_a_bad_field_is_a_400_that_names_it(live: Live, fields: dict[str, Any], 
     assert live.is_idle()
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_body_without_jsons_content_type_names_the_right_one(live: Live, path: str, kind: str | None) -> None:
+    """As of a plain `curl -d`."""
+    with live.http(**({} if kind is None else {"content-type": kind})) as client:
+        response = client.post(path, content=json.dumps({"messages": CHAT}).encode())
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["message"] == "the body was not sent as JSON: send content-type: application/json"
+    assert (error["type"], error["param"]) == ("invalid_request_error", "body")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"7", b'"Mia"'])
+def test_a_body_that_is_no_object_says_so(live: Live, content: bytes) -> None:
+    with live.http(**{"content-type": "application/json"}) as client:
+        response = client.post("/v1/completions", content=content)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "the body must be a JSON object")
+
+
 def test_what_asks_for_nothing_is_let_through(live: Live) -> None:
     nothing = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": [], "user": "me"}
     assert live.chat(**nothing, response_format={"type": "text"}).json()["choices"] == live.chat().json()["choices"]
@@ -131,13 +150,15 @@ def test_a_full_queue_tells_when_to_come_back_and_clients_do(serving: Serving, t
     with serving(tiny, Limits(rows=1), Options(queue=2)) as live:
         body = {"max_tokens": 64, "diffusion": {"method": "vanilla"}}
         with ThreadPoolExecutor(8) as pool:
-            told = list(pool.map(lambda _: live.chat(**body), range(8)))
-        refused = [response for response in told if response.status_code == 429]
-        assert {response.status_code for response in told} == {200, 429}
+            responses = list(pool.map(lambda _: live.chat(**body), range(8)))
+        refused = [response for response in responses if response.status_code == 429]
+        assert {response.status_code for response in responses} == {200, 429}
         for response in refused:
             assert int(response.headers["retry-after"]) >= 1
             assert response.json()["error"]["code"] == "queue_full"
-        assert len({response.json()["choices"][0]["message"]["content"] for response in told if response not in refused}) == 1
+        assert (
+            len({response.json()["choices"][0]["message"]["content"] for response in responses if response not in refused}) == 1
+        )
 
         def patiently(_: int) -> Any:
             return live.client(retries=10).chat.completions.create(
@@ -171,9 +192,9 @@ def test_what_can_never_fit_is_refused_and_what_cannot_yet_waits(serving: Servin
         assert response.status_code == 400
         assert "the engine's holds 128" in response.json()["error"]["message"]
         with ThreadPoolExecutor(6) as pool:
-            told = [response.json() for response in pool.map(lambda _: live.chat(max_tokens=64), range(6))]
+            answers = [response.json() for response in pool.map(lambda _: live.chat(max_tokens=64), range(6))]
         alone = unmask.generate(tiny, [CHAT[0]["content"]], max_new_tokens=64)[0]
-        assert [one["choices"][0]["message"]["content"] for one in told] == [alone.text] * 6
+        assert [one["choices"][0]["message"]["content"] for one in answers] == [alone.text] * 6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The server's page in a real browser: what a reader types, sees meanwhile and is told, against what the API says."""
+"""The server's page in a real browser: what a reader types, sees meanwhile and reads, against what the API says."""
 
 import json
 import re
@@ -124,7 +124,7 @@ def page(browser: webdriver.Chrome, served: Served) -> Live:
 
 def test_two_methods_side_by_side_end_with_the_answers_of_the_api(page: Live, served: Served) -> None:
     page.go()
-    assert page.finish() == ["done: the answer has come to its end"] * 2
+    assert page.finish() == ["done"] * 2
     answers = [served.chat(QUESTION, method=method) for method in ("r2-dllm", "fast-dllm")]
     assert page.answers() == [answer["choices"][0]["message"]["content"] for answer in answers]
     assert page.figures("forwards") == [str(answer["usage"]["forwards"]) for answer in answers]
@@ -175,7 +175,7 @@ def test_length_temperature_and_seed(page: Live, served: Served) -> None:
     for name, value in {"max_tokens": "20", "temperature": "1.5", "seed": "7"}.items():
         page.fill(f"#{name}", value)
     page.go()
-    assert page.finish() == ["done: all its tokens are used up"]
+    assert page.finish() == ["done: max tokens reached"]
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 20, "temperature": 1.5, "seed": 7}
     assert page.answers()[0] == served.call("v1/chat/completions", body)["choices"][0]["message"]["content"]
 
@@ -204,9 +204,9 @@ def test_what_is_wrong_with_a_setting_is_told_in_its_pane(page: Live, served: Se
     page.fill(".pane:first-child .settings", "treshold=0.8")
     page.fill(".pane:last-child .settings", "threshold")
     page.go()
-    told = served.chat(QUESTION, method="r2-dllm", treshold=0.8)["error"]["message"]
-    assert "threshold" in told
-    assert page.finish() == [told, "threshold: write settings as key=value, with a space between two"]
+    message = served.chat(QUESTION, method="r2-dllm", treshold=0.8)["error"]["message"]
+    assert "threshold" in message
+    assert page.finish() == [message, "threshold: write settings as key=value, with a space between two"]
     assert len(page.all(".failed")) == 2
     page.fill(".pane:first-child .settings", "")
     page.fill(".pane:last-child .settings", "")

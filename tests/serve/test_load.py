@@ -14,11 +14,11 @@ LOAD = [sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "load.py"
 
 
 def document(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(path.read_text())
-    assert told["faults"] == {"failed": 0, "stuck": 0, "wrong": 0}
-    assert told["complaints"] == []
-    assert told["cores"] >= 1
-    return told
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert found["faults"] == {"failed": 0, "stuck": 0, "wrong": 0}
+    assert found["complaints"] == []
+    assert found["cores"] >= 1
+    return found
 
 
 @pytest.mark.slow
@@ -27,17 +27,17 @@ def test_eight_clients_for_five_seconds(tmp_path: Path) -> None:
     command = [*LOAD, "--clients", "8", "--seconds", "5", "--rounds", "1", "-o", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    told = document(path)
-    assert told["complete"]
-    assert 0 < told["streams"] < told["requests"] == 20
+    found = document(path)
+    assert found["complete"]
+    assert 0 < found["streams"] < found["requests"] == 20
     for side, clients in (("one", 1), ("many", 8)):
-        assert told[side]["clients"] == clients
-        assert told[side]["answers"] >= clients
-        assert told[side]["tokens_per_second"] > 0
-        for spread in (told[side]["seconds_of_an_answer"], told[side]["seconds_to_first_text"]):
+        assert found[side]["clients"] == clients
+        assert found[side]["answers"] >= clients
+        assert found[side]["tokens_per_second"] > 0
+        for spread in (found[side]["seconds_of_an_answer"], found[side]["seconds_to_first_text"]):
             assert 0 < spread["p50"] <= spread["p99"] <= spread["max"]
-    assert told["times"] == told["many"]["tokens_per_second"] / told["one"]["tokens_per_second"]
-    assert [batch["rows"] for batch in told["bare_forwards"]] == [1, 8, 16, 32, 64]
+    assert found["times"] == found["many"]["tokens_per_second"] / found["one"]["tokens_per_second"]
+    assert [batch["rows"] for batch in found["bare_forwards"]] == [1, 8, 16, 32, 64]
     assert "0 failed, 0 stuck, 0 wrong" in ended.stdout
 
 
@@ -53,7 +53,7 @@ def test_ctrl_c_leaves_a_document_of_what_there_is(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 1
-    told = document(path)
-    assert not told["complete"]
-    assert told["many"]["answers"] > 0
+    found = document(path)
+    assert not found["complete"]
+    assert found["many"]["answers"] > 0
     assert "tokens/s of all clients against one" in said

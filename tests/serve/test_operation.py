@@ -21,7 +21,7 @@ import unmask
 from tests.serve.live import CHAT, QUESTION, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
 from unmask.models.denoiser import Denoiser
-from unmask.serve.guard import JsonLines
+from unmask.serve.log import JsonLines
 from unmask.serve.options import Options
 
 
@@ -42,21 +42,21 @@ def test_metrics_count_what_was_answered(serving: Serving, tiny: Denoiser) -> No
         for _ in range(3):
             live.chat(max_tokens=64)
         live.chat(temperature=9)
-        told = numbers(live)
-    assert told["unmask_requests_total /v1/chat/completions 200"] == 3
-    assert told["unmask_requests_total /v1/chat/completions 400"] == 1
-    assert told["unmask_completion_tokens_total"] == 3 * alone.tokens
-    assert told["unmask_forwards_total"] == 3 * alone.forwards
-    assert told["unmask_choices_total stop"] == 3
-    assert told["unmask_tokens_per_forward_sum"] == pytest.approx(3 * alone.tokens_per_forward)
-    assert told["unmask_first_text_seconds_count"] == 3
-    assert told["unmask_request_seconds_count /v1/chat/completions"] == 4
+        samples = numbers(live)
+    assert samples["unmask_requests_total /v1/chat/completions 200"] == 3
+    assert samples["unmask_requests_total /v1/chat/completions 400"] == 1
+    assert samples["unmask_completion_tokens_total"] == 3 * alone.tokens
+    assert samples["unmask_forwards_total"] == 3 * alone.forwards
+    assert samples["unmask_choices_total stop"] == 3
+    assert samples["unmask_tokens_per_forward_sum"] == pytest.approx(3 * alone.tokens_per_forward)
+    assert samples["unmask_first_text_seconds_count"] == 3
+    assert samples["unmask_request_seconds_count /v1/chat/completions"] == 4
     for rule, tokens in alone.commits.items():
-        assert told[f"unmask_commits_total {rule}"] == 3 * tokens
-    assert told["unmask_batch_rows_sum"] == told["unmask_forwards_total"]
-    assert told["unmask_forward_seconds_count"] == told["unmask_batch_rows_count"] > 0
-    assert told["unmask_pool_pages"] == live.engine.load.all_pages
-    assert told["unmask_pool_used_pages"] == told["unmask_running_requests"] == told["unmask_waiting_requests"] == 0
+        assert samples[f"unmask_commits_total {rule}"] == 3 * tokens
+    assert samples["unmask_batch_rows_sum"] == samples["unmask_forwards_total"]
+    assert samples["unmask_forward_seconds_count"] == samples["unmask_batch_rows_count"] > 0
+    assert samples["unmask_pool_pages"] == live.engine.load.all_pages
+    assert samples["unmask_pool_used_pages"] == samples["unmask_running_requests"] == samples["unmask_waiting_requests"] == 0
 
 
 def test_metrics_see_the_engine_at_work(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,13 +69,13 @@ def test_metrics_see_the_engine_at_work(serving: Serving, tiny: Denoiser, monkey
 
     with serving(tiny, Limits(rows=2)) as live, ThreadPoolExecutor(6) as pool:
         monkeypatch.setattr(Denoiser, "forward", held)
-        asked = [pool.submit(live.chat, max_tokens=64) for _ in range(6)]
+        futures = [pool.submit(live.chat, max_tokens=64) for _ in range(6)]
         try:
             until(lambda: live.engine.load[:2] == (4, 2))
             seen = numbers(live)
         finally:
             seen_enough.set()
-        assert [one.result().status_code for one in asked] == [200] * 6
+        assert [one.result().status_code for one in futures] == [200] * 6
     assert (seen["unmask_waiting_requests"], seen["unmask_running_requests"]) == (4, 2)
     assert 0 < seen["unmask_pool_used_pages"] <= seen["unmask_pool_pages"]
 
@@ -128,10 +128,10 @@ def test_health_tells_ready_from_alive(serving: Serving, tiny: Denoiser, monkeyp
                 until(lambda: live.engine.load[:2] == (0, 1))
                 pool.submit(live.chat)
                 until(lambda: live.engine.load[:2] == (1, 1))
-                told = client.get("/health")
+                busy = client.get("/health")
             finally:
                 seen_enough.set()
-        assert (told.status_code, told.json()["status"]) == (503, "busy")
+        assert (busy.status_code, busy.json()["status"]) == (503, "busy")
         live.app.state.service.closing = True
         assert (client.get("/health").status_code, client.get("/health").json()["status"]) == (503, "closing")
         assert client.get("/health/live").status_code == 200
@@ -141,7 +141,7 @@ def test_health_tells_ready_from_alive(serving: Serving, tiny: Denoiser, monkeyp
         assert "retry-after" in response.headers
 
 
-def test_an_engine_that_has_died_is_told(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_has_died_is_reported(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     class Death(BaseException):
         pass
 
@@ -202,9 +202,9 @@ def test_a_client_that_leaves_frees_what_it_held(serving: Serving, tiny: Denoise
             with pytest.raises(httpx2.ReadTimeout):
                 httpx2.post(f"{live.url}/v1/chat/completions", json=body, timeout=0.1)
         live.wait_until_idle()
-        told = numbers(live)
-        assert told["unmask_requests_total /v1/chat/completions 499"] == 1
-        assert "unmask_choices_total stop" not in told
+        samples = numbers(live)
+        assert samples["unmask_requests_total /v1/chat/completions 499"] == 1
+        assert "unmask_choices_total stop" not in samples
 
 
 @contextmanager
@@ -229,27 +229,27 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_a_signal_ends_the_server_in_order() -> None:
-    """What runs is finished, nobody new is let in, and the process ends by itself."""
+    """What runs is finished, no new request is let in, and the process ends by itself."""
     body = {"messages": CHAT, "max_tokens": 192, "diffusion": {"method": "vanilla", "cache": "none"}}
     with process() as (server, url), ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=60) for _ in range(2)]
+        futures = [pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=60) for _ in range(2)]
         while httpx2.get(f"{url}/health").json()["running"] < 2:
             time.sleep(0.01)
         server.send_signal(signal.SIGTERM)
-        told = [one.result() for one in asked]
+        responses = [one.result() for one in futures]
         server.wait(30)
         assert server.returncode == -signal.SIGTERM
         with pytest.raises(httpx2.TransportError):
             httpx2.get(f"{url}/health")
-    assert [response.status_code for response in told] == [200] * 2
-    assert len({response.json()["choices"][0]["message"]["content"] for response in told}) == 1
+    assert [response.status_code for response in responses] == [200] * 2
+    assert len({response.json()["choices"][0]["message"]["content"] for response in responses}) == 1
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_it_at_once(second: signal.Signals) -> None:
     body = {"messages": CHAT, "max_tokens": 448, "n": 64, "diffusion": {"method": "vanilla", "cache": "none"}}
     with process() as (server, url), ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=60)
+        future = pool.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=60)
         while httpx2.get(f"{url}/health").json()["running"] == 0:
             time.sleep(0.01)
         server.send_signal(signal.SIGTERM)
@@ -257,4 +257,4 @@ def test_a_second_signal_ends_it_at_once(second: signal.Signals) -> None:
         server.send_signal(second)
         server.wait(10)
         with pytest.raises(httpx2.TransportError):
-            asked.result()
+            future.result()

@@ -11,7 +11,7 @@ import os, signal
 from unmask.engine.engine import Load
 from unmask.serve.metrics import Metrics
 
-def told():
+def counts():
     lines = metrics.render().decode().splitlines()
     return sorted(line for line in lines if line.startswith(("unmask_running", "unmask_requests_total")))
 
@@ -26,10 +26,10 @@ if not other:
 os.read(done, 1)
 metrics.load(Load(waiting=0, running=2, pages=0, all_pages=0))
 metrics.request("/health", 200, 0.1)
-print(told())
+print(counts())
 os.kill(other, signal.SIGKILL)
 os.waitpid(other, 0)
-print(told())
+print(counts())
 """
 
 
@@ -38,5 +38,5 @@ def test_the_dead_keep_their_counts_and_lose_their_gauges(tmp_path: Path) -> Non
     made = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, timeout=120)
     assert made.returncode == 0, made.stderr
     requests = 'unmask_requests_total{endpoint="/health",status="200"} 2.0'
-    told = [[requests, "unmask_running_requests 5.0"], [requests, "unmask_running_requests 2.0"]]
-    assert made.stdout.splitlines() == [str(lines) for lines in told]
+    expected = [[requests, "unmask_running_requests 5.0"], [requests, "unmask_running_requests 2.0"]]
+    assert made.stdout.splitlines() == [str(lines) for lines in expected]

@@ -6,28 +6,36 @@ from typing import Any
 import pytest
 
 import unmask
+from tests.serve.live import CHAT, QUESTION
 from unmask.engine.engine import Engine
 from unmask.engine.generate import ask
 from unmask.engine.request import Completion
 from unmask.methods import TABLE
-from unmask.serve.protocol import Diffusion
-from unmask.serve.stream import Asked, Teller
+from unmask.serve.log import LogEntry
+from unmask.serve.protocol import ChatRequest
+from unmask.serve.requests import ApiRequest
+from unmask.serve.stream import EventStream
 from unmask.view.colours import COLOURS
 from unmask.view.trace import pieces
 
 MODEL = unmask.load("unmask-tiny")
-QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 
 
 def watched(**chosen: Any) -> tuple[list[dict[str, Any]], Completion]:
     """The steps of one answer as a client reads them, and the answer."""
-    request = ask(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
-    asked = Asked(id="test", chat=True, model="unmask-tiny", requests=[request], prompt_tokens=len(request.prompt))
-    teller, engine, steps = Teller(asked, MODEL, Diffusion(trace=True)), Engine(MODEL), []
-    engine.submit(request, watch=teller.watches)
+    choice = ask(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
+    request = ApiRequest(
+        body=ChatRequest.model_validate({"messages": CHAT, "diffusion": {"trace": True}}),
+        model="unmask-tiny",
+        choices=[choice],
+        prompt_tokens=len(choice.prompt),
+        log=LogEntry(request_id="test", method="POST", path="/v1/chat/completions"),
+    )
+    stream, engine, steps = EventStream(request, MODEL), Engine(MODEL), []
+    engine.submit(choice, watch=stream.watch)
     while True:
         for progress in engine.step():
-            events = [json.loads(event.removeprefix("data: ")) for event in teller.tell(0, progress)]
+            events = [json.loads(event.removeprefix("data: ")) for event in stream.events_for(0, progress)]
             steps += [event["diffusion"] for event in events if "diffusion" in event]
             if progress.completion is not None:
                 return steps, progress.completion

@@ -1,4 +1,4 @@
-"""Streams: text that stays, held back where it must be, and drafts beside it for who asks for them."""
+"""Streams: text that stays, held back where it must be, and drafts beside it on demand."""
 
 from typing import Any
 
@@ -39,15 +39,15 @@ def test_a_stream_is_of_openais_form(live: Live) -> None:
         ) as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream")
-        told = events(response)
-    assert {event["object"] for event in told} == {"chat.completion.chunk"}
-    assert len({event["id"] for event in told}) == 1
-    assert told[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert told[-1]["choices"] == []
-    assert told[-1]["usage"]["forwards"] == unmask.generate(live.model, [QUESTION])[0].forwards
-    ends = [event["choices"][0]["finish_reason"] for event in told[:-1]]
+        chunks = events(response)
+    assert {event["object"] for event in chunks} == {"chat.completion.chunk"}
+    assert len({event["id"] for event in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["forwards"] == unmask.generate(live.model, [QUESTION])[0].forwards
+    ends = [event["choices"][0]["finish_reason"] for event in chunks[:-1]]
     assert ends == [None] * (len(ends) - 1) + ["stop"]
-    assert all("usage" not in event for event in told[:-1])
+    assert all("usage" not in event for event in chunks[:-1])
 
 
 def test_a_text_completion_streams_too(live: Live) -> None:
@@ -99,9 +99,9 @@ def test_letters_of_several_tokens_come_whole(bytewise: Denoiser, serving: Servi
 def test_drafts_are_beside_the_text_and_end_in_it(live: Live) -> None:
     body = {"messages": CHAT, "max_tokens": 64, "stream": True, "diffusion": {"drafts": True}}
     with live.http() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
-        told = events(response)
+        chunks = events(response)
     text, forwards, drafts = "", [], 0
-    for event in told:
+    for event in chunks:
         choice, draft = event["choices"][0], event.get("diffusion")
         text += choice["delta"].get("content", "")
         if draft is None:
@@ -117,7 +117,7 @@ def test_drafts_are_beside_the_text_and_end_in_it(live: Live) -> None:
     assert drafts > 1
     assert forwards == sorted(set(forwards))
     assert text == unmask.generate(live.model, [QUESTION], max_new_tokens=64)[0].text
-    # Whoever knows nothing of drafts sees the stream that it would see without them.
+    # A client that knows nothing of drafts sees the same stream as without them.
     texts, reason = deltas(live, max_tokens=64, extra_body={"diffusion": {"drafts": True}})
     assert ("".join(texts), reason) == (text, "stop")
     assert texts == deltas(live, max_tokens=64)[0]
@@ -127,8 +127,8 @@ def test_drafts_are_beside_the_text_and_end_in_it(live: Live) -> None:
 def test_a_trace_says_what_every_forward_did(live: Live, method: str) -> None:
     body = {"messages": CHAT, "max_tokens": 64, "stream": True, "diffusion": {"method": method, "trace": True}}
     with live.http() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
-        told = events(response)
-    steps = [event["diffusion"] for event in told if "diffusion" in event]
+        chunks = events(response)
+    steps = [event["diffusion"] for event in chunks if "diffusion" in event]
     alone = unmask.generate(live.model, [QUESTION], method=method, max_new_tokens=64)[0]
     assert [step["forward"] for step in steps] == list(range(alone.forwards))
     assert sum(step["queried"] for step in steps) == alone.query_tokens

@@ -1,19 +1,22 @@
 """`unmask serve`: the engine behind OpenAI's API."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, read_settings
 from unmask.errors import ConfigError
 
+if TYPE_CHECKING:
+    from unmask.serve.deploy import Plan
+
 
 def serve(
     model: Model = "unmask-tiny",
-    method: Annotated[str, typer.Option(help="Of requests that name none: a preset or a settings file.")] = "r2-dllm",
+    method: Annotated[str, typer.Option(help="For requests that name none: a preset or a settings file.")] = "r2-dllm",
     settings: Settings = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of answers where the request has none.")] = 128,
-    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: everybody.")] = "127.0.0.1",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer where the request gives no number.")] = 128,
+    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name in the API, if not its own.")] = None,
     api_key: Annotated[
@@ -22,12 +25,12 @@ def serve(
     ] = None,
     memory: Annotated[float | None, typer.Option(help="GiB of key/value memory.")] = None,
     rows: Annotated[int, typer.Option(help="Answers that are decoded at once.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Most tokens of a forward.")] = 8192,
-    queue: Annotated[int, typer.Option(help="Answers that may wait; who comes then is told to try again.")] = 256,
-    body_bytes: Annotated[int, typer.Option(help="Largest body of a request.")] = 2**20,
-    seconds: Annotated[float, typer.Option(help="Longest that a request may take, waiting included.")] = 600.0,
-    drain_seconds: Annotated[int, typer.Option(help="Longest that running requests may take after a signal to end.")] = 60,
-    replicas: Annotated[int, typer.Option(min=1, help="Models that answer side by side, each on a GPU or a core; on Ray.")] = 1,
+    tokens: Annotated[int, typer.Option(help="Most tokens per forward.")] = 8192,
+    queue: Annotated[int, typer.Option(help="Choices that may wait; further requests get a 429.")] = 256,
+    body_bytes: Annotated[int, typer.Option(help="Size of the largest body, in bytes.")] = 2**20,
+    seconds: Annotated[float, typer.Option(help="Longest time of a request, waiting included.")] = 600.0,
+    drain_seconds: Annotated[int, typer.Option(help="Longest time for running requests after a signal to end.")] = 60,
+    replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tensor_parallel: TensorParallel = False,
@@ -39,9 +42,9 @@ def serve(
     from unmask.engine.engine import Engine, Limits
 
     try:
-        from unmask.serve import deploy
         from unmask.serve.app import create_app
-        from unmask.serve.guard import log_to_stderr
+        from unmask.serve.deploy import Plan
+        from unmask.serve.log import log_to_stderr
         from unmask.serve.options import Options
         from unmask.serve.server import listen, run
     except ModuleNotFoundError as error:
@@ -61,9 +64,7 @@ def serve(
     if replicas > 1:
         if tensor_parallel:
             raise ConfigError("--replicas and --tensor-parallel: a replica is one process, so use one of them")
-        with listen(host, port) as at:  # Ray takes it over, and would not say so well that it is taken
-            port = at.getsockname()[1]
-        plan = deploy.Plan(
+        plan = Plan(
             model=model,
             dtype=dtype,
             graphs=graphs,
@@ -73,15 +74,25 @@ def serve(
             options=options,
             limits=limits,
         )
-        return deploy.run(plan, host, port, ready=lambda: _say(f"{replicas} replicas of {name or model}", host, port))
+        return _run_replicas(plan, host, port)
     whole = loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel, graphs=graphs)
     with whole as denoiser, listen(host, port) as at:
         log_to_stderr()
-        _say(denoiser.name, host, at.getsockname()[1])
+        _announce(denoiser.name, host, at.getsockname()[1])
         run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
 
 
-def _say(what: str, host: str, port: int) -> None:
+def _run_replicas(plan: "Plan", host: str, port: int) -> None:
+    from unmask.serve import deploy
+    from unmask.serve.server import listen
+
+    with listen(host, port) as at:  # a taken port is reported here: Ray's message would be worse
+        port = at.getsockname()[1]
+    what = f"{plan.replicas} replicas of {plan.options.name or plan.model}"
+    deploy.run(plan, host, port, ready=lambda: _announce(what, host, port))
+
+
+def _announce(what: str, host: str, port: int) -> None:
     from rich.console import Console
 
     place = f"http://{host}:{port}"
@@ -90,7 +101,7 @@ def _say(what: str, host: str, port: int) -> None:
 
 
 def _gpus(device: str) -> int | None:
-    """GPUs of a replica."""
+    """GPUs per replica."""
     known = {"auto": None, "cpu": 0, "cuda": 1}
     if device not in known:
         raise ConfigError(f"--device {device}: Ray gives each replica its GPU, so write auto, cpu or cuda")

@@ -2,10 +2,10 @@
 
     unmask batch IN.jsonl OUT.jsonl --model GSAI-ML/LLaDA-8B-Instruct
 
-Ray Data streams the places of the lines that have no answer yet to a pool of workers. Each worker reads its lines, has one
-model and one engine, and lets several blocks of lines share the engine's forwards, so that the last lines of a block do not
-run alone. Answers are on disk (ledger.py) as soon as their block is done. All machines must see the input and the model
-under the same path.
+Ray Data streams the positions of the lines that have no answer yet to a pool of workers. Each worker reads its
+lines, has one model and one engine, and lets several blocks of lines share the engine's forwards, so that the last
+lines of a block do not run alone. Answers are on disk (ledger.py) as soon as their block is done. All machines
+must see the input and the model under the same path.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ def run(
     Args:
         job: how to answer, and with what.
         device: "auto" (GPUs if the cluster has any), "cpu" or "cuda".
-        workers: models that answer side by side; None: one a GPU, or one.
+        workers: models that answer side by side; None: one per GPU, or one.
         batch: lines that a worker decodes at once.
         address: of a Ray cluster; "local" starts one on this machine, for this run.
         report: called as report(lines with an answer, all lines) at the start and whenever some are done.
@@ -66,7 +66,7 @@ def run(
             nothing: the error stands in their place.
     """
     folder = locate(job.model)
-    build(read_json(folder / "config.json"), folder)  # a mistake is told before Ray starts
+    build(read_json(folder / "config.json"), folder)  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
     provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
@@ -85,7 +85,7 @@ def run(
 
 
 class Answerer:
-    """What a worker does: places of lines in, answers out. It knows Ray only as its caller."""
+    """A worker: it takes positions of lines and returns their answers. It does not know Ray."""
 
     def __init__(self, job: Job, source: Path, device: str, rows: int) -> None:
         self._job, self._source = job, source
@@ -143,7 +143,7 @@ def _answers(
 
 @contextmanager
 def _ray(address: str) -> Iterator[Any]:
-    """Ray for its data, silent. Raises ConfigError where it is not to be had, RuntimeError where a worker fails."""
+    """Ray Data, silent. Raises ConfigError where Ray is not available, RuntimeError where a worker fails."""
     with cluster(address) as ray:
         import ray.data as data
 
@@ -160,7 +160,7 @@ def _ray(address: str) -> Iterator[Any]:
 def _share(resources: Mapping[str, float], device: str, workers: int | None, *, local: bool) -> Share:
     """How many workers there are and what each of them gets: a GPU, or cores.
 
-    On a machine of its own the workers share all cores; in a cluster, whose nodes may be small, each takes one.
+    On this machine alone the workers share all cores; in a cluster, whose nodes may be small, each takes one.
 
     >>> _share({"CPU": 16, "GPU": 2}, "auto", None, local=True)
     Share(workers=2, cpus=1, gpus=1)

@@ -1,4 +1,4 @@
-"""Ray, started on this machine or joined, silent. It knows nothing of what runs there."""
+"""Ray, started on this machine or joined, without its messages. It does not know what runs there."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ from typing import Any
 
 from unmask.errors import ConfigError
 
-# Read when Ray is imported. It would tell its makers, drop lines of a log that look alike, and warn of a default that it will
-# have one day; its own log files keep what is not shown.
+# Read when Ray is imported. Without these Ray reports its usage to its makers, drops log lines that look alike,
+# and warns of a future default; its own log files keep what is not shown.
 _SILENCE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -27,15 +27,15 @@ def cluster(address: str = "local", *, logs: bool = False) -> Iterator[Any]:
 
     Args:
         address: of a cluster; "local" starts one on this machine and ends it with the block.
-        logs: whether what the workers write to stderr comes out of ours.
+        logs: whether the workers' stderr is copied to this process's.
 
     Raises:
-        ConfigError: Ray is not installed, or nobody answers at the address.
+        ConfigError: Ray is not installed, or there is no cluster at the address.
     """
     _knock(address)
     os.environ |= _SILENCE
     if address == "local":
-        # Ray's ports are open to whoever reaches this machine, and Ray runs what it is sent: only by us.
+        # Ray's ports are open to the network, and Ray runs whatever it is sent: only this process has the token.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
@@ -53,7 +53,7 @@ def cluster(address: str = "local", *, logs: bool = False) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Raises ConfigError where nobody answers, which Ray itself would try for minutes."""
+    """Raises ConfigError where nothing listens at the address; Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         try:
@@ -64,7 +64,7 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Nothing reaches stderr, not even from C++, which announces the log level that it keeps quiet with."""
+    """Nothing reaches stderr, not even from C++, which announces its log level."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -4,8 +4,8 @@
     serve run unmask.serve.deploy:app model=GSAI-ML/LLaDA-8B-Instruct replicas=2    # on any Ray
     serve run configs/serve/llada-8b.yaml
 
-Ray's proxy takes the less busy of two replicas that it draws for each request, puts a new one where one has died, and adds
-and removes some as requests come and go where `max_replicas` lets it.
+Ray's proxy draws two replicas for each request and takes the less busy one. Ray replaces a replica that died, and
+adds and removes replicas as the load changes where `max_replicas` allows it.
 """
 
 import logging
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 NAME = "unmask"
-# Requests beside those that decode or wait: /health, /metrics, refusals. Ray counts them all, the engine does not.
+# Requests besides those that decode or wait: /health, /metrics, refusals. Ray counts them, the engine does not.
 _BESIDE = 64
 
 
@@ -45,11 +45,11 @@ class Plan:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
         graphs: whether block forwards are replayed as CUDA graphs.
-        replicas: models that answer side by side; with `max_replicas` the fewest of them.
-        max_replicas: the most of them, which there are while requests fill the rows of all; None: always `replicas`.
+        replicas: models that answer in parallel; with `max_replicas` the fewest of them.
+        max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
         gpus: of each replica, 0.5 to share one; None: one if the cluster has any, else none.
         cpus: of each replica; a model on a CPU computes with as many threads.
-        drain_seconds: the longest that running requests may take when their replica is to end.
+        drain_seconds: longest time that running requests may take when their replica is to end.
         options: how each replica's server behaves.
         limits: what each replica's engine may use.
     """
@@ -73,7 +73,7 @@ class Plan:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Plan":
-        """From the arguments of `serve run`, where the fields of `options` and `limits` stand beside the others.
+        """From the arguments of `serve run`, which include the fields of `options` and `limits`.
 
         Raises ConfigError that names an unknown field or a wrong value.
 
@@ -116,7 +116,7 @@ class Plan:
 def app(arguments: dict[str, Any]) -> "Application":
     """What `serve run` and `serve deploy` build; the arguments are those of `Plan`, `Options` and `Limits`.
 
-    API keys may also stand in UNMASK_API_KEY, separated by spaces. Raises ConfigError.
+    API keys may also be in UNMASK_API_KEY, separated by spaces. Raises ConfigError.
     """
     import ray
 
@@ -135,7 +135,7 @@ def build(plan: Plan, resources: Mapping[str, float]) -> "Application":
 
 
 class Replica:
-    """What Ray asks a replica besides requests."""
+    """What Ray needs of a replica besides requests."""
 
     app: FastAPI  # of `_application`; Ray's wrapper has it
 
@@ -147,7 +147,7 @@ class Replica:
 
 
 def _application(plan: Plan, device: str) -> FastAPI:
-    """Called in the replica's process."""
+    """The application, made in the replica's process."""
     from ray import get_runtime_context
 
     ray = get_runtime_context()
@@ -155,17 +155,17 @@ def _application(plan: Plan, device: str) -> FastAPI:
     numbers.mkdir(exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(numbers)  # read when prometheus_client is imported, which is now:
     from unmask.serve.app import create_app
-    from unmask.serve.guard import log_to_stderr
+    from unmask.serve.log import log_to_stderr
 
     log_to_stderr()
     model = load(plan.model, device=device, dtype=plan.dtype, graphs=plan.graphs)
     made = create_app(Engine(model, plan.limits), plan.options)
-    made.add_middleware(_Departures)
+    made.add_middleware(_Disconnects)
     return made
 
 
-class _Departures:
-    """Has a client's leaving told as ASGI does: Ray sometimes raises instead, when it has cancelled what waited for it."""
+class _Disconnects:
+    """Turns Ray's exception for a client that has left, which Ray sometimes raises, into ASGI's message."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -173,13 +173,13 @@ class _Departures:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from ray.exceptions import TaskCancelledError
 
-        async def told() -> Message:
+        async def receive_or_disconnect() -> Message:
             try:
                 return await receive()
             except TaskCancelledError:
                 return {"type": "http.disconnect"}
 
-        await self._app(scope, told, send)
+        await self._app(scope, receive_or_disconnect, send)
 
 
 def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
@@ -188,24 +188,29 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     A second signal ends it at once. Raises ConfigError where the machine has too little, ModelError where there is no such
     model, and RuntimeError where the replicas do not start.
     """
-    locate(plan.model)  # a mistake is told by us, before Ray starts, and a download is done once
-    # Ray's workers would let all other processes go first.
+    locate(plan.model)  # a mistake is reported before Ray starts, and a download is done once
+    # Without a niceness of 0 Ray's workers give way to all other processes.
     os.environ |= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PATH, "RAY_worker_niceness": "0"}
     with cluster(logs=True) as ray:
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on like Ctrl-C
         resources = ray.cluster_resources()
         _fits(plan, resources)
         quiet: Any = {"log_level": "WARNING", "enable_access_log": False}
-        http: Any = {"host": host, "port": port, "request_timeout_s": plan.options.seconds + 30}  # ours comes first
+        http: Any = {
+            "host": host,
+            "port": port,
+            "request_timeout_s": plan.options.seconds + 30,
+        }  # the server's own limit comes first
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=quiet)
         try:
             serve.run(build(plan, resources), name=NAME, logging_config=quiet)
         except RuntimeError:
-            told = serve.status().applications[NAME].deployments[NAME].message  # ends with the replica's traceback
-            raise RuntimeError(f"the replicas do not start: {told.strip().splitlines()[-1]}") from None
+            message = serve.status().applications[NAME].deployments[NAME].message
+            last = message.strip().splitlines()[-1]  # of the replica's traceback
+            raise RuntimeError(f"the replicas do not start: {last}") from None
         try:
             ready()
             while True:

@@ -1,8 +1,8 @@
-"""What stands in Ray's proxy before the replicas: it makes of a replica's death what a client can live with.
+"""The middleware of Ray's proxy, before the replicas: what a client gets when a replica dies.
 
-Ray's proxies call `middlewares` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (`unmask serve --replicas` sees to
-that; set it before `ray start` elsewhere). Without it such a client gets a bare 500 or a stream that breaks off. It is
-imported by the proxies, so it imports next to nothing.
+Ray's proxies call `middlewares` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (`unmask serve
+--replicas` sets that; set it before `ray start` elsewhere). Without it the client gets a bare 500 or a stream that
+breaks off. The proxies import this file, so it imports next to nothing.
 """
 
 import json
@@ -14,75 +14,75 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "unmask.serve.front:middlewares"
-_KEPT = 2**20  # bytes of a body: a larger one is not sent a second time
-# What Ray's own refusals mean. With no replica that takes requests it knows no route, and it calls its time limit a 408.
+_KEPT = 2**20  # bytes per body: a larger one is not sent a second time
+# The right status for Ray's own: without a replica that takes requests it has no route; its time limit is a 408.
 _STATUS = {404: 503, 408: 504}
 
 
 def middlewares() -> list[Middleware]:
-    """What Ray's proxy puts around itself."""
+    """The middlewares that Ray's proxy puts around itself."""
     return [Middleware(Front)]
 
 
 class Front:
     """The middleware.
 
-    A request whose replica died before it said anything goes to another replica, once; a stream whose replica died ends
-    with an event that says so. What Ray refuses is told in OpenAI's words.
+    A request whose replica died before its response began goes to another replica, once; a stream whose replica
+    died ends with an event that says so. Refusals of Ray get OpenAI's form.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        body, answer = _Body(receive), _Answer(scope, send)
-        await self._app(scope, body.receive, answer.send)
-        if not answer.begun and body.whole:
-            body.again()
-            await self._app(scope, body.receive, answer.send)
-        if not body.left:
-            await answer.end(receive)
+        body, response = _Body(receive), _Response(scope, send)
+        await self._app(scope, body.receive, response.send)
+        if not response.begun and body.is_whole:
+            body.rewind()
+            await self._app(scope, body.receive, response.send)
+        if not body.disconnected:
+            await response.end(receive)
 
 
 class _Body:
-    """A request's body, kept as it passes so that it can be had again."""
+    """A request's body, kept as it passes so that it can be sent again."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._kept: list[Message] = []
         self._next = 0
-        self.left = False  # whether the client has
+        self.disconnected = False  # whether the client has left
 
     @property
-    def whole(self) -> bool:
-        """Whether all of it can be had again."""
+    def is_whole(self) -> bool:
+        """Whether all of it can be sent again."""
         sizes = sum(len(message.get("body", b"")) for message in self._kept)
-        return not self.left and sizes <= _KEPT
+        return not self.disconnected and sizes <= _KEPT
 
-    def again(self) -> None:
+    def rewind(self) -> None:
         self._next = 0
 
     async def receive(self) -> Message:
-        """The next message, an old one where there is any."""
+        """The next message, a kept one where there is one."""
         if self._next == len(self._kept):
             message = await self._receive()
-            self.left = message["type"] == "http.disconnect"
-            if self.left or not self.whole:
+            self.disconnected = message["type"] == "http.disconnect"
+            if self.disconnected or not self.is_whole:
                 return message
             self._kept.append(message)
         self._next += 1
         return self._kept[self._next - 1]
 
 
-class _Answer:
-    """A response on its way to the client; Ray's own is held back and told anew."""
+class _Response:
+    """A response on its way to the client; a refusal of Ray's own is held back and put into OpenAI's form."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope, self._send = scope, send
-        self._refusal: Message | None = None  # the beginning of an answer of Ray's
+        self._refusal: Message | None = None  # the start of a response of Ray's
         self._text = b""
         self._streams = self._ended = False
         self.begun = False
@@ -94,11 +94,11 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             kind = headers.get("content-type", "")
             self._streams = kind.startswith("text/event-stream")
-            if message["status"] >= 400 and kind.startswith("text/plain"):  # ours are JSON
+            if message["status"] >= 400 and kind.startswith("text/plain"):  # the replicas' are JSON
                 self._refusal = message
             else:
                 if "x-request-id" in headers:
-                    headers["x-request-id"] = headers["x-request-id"]  # once: Ray adds the id that we have said
+                    headers["x-request-id"] = headers["x-request-id"]  # once: Ray adds a second one
                 await self._send(message)
         elif self._refusal is not None:
             self._text += message.get("body", b"")
@@ -107,18 +107,18 @@ class _Answer:
             await self._send(message)
 
     async def end(self, receive: Receive) -> None:
-        """Say what is left to say when nobody answers any more."""
+        """Complete the response where no replica does."""
         if not self.begun:
-            await self._problem(503, "the replica of this request failed: try again", receive)
+            await self._send_error(503, "the replica of this request failed: try again", receive)
         elif self._refusal is not None:
             ray: int = self._refusal["status"]
             text = "no replica takes requests: the server is starting or ending" if ray == 404 else self._text.decode()
-            await self._problem(_STATUS.get(ray, ray), text, receive)
+            await self._send_error(_STATUS.get(ray, ray), text, receive)
         elif self._streams and not self._ended:
             text = f"data: {json.dumps(_error('the replica of this stream failed'))}\n\n"
             await self._send({"type": "http.response.body", "body": text.encode()})
 
-    async def _problem(self, status: int, text: str, receive: Receive) -> None:
+    async def _send_error(self, status: int, text: str, receive: Receive) -> None:
         headers = {"retry-after": "1"} if status == 503 else {}
         await JSONResponse(_error(text), status, headers)(self._scope, receive, self._send)
 

@@ -1,10 +1,10 @@
-"""A dataset's lines: what each asks, and what is said about it.
+"""A dataset's lines: the request of each, and its answer.
 
     {"prompt": "Name a prime."}
     {"id": "q7", "messages": [{"role": "user", "content": "Name a prime."}], "max_new_tokens": 64, "method": "vanilla"}
     {"token_ids": [41, 7, 23], "temperature": 1, "seed": 3}
 
-It knows neither who answers nor where the answers go.
+It knows neither the engine that answers nor the file of the answers.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ ANSWER = ("text", "token_ids", "tokens", "forwards", "tokens_per_forward", "seco
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that an answer depends on besides its line.
+    """Everything that an answer depends on besides its line.
 
     Attributes:
         model, dtype: as for `unmask.load`.
-        method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`, for lines that do not say otherwise.
+        method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
     """
 
@@ -80,10 +80,10 @@ class Source(NamedTuple):
 
 
 def scan(path: Path, keep: Sequence[str]) -> Source:
-    """Look at every line once; eight bytes of memory a line.
+    """Read every line once; eight bytes of memory per line.
 
-    Raises ConfigError where the file cannot be read, or where a line has a key that nobody knows and nobody asked to keep:
-    that is a mistake in the command or in the whole dataset, not in a line.
+    Raises ConfigError where the file cannot be read, or where a line has a key that is neither known nor in
+    `keep`: a mistake in the command or in the whole dataset, not in a line.
     """
     starts, digest, known = array("q", [0]), hashlib.sha256(), {*KEYS, *keep}
     try:
@@ -100,7 +100,7 @@ def scan(path: Path, keep: Sequence[str]) -> Source:
 
 
 def _readable(line: bytes) -> dict[str, Any]:
-    """The line's object; an empty one where the line is a mistake of its own, which its answer will tell."""
+    """The line's object; an empty one where the line cannot be read, which its answer will say."""
     try:
         return parse(line)
     except RequestError:
@@ -124,7 +124,7 @@ def parse(line: bytes) -> dict[str, Any]:
 
 
 def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
-    """What a line asks. Raises ConfigError or RequestError where it cannot be answered.
+    """The engine's request for a line. Raises ConfigError or RequestError where it cannot be answered.
 
     >>> from unmask.methods import load
     >>> from unmask.models.toy import toy
@@ -183,11 +183,11 @@ def answer(completion: Completion) -> dict[str, Any]:
 
 
 def refusal(error: Exception) -> dict[str, Any]:
-    """What stands in an answer's place."""
+    """The fields in place of an answer."""
     return {"error": " ".join(str(error).split())}
 
 
 def label(number: int, row: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
-    """What an answer begins with: the line's own id, or its number counted from 1, and what is kept of it."""
+    """The first fields of an answer: the line's own id, or its number counted from 1, and the keys in `keep`."""
     own = row.get("id")
     return {"id": number + 1 if own is None else own} | {key: row[key] for key in keep if key in row}

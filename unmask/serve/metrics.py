@@ -1,7 +1,7 @@
-"""What Prometheus reads at /metrics. prometheus_client lives here and nowhere else.
+"""The metrics that Prometheus reads at /metrics. prometheus_client is imported here and nowhere else.
 
-Replicas on one machine share their numbers through files where PROMETHEUS_MULTIPROC_DIR names a folder (`deploy` does);
-then /metrics of any replica is that of all.
+Replicas on one machine share their metrics through files where PROMETHEUS_MULTIPROC_DIR names a folder (`deploy`
+sets it); then /metrics of any replica is that of all.
 """
 
 import os
@@ -19,7 +19,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The numbers of one server."""
+    """The metrics of one server."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -54,14 +54,14 @@ class Metrics:
         self._all_pages = _gauge("unmask_pool_pages", "Pages of key/value memory.", registry)
 
     def load(self, load: Load) -> None:
-        """How busy the engine is now."""
+        """Set the gauges of the engine's load."""
         self._waiting.set(load.waiting)
         self._running.set(load.running)
         self._pages.set(load.pages)
         self._all_pages.set(load.all_pages)
 
     def forward(self, rows: int, seconds: float) -> None:
-        """A forward of the engine; called from its thread."""
+        """Count a forward of the engine; called from its thread."""
         self._batch.observe(rows)
         self._forward_seconds.observe(seconds)
 
@@ -69,7 +69,7 @@ class Metrics:
         self._first_text.observe(seconds)
 
     def answered(self, prompt_tokens: int, completions: Sequence[Completion]) -> None:
-        """A request whose choices are all done."""
+        """Count a request whose choices are all complete."""
         self._prompt_tokens.inc(prompt_tokens)
         for completion in completions:
             self._choices.labels(completion.finish_reason).inc()
@@ -80,21 +80,21 @@ class Metrics:
                 self._commits.labels(rule).inc(tokens)
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
-        """A request that is over, well or not."""
+        """Count a request that has ended, with whatever status."""
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
     def render(self) -> bytes:
-        """The numbers in Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         registry = self._registry
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            _bury_the_dead(Path(folder))
+            _drop_dead_gauges(Path(folder))
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
-def _bury_the_dead(folder: Path) -> None:
+def _drop_dead_gauges(folder: Path) -> None:
     """Drop the gauges of replicas that have ended, killed ones too, which could not do so themselves."""
     for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}:
         try:
@@ -104,5 +104,5 @@ def _bury_the_dead(folder: Path) -> None:
 
 
 def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
-    # Of replicas the sum; those that have ended do not count.
+    # The sum over the replicas that are alive.
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")

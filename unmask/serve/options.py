@@ -12,17 +12,17 @@ from unmask.methods.method import whole
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `unmask serve` can be told.
+    """The options of `unmask serve`.
 
     Attributes:
-        name: of the model in the API; None: the model's own.
+        name: of the model in the API; None: its own.
         method: of requests that name none: a preset, or a settings file.
         settings: options of the preset that are changed, or settings of the file.
-        max_new_tokens: length of an answer where neither the request nor the method has one.
-        api_keys: any of them opens the API; none: it is open.
-        queue: rows that may wait for the engine; who comes then gets a 429.
-        body_bytes: the largest body.
-        seconds: the longest that a request may take, waiting included.
+        max_new_tokens: tokens of an answer where neither the request nor the method gives a number.
+        api_keys: any of them opens the API; where there is none, the API needs no key.
+        queue: choices that may wait for the engine; further requests get a 429.
+        body_bytes: size of the largest body, in bytes.
+        seconds: longest time of a request, waiting included.
     """
 
     name: str | None = None
@@ -42,4 +42,4 @@ class Options:
             raise ConfigError(f"seconds must be more than 0, got {self.seconds!r}")
         if not all(self.api_keys):
             raise ConfigError("an API key is empty")
-        load(self.method, **self.settings)  # a mistake is told when the server starts, not at its first request
+        load(self.method, **self.settings)  # a mistake is reported at the server's start

@@ -1,6 +1,6 @@
-"""The page at `/`: it shows a decode live, or two side by side, and fetches nothing but the API beside it.
+"""The page at `/`: it shows a decode live, or two side by side, and fetches nothing but this server's API.
 
-What it looks like and does is page.html beside this file; look and tokens are those of `unmask view`'s page.
+Its HTML is page.html beside this file; its style sheet and its tokens are those of `unmask view`'s page.
 """
 
 from unmask.methods import TABLE
@@ -9,12 +9,12 @@ from unmask.view.page import fill
 
 
 def page(service: Service) -> str:
-    """The page, told what this server has."""
+    """The page, filled with this server's model and methods."""
     model, options = service.model, service.options
     return fill(
         "unmask.serve",
         {
-            "model": service.card.id,
+            "model": service.model_info.id,
             "chat": getattr(model.tokenizer, "chat_template", None) is not None,
             "methods": list(TABLE),
             "method": options.method if options.method in TABLE and not options.settings else None,

@@ -1,10 +1,10 @@
-"""What travels over HTTP: OpenAI's schemas, and the little that diffusion adds. pydantic lives here (`deploy` reads with it).
+"""The schemas of requests and responses: OpenAI's, and what diffusion adds. pydantic is used here and in `deploy`.
 
-Every field of OpenAI's is kept, or refused by its name; one that says nothing (`frequency_penalty: 0`) is let through,
-because clients send it unasked. What is ours stands in `diffusion`, `usage.forwards` and `usage.tokens_per_forward`.
+Every field of OpenAI's is supported or refused by its name; a field at the value that changes nothing
+(`frequency_penalty: 0`) is accepted, because clients send such fields by default. Additions are `diffusion` in a
+request, `usage.forwards` and `usage.tokens_per_forward` in a response.
 """
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from unmask.engine.request import Completion, FinishReason
 
-# --- requests ---------------------------------------------------------------------------------------------------------
+# --- requests ----------------------------------------------------------------------------------------------------
 
-# The tag of an alternative stands in an error's path; the colon tells it from a field's name (`where` leaves it out).
+# The tag of an alternative is part of an error's path; its colon tells `errors.where` that it is no field's name.
 _ONE, _MANY, _IDS, _LISTS_OF_IDS = ":one", ":many", ":ids", ":lists of ids"
 
 
@@ -40,7 +40,7 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
-    """A turn of the chat; the four fields that must be null are those of an answer that a client hands back."""
+    """A turn of the chat; the fields that must be null are those of a response that is sent back as a turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
@@ -65,8 +65,8 @@ class Diffusion(BaseModel):
     """How to decode this request alone.
 
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
-    (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds guesses to a stream, `trace`
-    what every forward did.
+    (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
+    forward to a stream, `trace` what every forward did.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -81,8 +81,8 @@ class Diffusion(BaseModel):
         return dict(self.__pydantic_extra__)
 
 
-# What a client may send as long as it asks for nothing: the value that does.
-_NOTHING: Mapping[str, JsonValue] = {
+# Fields that are not supported, each with the value that changes nothing, at which it is accepted.
+UNSUPPORTED: Mapping[str, JsonValue] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
     "logit_bias": {},
@@ -98,17 +98,17 @@ _NOTHING: Mapping[str, JsonValue] = {
     "best_of": 1,
     "suffix": "",
 }
-# What changes nothing about an answer.
+# Fields that change nothing about a response.
 _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
 
 
-def _is_nothing(value: Any, nothing: JsonValue) -> bool:
+def _changes_nothing(value: Any, neutral: JsonValue) -> bool:
     # False is not the number 0: OpenAI's older endpoint takes `logprobs: 0` for the probability of each token.
-    return value is None or (value == nothing and isinstance(value, bool) == isinstance(nothing, bool))
+    return value is None or (value == neutral and isinstance(value, bool) == isinstance(neutral, bool))
 
 
 class Body(_Strict):
-    """What both endpoints take. Unless the request says otherwise the server's method decides, and decodes greedily."""
+    """The fields of both endpoints. By default the server's method decides, and decoding is greedy."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**20)
@@ -130,7 +130,7 @@ class Body(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_what_says_nothing(cls, data: Any) -> Any:
+    def _drop_what_changes_nothing(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         try:
@@ -140,7 +140,7 @@ class Body(_Strict):
         return {
             name: value
             for name, value in data.items()
-            if name not in _IGNORED and not (name in _NOTHING and _is_nothing(value, _NOTHING[name]))
+            if name not in _IGNORED and not (name in UNSUPPORTED and _changes_nothing(value, UNSUPPORTED[name]))
         }
 
     @property
@@ -160,7 +160,7 @@ class ChatRequest(Body):
         return self
 
 
-# Lists end their check at the first mistake: a megabyte of mistakes would take seconds to tell, and one is told.
+# A list's check ends at its first mistake: a megabyte of mistakes would take seconds to list, and one is reported.
 _Ids = Annotated[list[int], Field(fail_fast=True)]
 
 
@@ -181,37 +181,7 @@ class CompletionRequest(Body):
         return given if _kind_of_prompt(given) in (_MANY, _LISTS_OF_IDS) else [given]
 
 
-def complaint(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tuple[str, str]:
-    """One line about a body that is not of its schema, and the field that it is about. `known` are the body's own fields.
-
-    >>> complaint([{"type": "extra_forbidden", "loc": ("body", "temprature"), "msg": ""}], ["temperature"])
-    ("temprature is not supported: did you mean 'temperature'?", 'temprature')
-    >>> complaint([{"type": "extra_forbidden", "loc": ("body", "logprobs"), "msg": ""}], ["temperature"])
-    ('logprobs is not supported: leave it out', 'logprobs')
-    """
-    error = errors[0]
-    field = where(error["loc"])
-    if error["type"] == "json_invalid":
-        return "the body is not valid JSON", "body"
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1) if field not in _NOTHING else []
-        return f"{field} is not supported: {f'did you mean {close[0]!r}?' if close else 'leave it out'}", field
-    said = error["msg"].removeprefix("Value error, ")
-    return f"{field or 'the body'}: {said[0].lower()}{said[1:]}", field or "body"
-
-
-def where(path: Sequence[str | int]) -> str:
-    """An error's path as one would write it.
-
-    >>> where(("body", "messages", 0, "content", ":many", 1, "type"))
-    'messages[0].content[1].type'
-    """
-    steps = [step for step in path if isinstance(step, int) or not step.startswith(":")]
-    steps = steps[1:] if steps[:1] == ["body"] and len(steps) > 1 else steps
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------------------
 
 
 class Usage(BaseModel):
@@ -236,7 +206,7 @@ class Usage(BaseModel):
         )
 
 
-class AnswerMessage(BaseModel):
+class ResponseMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
@@ -244,12 +214,12 @@ class AnswerMessage(BaseModel):
 
 class ChatChoice(BaseModel):
     index: int
-    message: AnswerMessage
+    message: ResponseMessage
     finish_reason: FinishReason
     logprobs: None = None
 
 
-class ChatAnswer(BaseModel):
+class ChatResponse(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -258,23 +228,23 @@ class ChatAnswer(BaseModel):
     usage: Usage
 
 
-class TextChoice(BaseModel):
+class CompletionChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason
     logprobs: None = None
 
 
-class TextAnswer(BaseModel):
+class CompletionResponse(BaseModel):
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
-    choices: list[TextChoice]
+    choices: list[CompletionChoice]
     usage: Usage
 
 
-class ModelCard(BaseModel):
+class ModelInfo(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -283,11 +253,11 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[ModelInfo]
 
 
 class Health(BaseModel):
-    """`ready`: takes requests. A process that answers at all is alive."""
+    """`ready`: the server takes requests. A process that responds at all is alive."""
 
     status: Literal["starting", "ready", "busy", "closing", "failed"]
     ready: bool
@@ -295,18 +265,18 @@ class Health(BaseModel):
     running: int
 
 
-BAD_REQUEST, SERVER = "invalid_request_error", "server_error"  # types of problems
-CLIENT_LEFT = 499  # nginx's number for it; a status that nobody receives
+BAD_REQUEST, SERVER = "invalid_request_error", "server_error"  # types of errors
+CLIENT_LEFT = 499  # nginx's status for it, in logs and metrics; it is never sent
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     type: str
     param: str | None = None
     code: str | None = None
 
 
-class ProblemAnswer(BaseModel):
-    """How every error is told."""
+class ErrorResponse(BaseModel):
+    """The body of every error."""
 
-    error: Problem
+    error: ErrorDetail

@@ -1,4 +1,4 @@
-"""The server process: uvicorn around the application, ended in order."""
+"""The server process: uvicorn around the application, shut down gracefully."""
 
 import socket
 from types import FrameType
@@ -10,13 +10,13 @@ from unmask.errors import ConfigError
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which at SIGTERM or Ctrl-C takes no more connections, finishes what runs and ends; told twice, at once.
+    """uvicorn, which at SIGTERM or Ctrl-C finishes what runs and then ends; at a second signal it ends at once.
 
-    Who watches /health on a connection that is still open sees "closing" meanwhile.
+    Meanwhile /health says "closing" on connections that are still open.
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal to end."""
+        """Begin to shut down at a signal."""
         app = self.config.app
         assert isinstance(app, FastAPI)
         app.state.service.closing = True
@@ -25,7 +25,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at this address; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+    """A socket that listens at this address; port 0 takes a free one. Raises ConfigError where that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(app: FastAPI, at: socket.socket, *, drain_seconds: int) -> None:
-    """Serve until a signal ends it; what still runs `drain_seconds` after the signal is broken off."""
+    """Serve until a signal ends it; requests that still run `drain_seconds` after the signal are broken off."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain_seconds
     )

@@ -1,117 +1,79 @@
-"""Answers as documents and as server-sent events. Pure: no engine, no clock but a date.
+"""Responses as server-sent events. Pure: no engine, no clock.
 
 `delta.content` holds text that can no longer change and nothing else, so clients that know nothing of diffusion see an
-ordinary stream. Whoever asks for drafts or a trace gets chunks with an empty delta and a field `diffusion` beside it.
+ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it.
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from unmask.engine.request import Completion, FinishReason, Progress, Request, StepRecord
+from unmask.engine.request import Completion, Draft, FinishReason, Progress, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.serve.protocol import (
-    SERVER,
-    AnswerMessage,
-    ChatAnswer,
-    ChatChoice,
-    Diffusion,
-    Problem,
-    ProblemAnswer,
-    TextAnswer,
-    TextChoice,
-    Usage,
-)
+from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
+from unmask.serve.requests import ApiRequest
 from unmask.view.trace import Recorder
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A request of the API on its way: the engine's requests, one a choice, and what their answers carry."""
+class EventStream:
+    """The events of one response, in order; every event is a string ready to be sent."""
 
-    id: str
-    chat: bool
-    model: str
-    requests: Sequence[Request]
-    prompt_tokens: int
-    created: int = field(default_factory=lambda: int(time.time()))
-    began: float = field(default_factory=time.perf_counter)
-
-    def usage(self, done: Sequence[Completion]) -> Usage:
-        return Usage.of(self.prompt_tokens, done)
-
-    def answer(self, done: Sequence[Completion]) -> ChatAnswer | TextAnswer:
-        """All choices in one document."""
-        head: dict[str, Any] = {"id": self.id, "created": self.created, "model": self.model, "usage": self.usage(done)}
-        choices = list(enumerate(done))
-        if self.chat:
-            return ChatAnswer(
-                **head,
-                choices=[
-                    ChatChoice(index=index, message=AnswerMessage(content=one.text), finish_reason=one.finish_reason)
-                    for index, one in choices
-                ],
-            )
-        return TextAnswer(
-            **head, choices=[TextChoice(index=index, text=one.text, finish_reason=one.finish_reason) for index, one in choices]
-        )
-
-
-class Teller:
-    """The events of one stream, in order; every event is a string ready to be sent."""
-
-    def __init__(self, asked: Asked, model: Denoiser, diffusion: Diffusion) -> None:
-        self._asked, self._drafts = asked, diffusion.drafts
-        self._recorders = [Recorder(model, request.max_new_tokens) for request in asked.requests if diffusion.trace]
+    def __init__(self, request: ApiRequest, model: Denoiser) -> None:
+        diffusion = request.body.diffusion
+        self._request, self._drafts = request, diffusion.drafts
+        self._recorders = [Recorder(model, choice.max_new_tokens) for choice in request.choices if diffusion.trace]
 
     @property
-    def watches(self) -> bool:
-        """Whether the engine has to say more than text."""
+    def watch(self) -> bool:
+        """Whether the engine's progress must carry drafts and records."""
         return self._drafts or bool(self._recorders)
 
-    def begin(self) -> Iterator[str]:
-        """A chat's choices say who speaks."""
-        if self._asked.chat:
-            for index in range(len(self._asked.requests)):
+    def opening(self) -> Iterator[str]:
+        """In a chat, the role of each choice's message."""
+        if self._request.is_chat:
+            for index in range(len(self._request.choices)):
                 yield self._chunk(index, {"role": "assistant", "content": ""})
 
-    def tell(self, index: int, item: Progress) -> Iterator[str]:
-        """One forward of one choice: what it did, the text that it settled, the guess at what follows, the end."""
-        if self._recorders and item.record is not None:
-            yield self._chunk(
-                index, {}, diffusion=_step(self._recorders[index], item.record, self._asked.requests[index].method)
-            )
-        if item.text:
-            yield self._chunk(index, {"content": item.text})
-        if self._drafts and item.draft is not None:
-            draft = item.draft
-            told = {"start": draft.start, "text": draft.text, "masked": draft.masked, "forward": draft.forward}
-            yield self._chunk(index, {}, diffusion={"event": "draft", **told})
-        if item.completion is not None:
-            yield self._chunk(index, {}, reason=item.completion.finish_reason)
+    def events_for(self, index: int, progress: Progress) -> Iterator[str]:
+        """One forward of choice `index`: its step, the text that became final, the draft after it, the end."""
+        if self._recorders and progress.record is not None:
+            method = self._request.choices[index].method
+            yield self._chunk(index, {}, diffusion=_step(self._recorders[index], progress.record, method))
+        if progress.text:
+            yield self._chunk(index, {"content": progress.text})
+        if self._drafts and progress.draft is not None:
+            yield self._chunk(index, {}, diffusion=_draft(progress.draft))
+        if progress.completion is not None:
+            yield self._chunk(index, {}, reason=progress.completion.finish_reason)
 
-    def end(self, done: Sequence[Completion], *, usage: bool) -> Iterator[str]:
-        if usage:
-            yield self._event([], usage=self._asked.usage(done).model_dump())
+    def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
+        """The usage, where the request asks for it, and the end."""
+        options = self._request.body.stream_options
+        if options is not None and options.include_usage:
+            yield self._event([], usage=self._request.usage(completions).model_dump())
         yield "data: [DONE]\n\n"
 
     def failure(self, message: str) -> str:
-        """The last event of a stream that went wrong."""
-        return _line(ProblemAnswer(error=Problem(message=message, type=SERVER)).model_dump())
+        """The last event of a stream that failed."""
+        return _line(ErrorResponse(error=ErrorDetail(message=message, type=SERVER)).model_dump())
 
     def _chunk(
-        self, index: int, delta: dict[str, str], *, reason: FinishReason | None = None, diffusion: dict[str, Any] | None = None
+        self,
+        index: int,
+        delta: dict[str, str],
+        *,
+        reason: FinishReason | None = None,
+        diffusion: dict[str, Any] | None = None,
     ) -> str:
-        said: dict[str, Any] = {"delta": delta} if self._asked.chat else {"text": delta.get("content", "")}
+        content: dict[str, Any] = {"delta": delta} if self._request.is_chat else {"text": delta.get("content", "")}
         extra = {} if diffusion is None else {"diffusion": diffusion}
-        return self._event([{"index": index, **said, "logprobs": None, "finish_reason": reason}], **extra)
+        return self._event([{"index": index, **content, "logprobs": None, "finish_reason": reason}], **extra)
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        kind = "chat.completion.chunk" if self._asked.chat else "text_completion"
-        head = {"id": self._asked.id, "object": kind, "created": self._asked.created, "model": self._asked.model}
+        request = self._request
+        kind = "chat.completion.chunk" if request.is_chat else "text_completion"
+        head = {"id": request.id, "object": kind, "created": request.created, "model": request.model}
         return _line({**head, "choices": choices, **more})
 
 
@@ -119,23 +81,35 @@ def _line(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
-    """What one forward did to its block: each place's text, the rule that wrote it (null: a guess), and how surely.
+def _draft(draft: Draft) -> dict[str, Any]:
+    return {
+        "event": "draft",
+        "start": draft.start,
+        "text": draft.text,
+        "masked": draft.masked,
+        "forward": draft.forward,
+    }
 
-    Where a character goes on that the block before began, that block's last place comes along: its text has moved here.
+
+def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
+    """What one forward did to its block: the text, the rule (null: a draft) and the confidence of each position.
+
+    Where a character continues over the border of two blocks, the last position of the block before is included:
+    its text has moved into this block.
     """
     recorder(record)
     trace = recorder.trace(settings=method.to_dict())
     step = trace.steps[-1]
-    sure: dict[int, float | None] = {commit.place: commit.confidence for commit in step.commits}
-    sure |= {draft.place: draft.confidence for draft in step.drafts}
+    confidence: dict[int, float | None] = {commit.place: commit.confidence for commit in step.commits}
+    confidence |= {draft.place: draft.confidence for draft in step.drafts}
     cells = trace.cells(trace.forwards)[: step.start + len(record.block[0])]
     start = step.start - 1 if step.start and cells[step.start - 1].text == "" else step.start
+    shown = enumerate(cells[start:], start)
     return {
         "event": "step",
         "forward": record.forward,
         "refresh": step.refresh,
         "queried": step.queried,
         "start": start,
-        "cells": [[cell.text, cell.rule, sure.get(place)] for place, cell in enumerate(cells[start:], start)],
+        "cells": [[cell.text, cell.rule, confidence.get(place)] for place, cell in shown],
     }

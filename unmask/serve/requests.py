@@ -1,18 +1,54 @@
-"""From the body of an HTTP request to the engine's requests. What cannot be answered raises before anything runs."""
+"""From the body of an HTTP request to the engine's requests. What cannot be served raises before anything runs."""
 
 import secrets
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmask.engine.generate import ask, chat
-from unmask.engine.request import Request
+from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load, preset
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
+from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
-from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion
+from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ApiRequest:
+    """An accepted request of the API: the engine's requests, one per choice, and what their response carries.
+
+    Attributes:
+        body: as it was sent.
+        model: the model's name in the API.
+        choices: the engine's requests.
+        prompt_tokens: of all prompts, each counted once whatever `n` is.
+        log: the request's entry in the log, to be filled in.
+        created: Unix time in seconds.
+        began: where the time limit begins (`time.perf_counter`).
+    """
+
+    body: Body
+    model: str
+    choices: Sequence[Request]
+    prompt_tokens: int
+    log: LogEntry
+    created: int = field(default_factory=lambda: int(time.time()))
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_chat(self) -> bool:
+        return isinstance(self.body, ChatRequest)
+
+    @property
+    def id(self) -> str:
+        return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{self.log.request_id}"
+
+    def usage(self, completions: Sequence[Completion]) -> Usage:
+        return Usage.of(self.prompt_tokens, completions)
 
 
 def choose(asked: Diffusion, options: Options) -> Method:
@@ -30,10 +66,10 @@ def choose(asked: Diffusion, options: Options) -> Method:
     return preset(asked.method, **asked.settings)
 
 
-def requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
-    """One request a choice: every prompt `n` times, choice i of a prompt with the i-th seed from `seed` on.
+def engine_requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
+    """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    Decoding goes block by block, and the answer is cut at `max_tokens`. Without a seed each request gets one of its own.
+    Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
     method = choose(body.diffusion, options)
@@ -66,7 +102,7 @@ def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
 
 
 def plain(prompt: str, model: Denoiser) -> list[int]:
-    """Token ids of a text without a template. Raises RequestError where there is nothing to encode or nobody who can."""
+    """Token ids of a text without a template. Raises RequestError: an empty text, or a model without tokenizer."""
     tokenizer: Any = model.tokenizer
     if tokenizer is None:
         raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")

@@ -1,0 +1,26 @@
+"""Responses as whole documents; stream.py has them as events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from unmask.engine.request import Completion
+from unmask.serve.protocol import ChatChoice, ChatResponse, CompletionChoice, CompletionResponse, ResponseMessage
+from unmask.serve.requests import ApiRequest
+
+
+def response(request: ApiRequest, completions: Sequence[Completion]) -> ChatResponse | CompletionResponse:
+    """The document of a request, given the completions of all its choices in order."""
+    head: dict[str, Any] = {"id": request.id, "created": request.created, "model": request.model}
+    head["usage"] = request.usage(completions)
+    if request.is_chat:
+        return ChatResponse(**head, choices=[_chat_choice(*one) for one in enumerate(completions)])
+    return CompletionResponse(**head, choices=[_completion_choice(*one) for one in enumerate(completions)])
+
+
+def _chat_choice(index: int, completion: Completion) -> ChatChoice:
+    message = ResponseMessage(content=completion.text)
+    return ChatChoice(index=index, message=message, finish_reason=completion.finish_reason)
+
+
+def _completion_choice(index: int, completion: Completion) -> CompletionChoice:
+    return CompletionChoice(index=index, text=completion.text, finish_reason=completion.finish_reason)
