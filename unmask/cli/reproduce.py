@@ -57,7 +57,7 @@ def reproduce(
         return
 
     import unmask
-    from unmask.files import write_atomically
+    from unmask.files import write_atomically, writing
     from unmask.models.loading import fingerprint, locate
 
     asked = kit.tasks(table, data, limit=limit, shots=shots)
@@ -65,14 +65,15 @@ def reproduce(
     denoiser = unmask.load(name, device=device, dtype=dtype)
     folder = output or Path("runs") / "reproduce" / file.stem / Path(name).name
     items = sum(len(task.items) * len(table.runnable(entry)) for entry, task in zip(table.entries, asked, strict=True))
-    with _bar(items) as report:
-        outcomes = kit.reproduce(
-            denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
-        )
-    found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
-    document, page = json.dumps(found), kit.markdown(found)
-    write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
-    write_atomically(folder / "table.md", lambda path: path.write_text(page))
+    with writing(folder):
+        with _bar(items) as report:
+            outcomes = kit.reproduce(
+                denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
+            )
+        found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
+        document, page = json.dumps(found), kit.markdown(found)
+        write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
+        write_atomically(folder / "table.md", lambda path: path.write_text(page))
     print(document if as_json else f"{page}\nresults: {folder}")
 
 

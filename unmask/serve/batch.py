@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
-from unmask.errors import ConfigError, UnmaskError
+from unmask.errors import ConfigError, UnmaskError, require
 from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
@@ -56,7 +56,7 @@ def run(
     Args:
         job: how to answer, and with what.
         device: "auto" (GPUs if the cluster has any), "cpu" or "cuda".
-        workers: models that answer side by side; None: one a GPU, or one.
+        workers: models that answer side by side; None: one per GPU, or one.
         batch: lines that a worker decodes at once.
         address: of a Ray cluster; "local" starts one on this machine, for this run.
         report: called as report(lines with an answer, all lines) at the start and whenever some are done.
@@ -65,8 +65,9 @@ def run(
         ConfigError: a file or an option is wrong, or `output` is from other settings. Lines that cannot be answered raise
             nothing: the error stands in their place.
     """
+    require("a batch", "ray", "scale")
     folder = locate(job.model)
-    build(read_json(folder / "config.json"), folder)  # a mistake is told before Ray starts
+    build(read_json(folder / "config.json"), folder)  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
     provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
