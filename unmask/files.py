@@ -1,4 +1,4 @@
-"""Files that survive a kill: whole ones written atomically, growing ones one line of JSON at a time, one writer each.
+"""Files that survive a kill: whole ones written atomically, growing ones line by line, folders with one writer.
 
 Every part of the package may import this file; it knows nothing of what it writes.
 """
@@ -62,7 +62,9 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Rename a folder to NAME.1, or to the first such name that is free; returns it, or None where there is no folder.
+    """Rename a folder to NAME.1, or to the first such name that is free; returns its new place.
+
+    Where there is no folder nothing happens, and None is returned.
 
     Raises ConfigError while a process writes the folder, or where the current folder lies in it.
     """
@@ -96,15 +98,15 @@ def _cannot_write(name: Path, error: OSError) -> ConfigError:
 
 
 class Journal:
-    """A JSONL file that only grows and has one writer; its first line says where the others come from: {"provenance": {...}}.
+    """A JSONL file that only grows and has one writer; its first line, {"provenance": {...}}, says where the others come from.
 
-    A kill may cut its last line short; opening it again drops that line, so work goes on behind the last whole one. Held
-    until it is closed; memory does not grow with it.
+    A kill may cut its last line short. Opening it again drops that line, so work goes on behind the last whole one.
+    The file is locked until it is closed, and is read line by line, not held in memory.
 
     Args:
         made: the verb of errors: what made the file.
         name: what errors call the file; None: its path.
-        obsolete: whether a first line behind the provenance says that the file protects nothing; then it begins anew.
+        obsolete: whether the first line behind the provenance says that the file protects nothing: it then begins anew.
 
     Raises:
         ConfigError: the file cannot be written, another process writes it, or it holds lines of another provenance.
@@ -139,7 +141,10 @@ class Journal:
         self.close()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every line behind the provenance: its place in the file, in bytes, and what it holds."""
+        """Every line behind the provenance: its place in the file, in bytes, and what it holds.
+
+        Raises ConfigError for a line that is no object of JSON; names file and line.
+        """
         self._file.seek(0)
         place = len(self._file.readline())
         for number, line in enumerate(self._file, start=2):
@@ -188,7 +193,10 @@ class Journal:
 
 
 def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Provenance and lines of a journal; `hint` says what makes such a file. Raises ConfigError if it is none."""
+    """Provenance and lines of a journal; `hint` says what makes such a file.
+
+    Raises ConfigError if it is none, or is damaged.
+    """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:

@@ -26,7 +26,7 @@ from tests.train.test_train import interrupted
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
 from unmask.engine.request import Completion, StepRecord
-from unmask.files import read_journal
+from unmask.files import read_journal, writing
 from unmask.methods import load
 from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
@@ -371,6 +371,9 @@ def test_lora_learns_merges_and_loads_everywhere(family: str, bases: dict[str, P
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.98 * sum(losses[:10])  # adapters of an untrained model under a frozen head learn little
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    for step in (sft, merge):
+        with writing(folder), pytest.raises(unmask.ConfigError, match="is being written by another process"):
+            step(config)
     whole = merge(config)
     tuned, base = unmask.load(whole), unmask.load(bases[family])
     tokens = torch.arange(20, 50)[None]

@@ -69,8 +69,8 @@ def evaluate(
 ) -> None:
     """Accuracy, forwards and speed of methods over the same items of TASK.
 
-    Every answer is a line of a method's file in the output folder. A run that was stopped goes on with the same command; where
-    every answer is there, the command prints the table again.
+    Every answer is a line of a method's file in the output folder. A run that was stopped goes on with the same command;
+    where every answer is there, nothing is decoded and the table is printed again.
     """
     chosen = read_sweep(methods, sweep)
     _check(chosen, ablation=ablation, sweep=bool(sweep))

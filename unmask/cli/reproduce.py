@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def reproduce(
     file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with a folder a task: DATA/gsm8k, DATA/mbpp ...")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Instead of the table's model; a checkpoint folder of the same name counts as the table's."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many items a task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many items per task.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks of the table, separated by commas.")] = None,
     shots: Annotated[
         int | None,

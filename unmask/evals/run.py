@@ -152,7 +152,7 @@ def evaluate(
 
 
 def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch: int) -> dict[str, Any]:
-    """All that an answer depends on besides its prompt: runs of one provenance may share a file, whatever their limits."""
+    """All that an answer depends on besides its prompt: runs of one provenance may share a file, however many items."""
     return {
         "model": model.name,
         "weights": weights,

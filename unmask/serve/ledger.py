@@ -5,6 +5,7 @@ same command finds its work done and any other one is refused.
 """
 
 import json
+import os
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ class Totals(NamedTuple):
 
 
 class Ledger:
-    """Answers by the number of their line, counted from 0; eight bytes of memory per line, whatever they hold.
+    """Answers by the number of their line, counted from 0; eight bytes of memory per line, whatever it holds.
 
     Raises ConfigError where `path` cannot be written, is not from here, is from other settings, or is being written.
     """
@@ -89,4 +90,6 @@ class Ledger:
                 tokens += answer.get("tokens", 0)
                 forwards += answer.get("forwards", 0)
                 out.write(json.dumps(answer) + "\n")
+            out.flush()
+            os.fsync(out.fileno())  # from here on the journal's answers are no longer needed
         return Totals(len(self._places), errors, tokens, forwards)

@@ -45,7 +45,7 @@ class CollectConfig:
         mixture: task -> weight of generated training problems, or
         prompts: a JSONL file with "prompt" and, where there is a key, "answer".
         limit: how many prompts.
-        candidates: answers a prompt.
+        candidates: answers per prompt.
         method: a preset, or settings, without R2-dLLM's rules.
         rules: options of r2-dllm: the rules whose triggers are counted.
         batch: prompts decoded at once, each with all its candidates.
