@@ -1,14 +1,31 @@
-"""Journals: whatever a kill leaves of one is mended, and never taken for another's."""
+"""Journals and folders: whatever a kill leaves is mended and never taken for another's; one writer at a time."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import ConfigError
-from unmask.files import Journal, read_journal, write_atomically
+from unmask.files import Journal, move_aside, read_journal, write_atomically, writing
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(path: Path, provenance: dict[str, Any]) -> list[dict[str, Any]]:
+    with Journal(path, provenance, "made") as journal:
+        return [row for _, row in journal]
+
+
+def begun(path: Path, provenance: dict[str, Any], *new: dict[str, Any]) -> None:
+    with Journal(path, provenance, "made") as journal:
+        journal.append(new)
 
 
 @given(st.lists(st.text(max_size=5), max_size=4), st.data())
@@ -16,36 +33,126 @@ def test_a_journal_cut_anywhere_goes_on_behind_its_last_whole_line(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "deep" / "answers.jsonl"
-    rows = [{"text": text} for text in texts]
-    Journal(path, {"model": "é"}, "made").append(rows)
+    lines = [{"text": text} for text in texts]
+    begun(path, {"model": "é"}, *lines)
     whole = path.read_bytes()
     left = whole[: data.draw(st.integers(0, len(whole)))]
     path.write_bytes(left)
-    journal = Journal(path, {"model": "é"}, "made")
-    kept = max(0, left.count(b"\n") - 1)
-    assert journal.rows == rows[:kept]
-    journal.append(rows[kept:])
+    with Journal(path, {"model": "é"}, "made") as journal:
+        kept = max(0, left.count(b"\n") - 1)
+        assert [row for _, row in journal] == lines[:kept]
+        places = journal.append(lines[kept:])
+        assert [journal.read(place) for place in places] == lines[kept:]
+        assert [place for place, _ in journal][kept:] == places
     assert path.read_bytes() == whole
-    assert read_journal(path, "nothing") == ({"model": "é"}, rows)
+    assert read_journal(path, "nothing") == ({"model": "é"}, lines)
 
 
 def test_a_cut_line_longer_than_a_block_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    Journal(path, {}, "made").append([{"text": "a"}])
+    begun(path, {}, {"text": "a"})
     with path.open("a") as file:
         file.write(json.dumps({"text": "x" * 200_000}))
-    assert Journal(path, {}, "made").rows == [{"text": "a"}]
+    assert rows(path, {}) == [{"text": "a"}]
 
 
 def test_lines_of_another_provenance_are_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    Journal(path, {"seed": 1}, "made")
-    assert Journal(path, {"seed": 2}, "made").rows == []  # there was nothing to protect
-    Journal(path, {"seed": 2}, "made").append([{"text": "a"}])
+    begun(path, {"seed": 1})
+    assert rows(path, {"seed": 2}) == []  # there was nothing to protect
+    begun(path, {"seed": 2}, {"text": "a"})
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=r"answers.jsonl was made with other settings: use another output or delete it"):
         Journal(path, {"seed": 1}, "made")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["mine", "mine\n", "mine\ntoo\n", '{"id": 1}\n'])
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"notes.txt was not made here"):
+        Journal(path, {}, "made")
+    assert path.read_text() == text
+
+
+def test_a_damaged_line_is_named_by_file_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    begun(path, {}, {"text": "a"}, {"text": "b"}, {"text": "c"})
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1] + lines[2][3:] + lines[3])
+    for reading in (lambda: rows(path, {}), lambda: read_journal(path, "nothing")):
+        with pytest.raises(ConfigError, match=r"answers.jsonl:3: this line is damaged"):
+            reading()
+
+
+def test_opening_a_journal_again_leaves_it_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    begun(path, {}, {"text": "a"})
+    os.utime(path, (1, 1))
+    assert rows(path, {}) == [{"text": "a"}]
+    assert path.stat().st_mtime == 1
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, {}, "made") as first:
+        with pytest.raises(ConfigError, match=r"answers.jsonl is being written by another process"):
+            Journal(path, {}, "made")
+        first.append([{"text": "a"}])
+    assert rows(path, {}) == [{"text": "a"}]
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "results"
+    with writing(folder):
+        with pytest.raises(ConfigError, match=r"results is being written by another process"), writing(folder):
+            pass
+        with pytest.raises(ConfigError, match=r"results is being written by another process"):
+            move_aside(folder)
+    with writing(folder):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file: cannot be written \(File exists\)"), writing(tmp_path / "file"):
+        pass
+
+
+def test_a_killed_writer_frees_its_folder_and_its_journal(tmp_path: Path) -> None:
+    code = (
+        "import itertools, sys; from pathlib import Path; from unmask.files import Journal, writing\n"
+        "with writing(Path('.')), Journal(Path('answers.jsonl'), {}, 'made') as journal:\n"
+        "    for number in itertools.count():\n"
+        "        journal.append([{'number': number}]); print(number, flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        said = [int(child.stdout.readline()) for _ in range(20)]
+        with pytest.raises(ConfigError, match="is being written by another process"), writing(tmp_path):
+            pass
+        with pytest.raises(ConfigError, match="is being written by another process"):
+            Journal(tmp_path / "answers.jsonl", {}, "made")
+        child.send_signal(signal.SIGKILL)
+    with writing(tmp_path):
+        kept = rows(tmp_path / "answers.jsonl", {})
+    assert [row["number"] for row in kept[:20]] == said
+    assert [row["number"] for row in kept] == list(range(len(kept)))
+
+
+def test_a_folder_is_moved_aside_to_the_first_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "results"
+    assert move_aside(folder) is None
+    assert not folder.exists()
+    for number in (1, 2):
+        folder.mkdir()
+        (folder / "notes.txt").write_text(f"mine {number}")
+        assert move_aside(folder) == tmp_path / f"results.{number}"
+    assert [(tmp_path / f"results.{number}" / "notes.txt").read_text() for number in (1, 2)] == ["mine 1", "mine 2"]
+    (folder / "deep").mkdir(parents=True)
+    monkeypatch.chdir(folder / "deep")
+    for path in (folder, Path(".."), Path("../../results")):
+        with pytest.raises(ConfigError, match="holds the current folder"):
+            move_aside(path)
 
 
 def test_an_atomic_write_leaves_the_old_file_where_it_fails(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@
 """
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -44,7 +45,7 @@ class MaskInPrompt(RequestError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that nobody knows, with the known ones and the closest.
+    """The error for an unknown name, with the known ones and the closest.
 
     >>> str(unknown("method", "r2dllm", ["r2-dllm", "vanilla"]))
     "unknown method 'r2dllm': did you mean 'r2-dllm'? known: r2-dllm, vanilla"
@@ -53,3 +54,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return ConfigError(f"unknown {kind} '{name}': {hint}known: {', '.join(names)}")
+
+
+def require(what: str, package: str, extra: str) -> None:
+    """Look for a package of an extra before the work that needs it begins. Raises ConfigError where it is not installed.
+
+    >>> require("--sweep", "no_such_package", "eval")
+    Traceback (most recent call last):
+        ...
+    unmask.errors.ConfigError: --sweep needs no_such_package: pip install 'unmask[eval]'
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{what} needs {package}: pip install 'unmask[{extra}]'")

@@ -1,18 +1,23 @@
-"""Files that survive a kill: whole ones written atomically, growing ones a line of JSON at a time.
+"""Files that survive a kill: whole ones written atomically, growing ones line by line, folders with one writer.
 
-Anyone may import this room-less file; it knows nothing of what it writes.
+Every part of the package may import this file; it knows nothing of what it writes.
 """
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 from unmask.errors import ConfigError
 
 T = TypeVar("T")
+Row = Mapping[str, Any]
+
+_HEADER = b'{"provenance": '
 
 
 def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
@@ -35,23 +40,185 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def resume(file: BinaryIO, provenance: Mapping[str, Any], made: str) -> None:
-    """Make an open journal begin with this provenance and end with a whole line, and go to its first line.
+# --- one writer ---------------------------------------------------------------------------------------------------
 
-    `file` is open for reading and appending. Raises ConfigError if it holds lines of another provenance.
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where there is none, for one writer until the block is left.
+
+    The kernel frees the lock with the process, however that ends; the empty file `.lock` stays.
+
+    Raises ConfigError where the folder cannot be written, or while another process holds it.
     """
-    header = (json.dumps({"provenance": provenance}) + "\n").encode()
-    file.seek(0)
-    first, end = file.readline(), _last_newline(file) + 1
-    if end <= len(first):  # nothing to protect yet
-        file.truncate(0)
-        file.write(header)
-        file.flush()
-    elif first != header:
-        raise ConfigError(f"{file.name} was {made} with other settings: use another output or delete it")
-    else:
-        file.truncate(end)
-    file.seek(len(header))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    with file:
+        _lock(file, folder)
+        yield
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a folder to NAME.1, or to the first such name that is free; returns its new place.
+
+    Where there is no folder nothing happens, and None is returned.
+
+    Raises ConfigError while a process writes the folder, or where the current folder lies in it.
+    """
+    if not folder.exists():
+        return None
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{folder} holds the current folder and cannot be moved: use another output")
+    names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+    with writing(folder):
+        place = next(name for name in names if not os.path.lexists(name))
+        folder.rename(place)
+    return place
+
+
+def _lock(file: BinaryIO, name: Path) -> None:
+    import fcntl  # no such module on Windows, where all but these writers works
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"{name} is being written by another process: wait, or use another output") from None
+    except OSError as error:
+        raise _cannot_write(name, error) from None
+
+
+def _cannot_write(name: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{name}: cannot be written ({error.strerror})")
+
+
+# --- journals -----------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """A JSONL file that only grows and has one writer; its first line, {"provenance": {...}}, says where the others come from.
+
+    A kill may cut its last line short. Opening it again drops that line, so work goes on behind the last whole one.
+    The file is locked until it is closed, and is read line by line, not held in memory.
+
+    Args:
+        made: the verb of errors: what made the file.
+        name: what errors call the file; None: its path.
+        obsolete: whether the first line behind the provenance says that the file protects nothing: it then begins anew.
+
+    Raises:
+        ConfigError: the file cannot be written, another process writes it, or it holds lines of another provenance.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provenance: Mapping[str, Any],
+        made: str,
+        *,
+        name: Path | None = None,
+        obsolete: Callable[[Row], bool] = lambda first: False,
+    ) -> None:
+        self.path, self._provenance = path, provenance
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise _cannot_write(name or path, error) from None
+        try:
+            _lock(self._file, name or path)
+            self._resume(made, obsolete)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every line behind the provenance: its place in the file, in bytes, and what it holds.
+
+        Raises ConfigError for a line that is no object of JSON; names file and line.
+        """
+        self._file.seek(0)
+        place = len(self._file.readline())
+        for number, line in enumerate(self._file, start=2):
+            yield place, _parsed(line, self.path, number)
+            place += len(line)
+
+    def read(self, place: int) -> dict[str, Any]:
+        """The line at a place."""
+        self._file.seek(place)
+        return dict(json.loads(self._file.readline()))
+
+    def append(self, rows: Iterable[Row]) -> list[int]:
+        """Add lines and return their places; they are on disk when this returns."""
+        end, places = self._file.seek(0, os.SEEK_END), []
+        for row in rows:
+            places.append(end)
+            end += self._file.write(_line(row))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return places
+
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Put these lines in the place of all others, atomically: the last that is done with a journal."""
+        text = b"".join(map(_line, ({"provenance": self._provenance}, *rows)))
+        write_atomically(self.path, lambda place: place.write_bytes(text))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _resume(self, made: str, obsolete: Callable[[Row], bool]) -> None:
+        """Make the file begin with the provenance and end with a whole line."""
+        header, size = _line({"provenance": self._provenance}), self._file.seek(0, os.SEEK_END)
+        whole = _last_newline(self._file) + 1
+        self._file.seek(0)
+        first, second = self._file.readline(), self._file.readline()
+        if not (first.startswith(_HEADER) or _HEADER.startswith(first)):
+            raise ConfigError(f"{self.path} was not {made} here, or with other settings: use another output or delete it")
+        if whole <= len(first) or (second.endswith(b"\n") and obsolete(_parsed(second, self.path, 2))):
+            self._file.truncate(0)
+            self._file.write(header)
+            self._file.flush()
+        elif first != header:
+            raise ConfigError(f"{self.path} was {made} with other settings: use another output or delete it")
+        elif whole < size:
+            self._file.truncate(whole)
+
+
+def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Provenance and lines of a journal; `hint` says what makes such a file.
+
+    Raises ConfigError if it is none, or is damaged.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {hint} makes it") from None
+    if not lines or not lines[0].startswith(_HEADER) or not lines[-1].endswith(b"\n"):
+        raise ConfigError(f"{path}: not a file of {hint}, or its last line is cut short")
+    first, *rows = (_parsed(line, path, number) for number, line in enumerate(lines, start=1))
+    return first["provenance"], rows
+
+
+def _line(row: Row) -> bytes:
+    return (json.dumps(row) + "\n").encode()
+
+
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{path}:{number}: this line is damaged: mend or remove it")
+    return row
 
 
 def _last_newline(file: BinaryIO) -> int:
@@ -65,38 +232,3 @@ def _last_newline(file: BinaryIO) -> int:
             return begin + place
         end = begin
     return -1
-
-
-class Journal:
-    """A JSONL file whose first line says where the others come from: {"provenance": {...}}.
-
-    A kill may cut its last line short; opening it again drops that line, so work goes on behind the last whole one.
-    `made` says what made the file, for the error's sake.
-
-    Raises ConfigError if the file holds lines of another provenance.
-    """
-
-    def __init__(self, path: Path, provenance: Mapping[str, Any], made: str) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            resume(file, provenance, made)
-            self.rows: list[dict[str, Any]] = [json.loads(line) for line in file]
-
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines; they are on disk when this returns."""
-        new = [dict(row) for row in rows]
-        with self.path.open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in new))
-        self.rows += new
-
-
-def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Provenance and lines of a journal; `hint` says what makes such a file. Raises ConfigError if it is none."""
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return rows[0]["provenance"], rows[1:]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {hint} makes it") from None
-    except (json.JSONDecodeError, KeyError, IndexError, TypeError):
-        raise ConfigError(f"{path}: not a file of {hint}, or its last line is cut short") from None

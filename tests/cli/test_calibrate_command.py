@@ -9,6 +9,7 @@ import pytest
 from tests.cli.test_cli import run
 from unmask.cli.calibrate import settings_file
 from unmask.cli.choose import read_method
+from unmask.files import writing
 from unmask.methods import TABLE, load
 
 CHAIN = ("calibrate", "chain", "--method", "fast-dllm", "--max-new-tokens", "64", "--limit", "30", "--trials", "3")
@@ -49,7 +50,7 @@ def test_nothing_certified_is_said_and_the_method_kept(capsys: pytest.CaptureFix
     assert code == 0
     assert "Nothing certified: no trial was faster than fast-dllm as it was." in out
     folder = next((here / "runs" / "calibrate").iterdir())
-    assert {path.name for path in folder.iterdir()} == {"answers", "fast-dllm-60.yaml", "fast-dllm-60.json"}
+    assert {path.name for path in folder.iterdir()} == {".lock", "answers", "fast-dllm-60.yaml", "fast-dllm-60.json"}
     assert json.loads((folder / "fast-dllm-60.json").read_text())["passed"] is False
     written = (folder / "fast-dllm-60.yaml").read_text()
     assert "# Nothing certified" in written
@@ -89,7 +90,15 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], here: Path, a
 
 def test_without_optuna(capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("unmask.load", None)
     code, _, err = run(capsys, *CHAIN, "--budget", "60")
     assert code == 2
     assert err == "error: calibrating needs optuna: pip install 'unmask[eval]'\n"
     assert list(here.iterdir()) == []
+
+
+def test_two_processes_do_not_write_one_folder(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    with writing(here / "out"):
+        code, _, err = run(capsys, *CHAIN, "--budget", "60", "--folder", "out")
+    assert code == 2
+    assert err == "error: out is being written by another process: wait, or use another output\n"

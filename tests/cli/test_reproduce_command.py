@@ -8,6 +8,7 @@ import yaml
 
 from tests.cli.test_cli import run
 from tests.evals.test_reproduce import FILES, SETTINGS, entry
+from unmask.files import writing
 
 
 @pytest.fixture
@@ -44,6 +45,13 @@ def test_another_model_is_said_plainly(capsys: pytest.CaptureFixture[str], file:
     assert "**Not comparable with the published numbers: the model is unmask-tiny, not GSAI-ML/LLaDA-8B-Instruct.**" in out
     found = json.loads(Path("here/table.json").read_text())
     assert [row["inside"] for row in found["entries"][0]["rows"]] == [None, None]
+
+
+def test_two_processes_do_not_write_one_folder(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    with writing(file.parent / "out"):
+        code, _, err = run(capsys, "reproduce", str(file), "--model", "unmask-tiny", "--limit", "1", "--output", "out")
+    assert code == 2
+    assert err == "error: out is being written by another process: wait, or use another output\n"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

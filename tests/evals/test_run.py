@@ -14,6 +14,7 @@ from unmask.evals.oracle import oracle
 from unmask.evals.run import Run, evaluate
 from unmask.evals.summary import against, summarise, table
 from unmask.evals.task import Item, Source, Task
+from unmask.files import Journal
 from unmask.tasks import TASKS
 
 METHODS = {name: unmask.method(name) for name in ("vanilla", "fast-dllm", "r2-dllm")}
@@ -101,8 +102,8 @@ def test_a_stopped_run_goes_on(model: unmask.Denoiser, task: Task, runs: list[Ru
     done = evaluate(model, task, METHODS, folder=tmp_path, batch=2)
     assert (tmp_path / "vanilla.jsonl").read_text().startswith(kept)
     for run, whole in zip(done, runs, strict=True):
-        assert [replace(record, seconds=0, latency=0) for record in run.records] == [
-            replace(record, seconds=0, latency=0) for record in whole.records
+        assert [replace(record, seconds=0) for record in run.records] == [
+            replace(record, seconds=0) for record in whole.records
         ]
         lines = (tmp_path / f"{run.name}.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines[1:]] == [item.id for item in task.items]
@@ -123,6 +124,23 @@ def test_what_is_kept_is_not_answered_again_and_not_taken_for_another(
         evaluate(model, other, only, folder=tmp_path)
     more = load("arithmetic", Source(limit=8, seed=4))
     assert evaluate(model, more, only, folder=tmp_path)[0].records[:6] == first[0].records
+
+
+def test_old_files_are_read_and_damaged_ones_named(model: unmask.Denoiser, task: Task, tmp_path: Path) -> None:
+    only = {"fast-dllm": METHODS["fast-dllm"]}
+    first = evaluate(model, task, only, folder=tmp_path)
+    assert first[0].answered == len(task.items)
+    path = tmp_path / "fast-dllm.jsonl"
+    header, *lines = path.read_text().splitlines()
+    old = [json.dumps(json.loads(line) | {"latency": 0.5}) for line in lines]  # as until November 2026
+    path.write_text("\n".join([header, *old]) + "\n")
+    again = evaluate(model, task, only, folder=tmp_path)
+    assert (again, again[0].answered) == (first, 0)
+    damages = {'"id': "this line is damaged", '{"id": "1"}': "not an answer", "[1]": "this line is damaged"}
+    for damage, words in damages.items():
+        path.write_text("\n".join([header, old[0], damage, *old[2:]]) + "\n")
+        with pytest.raises(unmask.ConfigError, match=rf"fast-dllm.jsonl:3: {words}"):
+            evaluate(model, task, only, folder=tmp_path)
 
 
 def test_names_that_share_a_file(model: unmask.Denoiser, task: Task) -> None:
@@ -177,12 +195,20 @@ def test_no_method_needs_fewer_forwards_than_the_oracle(model: unmask.Denoiser, 
     assert all(oracle_needs <= needed for oracle_needs, needed in same)
 
 
-def test_ablation_counts_every_commit_of_the_answer(model: unmask.Denoiser, task: Task, runs: list[Run]) -> None:
+def test_ablation_counts_every_commit_of_the_answer(
+    model: unmask.Denoiser, task: Task, runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = ablate(model, task, runs[2], runs[0], batch=3)
     assert sum(sum(row.counts) for row in rows) == sum(record.tokens for record in runs[2].records)
     # Vanilla judged by itself is never wrong.
     itself = ablate(model, task, runs[0], runs[0], batch=6)
     assert [row.to_dict()["wrong"] for row in itself] == [0]
+    with Journal(tmp_path / "counts.jsonl", {}, "counted") as journal:
+        part = replace(runs[2], records=runs[2].records[:2])
+        ablate(model, task, part, replace(runs[0], records=runs[0].records[:2]), batch=2, journal=journal)
+        assert ablate(model, task, runs[2], runs[0], batch=3, journal=journal) == rows
+        monkeypatch.setattr("unmask.evals.ablation.generate", None)
+        assert ablate(model, task, runs[2], runs[0], batch=3, journal=journal) == rows
     drafting = evaluate(model, task, {"freedave": unmask.method("freedave", threshold=0.9)})[0]
     with pytest.raises(unmask.ConfigError, match="drafts"):
         ablate(model, task, drafting, runs[0], batch=6)

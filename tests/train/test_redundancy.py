@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -19,12 +20,13 @@ from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModel
 
 import unmask
+from tests.serve.live import until
 from tests.train import gradients
 from tests.train.test_train import interrupted
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
 from unmask.engine.request import Completion, StepRecord
-from unmask.files import read_journal
+from unmask.files import read_journal, writing
 from unmask.methods import load
 from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
@@ -239,6 +241,20 @@ def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path)
         collect(collecting(bases["llada"], tmp_path, temperature=0.5))
 
 
+def test_a_collection_that_was_killed_goes_on_and_has_one_writer(bases: dict[str, Path], tmp_path: Path) -> None:
+    config, other = (collecting(bases["llada"], tmp_path, limit=30, output=str(tmp_path / name)) for name in ("a", "b"))
+    code = "import json, sys; from unmask.train.collect import *; collect(CollectConfig.from_dict(json.loads(sys.argv[1])))"
+    settings = {name: value for name, value in asdict(config).items() if value is not None}
+    environment = os.environ | {"PYTHONPATH": str(Path(unmask.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", code, json.dumps(settings)], env=environment) as child:
+        until(lambda: Path(config.output).exists() and Path(config.output).read_bytes().count(b"\n") > 2, 120)
+        child.send_signal(signal.SIGSTOP)  # a process that stands still holds what it holds
+        with pytest.raises(unmask.ConfigError, match="is being written by another process"):
+            collect(config)
+        child.send_signal(signal.SIGKILL)
+    assert collect(config).read_text() == collect(other).read_text()
+
+
 def test_a_collection_that_failed_at_once_leaves_nothing_in_the_way(bases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(unmask.ConfigError, match="does not divide"):
         collect(collecting(bases["llada"], tmp_path, max_new_tokens=100))
@@ -355,6 +371,9 @@ def test_lora_learns_merges_and_loads_everywhere(family: str, bases: dict[str, P
     assert len(losses) == 60
     assert sum(losses[-10:]) < 0.98 * sum(losses[:10])  # adapters of an untrained model under a frozen head learn little
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    for step in (sft, merge):
+        with writing(folder), pytest.raises(unmask.ConfigError, match="is being written by another process"):
+            step(config)
     whole = merge(config)
     tuned, base = unmask.load(whole), unmask.load(bases[family])
     tokens = torch.arange(20, 50)[None]

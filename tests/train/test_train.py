@@ -301,6 +301,17 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) ->
         pretrain(small(tmp_path / "whole", steps=9))
 
 
+def test_two_trainings_do_not_write_one_folder(tmp_path: Path) -> None:
+    def second(step: int, measured: dict[str, float]) -> None:
+        with pytest.raises(unmask.ConfigError, match="is being written by another process"):
+            pretrain(small(tmp_path))
+        raise Killed
+
+    with pytest.raises(Killed):
+        pretrain(small(tmp_path), second)
+    assert pretrain(small(tmp_path)) == tmp_path  # what has ended holds nothing
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Accelerator.save_state
     calls = []

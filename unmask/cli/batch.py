@@ -30,7 +30,7 @@ def batch(
         Path,
         typer.Argument(
             metavar="IN.jsonl",
-            help='{"prompt": "..."} a line, or "messages", or "token_ids"; with "id", "method", "max_new_tokens", '
+            help='{"prompt": "..."} per line, or "messages", or "token_ids"; with "id", "method", "max_new_tokens", '
             '"temperature", "top_p", "top_k", "seed" or "stop" of its own where it has them.',
         ),
     ],
@@ -46,7 +46,7 @@ def batch(
     stop: Stop = None,
     keep: Annotated[str, typer.Option(help="Keys of the input that the output repeats, separated by commas.")] = "",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Models side by side; if not given, one a GPU, or one on the CPU.")
+        int | None, typer.Option(min=1, help="Models side by side; if not given, one per GPU, or one on the CPU.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Lines that a worker decodes at once.", min=1)] = 32,
     address: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import Device, Dtype, Json, Model, Settings, progress, read_method
+from unmask.errors import require
 
 if TYPE_CHECKING:
     from unmask.evals.calibrate import Calibration, Plan, Report
@@ -61,7 +62,7 @@ def calibrate(
     from unmask.evals import TABLE, load
     from unmask.evals import calibrate as calibrating
     from unmask.evals.task import Source
-    from unmask.files import write_atomically
+    from unmask.files import write_atomically, writing
     from unmask.models.loading import fingerprint, locate
 
     start = read_method(method, settings)
@@ -75,10 +76,11 @@ def calibrate(
         seed=seed,
         max_new_tokens=max_new_tokens,
     )
+    require("calibrating", "optuna", "eval")
     denoiser = unmask.load(model, device=device, dtype=dtype)
     weights = fingerprint(locate(model))
     folder = folder or _folder(denoiser, plan, weights, batch)
-    with _bar() as report:
+    with writing(folder), _bar() as report:
         found = calibrating.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
     name = f"{Path(method).stem}-{budget:g}"
     output = output or folder / f"{name}.yaml"
@@ -172,7 +174,7 @@ def _folder(model: "Denoiser", plan: "Plan", weights: str, batch: int) -> Path:
 
 @contextmanager
 def _bar() -> "Iterator[Report]":
-    """A progress bar on stderr, a line a stage; silent where that is no terminal."""
+    """A progress bar on stderr, one line per stage; silent where that is no terminal."""
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
+METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # what `compare` and `eval` run where nothing else is named
+
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]

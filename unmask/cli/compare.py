@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, NewTokens, read_methods
-
-METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"
+from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, NewTokens, read_methods
 
 
 def compare(

@@ -1,127 +1,118 @@
 """`unmask eval`: methods over a task."""
 
+import datetime
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, progress, read_sweep
-from unmask.cli.compare import METHODS
-from unmask.errors import ConfigError
+from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, progress, read_sweep
+from unmask.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from unmask.evals.run import Report
+    from unmask.evals.run import Report, Run
     from unmask.evals.task import Task
+    from unmask.files import Journal
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="gsm8k, math500, humaneval, mbpp, svamp, sudoku, countdown (with --data); or held-out problems of the "
+        "embedded model: arithmetic, chain ..., mixture for all of them.",
+    ),
+]
+Methods = Annotated[str, typer.Option(help="Presets or settings files, separated by commas; the first is the yardstick.")]
+Data = Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")]
+Limit = Annotated[int | None, typer.Option(help="How many items; all, or 200 generated ones, if not given.")]
+Shots = Annotated[int | None, typer.Option(help="Worked examples in the prompt; if not given, as is usual.")]
+Length = Annotated[int | None, typer.Option(help="Length of every answer in tokens.")]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=A,B,C", help="Run every method that has this option with each value; repeatable."),
+]
+Ablation = Annotated[
+    bool, typer.Option("--ablation", help="Also decode with an observer: what each rule committed, and how rightly.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the results; answers that it holds are kept. If not given, one under runs/eval."),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Measure anew: the folder of an earlier run is renamed to NAME.1, or the next free name."),
+]
+
 
 def evaluate(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="gsm8k, math500, humaneval, mbpp, svamp, sudoku, countdown (with --data); or held-out problems of the "
-            "embedded model: arithmetic, chain ..., mixture for all of them."
-        ),
-    ],
-    methods: Annotated[
-        str, typer.Option(help="Presets or settings files, separated by commas; the first is the yardstick.")
-    ] = METHODS,
+    task: TaskName,
+    methods: Methods = METHODS,
     model: Model = "unmask-tiny",
-    data: Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")] = None,
-    limit: Annotated[int | None, typer.Option(help="How many items; all, or 200 generated ones, if not given.")] = None,
+    data: Data = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Which items.")] = 0,
-    shots: Annotated[int | None, typer.Option(help="Worked examples in the prompt; if not given, as is usual.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Length of every answer in tokens.")] = None,
+    shots: Shots = None,
+    max_new_tokens: Length = None,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=A,B,C", help="Run every method that has this option with each value; repeatable."),
-    ] = None,
-    ablation: Annotated[
-        bool, typer.Option("--ablation", help="Also decode with an observer: what each rule committed, and how rightly.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the results; answers that it holds are kept. If not given, one under runs/eval."),
-    ] = None,
+    sweep: Sweep = None,
+    ablation: Ablation = False,
+    output: Output = None,
+    fresh: Fresh = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Accuracy, forwards and speed of methods over the same items of TASK.
 
-    Every answer is a line of a method's file in the output folder. A run that was stopped goes on with the same command.
+    Every answer is a line of a method's file in the output folder. A run that was stopped goes on with the same command;
+    where every answer is there, nothing is decoded and the table is printed again.
     """
     chosen = read_sweep(methods, sweep)
-    if ablation and "vanilla" not in chosen:
-        raise ConfigError("--ablation judges commits by vanilla's answers: put vanilla among --methods")
+    _check(chosen, ablation=ablation, sweep=bool(sweep))
 
     import unmask
     from unmask.evals import load
-    from unmask.evals import run as running
-    from unmask.evals.ablation import ablate
-    from unmask.evals.oracle import oracle
-    from unmask.evals.picture import pareto
-    from unmask.evals.picture import rules as draw_rules
-    from unmask.evals.summary import table
     from unmask.evals.task import Source
-    from unmask.files import write_atomically
+    from unmask.files import writing
     from unmask.models.loading import fingerprint, locate
 
     asked = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
     denoiser = unmask.load(model, device=device, dtype=dtype)
     weights = fingerprint(locate(model))
     folder = output or _folder(denoiser, asked, chosen, weights, batch, max_new_tokens)
-    if output is None and running.finished(folder, list(chosen), len(asked.items)):
-        shutil.rmtree(folder)  # what is finished is not gone on with: measure anew
-    with _bars(list(chosen), len(asked.items)) as report:
-        runs = running.evaluate(
-            denoiser,
-            asked,
-            chosen,
-            folder=folder,
-            weights=weights,
-            batch=batch,
-            max_new_tokens=max_new_tokens,
-            report=report,
-        )
-    document: dict[str, Any] = {
-        "task": task,
-        "n": len(asked.items),
-        "model": model,
-        "shots": asked.shots,
-        "rows": table(runs),
-    }
-    vanilla = next((run for run in runs if run.name == "vanilla"), None)
-    if vanilla is not None:
-        forwards = oracle(denoiser, vanilla)
-        document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
-    if ablation:
-        assert vanilla is not None, "looked at before anything was decoded"
-        found = {
-            run.name: [row.to_dict() for row in ablate(denoiser, asked, run, vanilla, batch=batch)]
-            for run in runs
-            if run is not vanilla and run.method.draft is None
-        }
-        document["rules"] = found
-        draw_rules(found, f"{task}, {len(asked.items)} items, {model}", folder / "rules.png")
-    if sweep:
-        pareto(document["rows"], f"{task}, {len(asked.items)} items, {model}", folder / "pareto.png")
-    text = json.dumps(document)
-    write_atomically(folder / "summary.json", lambda place: place.write_text(text + "\n"))
-    if as_json:
-        print(text)
-    else:
-        _show(document, folder)
+    setup = _Setup(model=denoiser, task=asked, weights=weights, batch=batch, folder=folder)
+    if fresh:
+        _move_aside(folder)
+    with writing(folder):
+        runs = _answer(setup, chosen, max_new_tokens)
+        document = _document(setup, runs, ablation=ablation)
+        document = {"task": task, "n": len(asked.items), "model": model, **document}
+        _keep(document, folder)
+        if as_json:
+            print(json.dumps(document), flush=True)
+        else:
+            _show(document, folder)
+        _draw(document, folder, sweep=bool(sweep))
+
+
+def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> None:
+    """What can be known to be wrong before a model is loaded."""
+    if ablation and "vanilla" not in chosen:
+        raise ConfigError("--ablation judges commits by vanilla's answers: put vanilla among --methods")
+    if ablation and not any(name != "vanilla" and method.draft is None for name, method in chosen.items()):
+        raise ConfigError("--ablation judges methods that do not draft: put another one than vanilla among --methods")
+    for option, asked in (("--ablation", ablation), ("--sweep", sweep)):
+        if asked:
+            require(f"the picture of {option}", "matplotlib", "eval")
 
 
 def _folder(
-    model: "Denoiser", task: "Task", methods: "dict[str, Method]", weights: str, batch: int, max_new_tokens: int | None
+    model: "Denoiser", task: "Task", methods: "Mapping[str, Method]", weights: str, batch: int, max_new_tokens: int | None
 ) -> Path:
     """The same for the same command, so that it finds what it has left there."""
     from unmask.files import digest
@@ -132,9 +123,102 @@ def _folder(
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
 
 
+def _move_aside(folder: Path) -> None:
+    from unmask.files import move_aside
+
+    if moved := move_aside(folder):
+        typer.echo(f"{folder} is now {moved}", err=True)
+
+
+class _Setup(NamedTuple):
+    """What answers what, and where it is kept."""
+
+    model: "Denoiser"
+    task: "Task"
+    weights: str
+    batch: int
+    folder: Path
+
+
+def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int | None) -> "list[Run]":
+    """Every method's answers; says so where all were on disk before."""
+    from unmask.evals.run import evaluate as answer
+    from unmask.evals.run import file_name
+
+    with _bars(list(methods), len(setup.task.items)) as report:
+        runs = answer(
+            setup.model,
+            setup.task,
+            methods,
+            folder=setup.folder,
+            weights=setup.weights,
+            batch=setup.batch,
+            max_new_tokens=max_new_tokens,
+            report=report,
+        )
+    if not any(run.answered for run in runs):
+        newest = max((setup.folder / file_name(run.name)).stat().st_mtime for run in runs)
+        when = datetime.datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"all answers are on disk (measured {when}); --fresh measures anew", err=True)
+    return runs
+
+
+def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool) -> dict[str, Any]:
+    """What the runs came to. What the oracle and the ablation count is kept in folders beside the answers."""
+    from unmask.evals.ablation import ablate
+    from unmask.evals.oracle import oracle
+    from unmask.evals.summary import table
+
+    document: dict[str, Any] = {"shots": setup.task.shots, "rows": table(runs)}
+    vanilla = next((run for run in runs if run.name == "vanilla"), None)
+    if vanilla is None:
+        return document
+    with _counts(setup, "oracle", vanilla, vanilla) as journal:
+        forwards = oracle(setup.model, vanilla, journal)
+    document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
+    if ablation:
+        document["rules"] = {}
+        for run in runs:
+            if run is not vanilla and run.method.draft is None:
+                with _counts(setup, "ablation", run, vanilla) as journal:
+                    found = ablate(setup.model, setup.task, run, vanilla, batch=setup.batch, journal=journal)
+                document["rules"][run.name] = [row.to_dict() for row in found]
+    return document
+
+
+def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
+    """The file of what was counted over a run's answers, which depends on vanilla's as well."""
+    from unmask.evals.run import file_name, provenance
+    from unmask.files import Journal
+
+    model, task, _, _, folder = setup
+    origin = {
+        name: provenance(model, task, one.method, setup.weights, setup.batch)
+        for name, one in (("run", run), ("vanilla", vanilla))
+    }
+    return Journal(folder / kind / file_name(run.name), origin, "counted")
+
+
+def _keep(document: dict[str, Any], folder: Path) -> None:
+    from unmask.files import write_atomically
+
+    text = json.dumps(document)
+    write_atomically(folder / "summary.json", lambda place: place.write_text(text + "\n"))
+
+
+def _draw(document: dict[str, Any], folder: Path, *, sweep: bool) -> None:
+    from unmask.evals.picture import pareto, rules
+
+    title = f"{document['task']}, {document['n']} items, {document['model']}"
+    if "rules" in document:
+        rules(document["rules"], title, folder / "rules.png")
+    if sweep:
+        pareto(document["rows"], title, folder / "pareto.png")
+
+
 @contextmanager
 def _bars(methods: list[str], items: int) -> "Iterator[Report]":
-    """A progress bar a method on stderr, silent where that is no terminal."""
+    """A progress bar per method on stderr, silent where that is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def reproduce(
     file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with a folder a task: DATA/gsm8k, DATA/mbpp ...")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Instead of the table's model; a checkpoint folder of the same name counts as the table's."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many items a task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many items per task.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks of the table, separated by commas.")] = None,
     shots: Annotated[
         int | None,
@@ -57,7 +57,7 @@ def reproduce(
         return
 
     import unmask
-    from unmask.files import write_atomically
+    from unmask.files import write_atomically, writing
     from unmask.models.loading import fingerprint, locate
 
     asked = kit.tasks(table, data, limit=limit, shots=shots)
@@ -65,14 +65,15 @@ def reproduce(
     denoiser = unmask.load(name, device=device, dtype=dtype)
     folder = output or Path("runs") / "reproduce" / file.stem / Path(name).name
     items = sum(len(task.items) * len(table.runnable(entry)) for entry, task in zip(table.entries, asked, strict=True))
-    with _bar(items) as report:
-        outcomes = kit.reproduce(
-            denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
-        )
-    found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
-    document, page = json.dumps(found), kit.markdown(found)
-    write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
-    write_atomically(folder / "table.md", lambda path: path.write_text(page))
+    with writing(folder):
+        with _bar(items) as report:
+            outcomes = kit.reproduce(
+                denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
+            )
+        found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
+        document, page = json.dumps(found), kit.markdown(found)
+        write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
+        write_atomically(folder / "table.md", lambda path: path.write_text(page))
     print(document if as_json else f"{page}\nresults: {folder}")
 
 

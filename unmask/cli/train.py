@@ -1,6 +1,5 @@
 """`unmask train`: make models, and tune them on their own least redundant answers."""
 
-import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import Json, progress, read_settings
-from unmask.errors import ConfigError
+from unmask.errors import require
 
 if TYPE_CHECKING:
     from unmask.train.budget import Budget
@@ -27,8 +26,7 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
 def train() -> None:
     """Train models."""
     for package in ("accelerate", "peft", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"training needs {package}: pip install 'unmask[train]'")
+        require("training", package, "train")
 
 
 @app.command()

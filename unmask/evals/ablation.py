@@ -11,8 +11,9 @@ from typing import Any
 from unmask.engine.generate import encode, generate
 from unmask.engine.request import StepRecord
 from unmask.errors import ConfigError
-from unmask.evals.run import Run
+from unmask.evals.run import Record, Run
 from unmask.evals.task import Task
+from unmask.files import Journal
 from unmask.models.denoiser import Denoiser
 
 BINS = 10
@@ -40,37 +41,57 @@ class RuleCommits:
         }
 
 
-def ablate(model: Denoiser, task: Task, run: Run, vanilla: Run, *, batch: int) -> list[RuleCommits]:
+# Of one answer: rule -> its commits by confidence, and the wrong ones among them.
+_Counts = dict[str, tuple[list[int], list[int]]]
+
+
+def ablate(
+    model: Denoiser, task: Task, run: Run, vanilla: Run, *, batch: int, journal: Journal | None = None
+) -> list[RuleCommits]:
     """Decode the items of `run` again with an observer; commits behind the end of an answer are left out.
+
+    What `journal` holds is not decoded again.
 
     Raises ConfigError for a method with drafts: one forward then stands for several steps, whose confidences are not kept.
     """
     if run.method.draft is not None:
         raise ConfigError(f"{run.name} drafts, so a commit has no single confidence: leave it out of --ablation")
-    found: dict[str, RuleCommits] = {}
+    found: dict[str, _Counts] = {row["id"]: row["rules"] for _, row in journal or ()}
     pairs = [(ours, theirs) for ours, theirs in zip(run.records, vanilla.records, strict=True) if ours.asked]
-    for start in range(0, len(pairs), batch):
-        chunk = pairs[start : start + batch]
-        asked = [ours.prompt for ours, _ in chunk]
-        offsets = [len(encode(model, prompt)) for prompt in asked]
-        truth = [theirs.token_ids for _, theirs in chunk]
-        ends = [ours.tokens for ours, _ in chunk]
+    missing = [pair for pair in pairs if pair[0].id not in found]
+    for start in range(0, len(missing), batch):
+        chunk = missing[start : start + batch]
+        counts = _count(model, task, run, chunk)
+        if journal is not None:
+            journal.append({"id": ours.id, "rules": rules} for (ours, _), rules in zip(chunk, counts, strict=True))
+        found |= {ours.id: rules for (ours, _), rules in zip(chunk, counts, strict=True)}
+    counted = [found[ours.id] for ours, _ in pairs]
+    names = [rule for rule in pairs[0][0].commits if any(rule in rules for rules in counted)]
+    return [_total(name, [rules[name] for rules in counted if name in rules]) for name in names]
 
-        def observe(
-            record: StepRecord, offsets: Sequence[int] = offsets, truth: list[list[int]] = truth, ends: list[int] = ends
-        ) -> None:
-            for place, row in enumerate(record.rows):
-                for position, token, rule in zip(
-                    record.committed[place], record.tokens[place], record.rule[place], strict=True
-                ):
-                    where = position - offsets[row]
-                    if where >= ends[row]:
-                        continue
+
+def _total(rule: str, parts: Sequence[tuple[list[int], list[int]]]) -> RuleCommits:
+    counts, wrong = ([sum(slot) for slot in zip(*column, strict=True)] for column in zip(*parts, strict=True))
+    return RuleCommits(rule=rule, counts=counts, wrong=wrong)
+
+
+def _count(model: Denoiser, task: Task, run: Run, pairs: Sequence[tuple[Record, Record]]) -> list[_Counts]:
+    """The commits of each answer, decoded again as one batch; the second of a pair is vanilla's."""
+    asked = [ours.prompt for ours, _ in pairs]
+    offsets = [len(encode(model, prompt)) for prompt in asked]
+    found: list[_Counts] = [{} for _ in pairs]
+
+    def observe(record: StepRecord) -> None:
+        for place, row in enumerate(record.rows):
+            ours, theirs = pairs[row]
+            for position, token, rule in zip(record.committed[place], record.tokens[place], record.rule[place], strict=True):
+                where = position - offsets[row]
+                if where < ours.tokens:
                     confidence = record.confidence[place][position - record.start[place]]
-                    counted = found.setdefault(rule, RuleCommits(rule=rule, counts=[0] * BINS, wrong=[0] * BINS))
+                    counts, wrong = found[row].setdefault(rule, ([0] * BINS, [0] * BINS))
                     slot = min(int(confidence * BINS), BINS - 1)
-                    counted.counts[slot] += 1
-                    counted.wrong[slot] += token != truth[row][where]
+                    counts[slot] += 1
+                    wrong[slot] += token != theirs.token_ids[where]
 
-        generate(model, asked, method=run.method, stop=task.stop, observer=observe)
-    return [found[rule] for rule in run.records[0].commits if rule in found]
+    generate(model, asked, method=run.method, stop=task.stop, observer=observe)
+    return found

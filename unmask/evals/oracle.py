@@ -10,16 +10,25 @@ import torch
 from unmask.context.plan import assemble, entire
 from unmask.engine.generate import encode
 from unmask.evals.run import Record, Run
+from unmask.files import Journal
 from unmask.kernels.vocabulary import evidence
 from unmask.models.denoiser import Denoiser
 
 
-def oracle(model: Denoiser, vanilla: Run) -> list[int]:
+def oracle(model: Denoiser, vanilla: Run, journal: Journal | None = None) -> list[int]:
     """Forwards of the oracle for every item that fits, in blocks like those of `vanilla`, without a cache.
 
-    Like every method it stops once the answer's end is written with nothing masked before it.
+    Like every method it stops once the answer's end is written with nothing masked before it. What `journal` holds is not
+    decoded again.
     """
-    return [_forwards(model, vanilla, record) for record in vanilla.records if record.asked]
+    asked = [record for record in vanilla.records if record.asked]
+    counted: dict[str, int] = {row["id"]: row["forwards"] for _, row in journal or ()}
+    for record in asked:
+        if record.id not in counted:
+            counted[record.id] = _forwards(model, vanilla, record)
+            if journal is not None:
+                journal.append([{"id": record.id, "forwards": counted[record.id]}])
+    return [counted[record.id] for record in asked]
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
-"""Results that people would rather see: accuracy against cost, and what each rule committed. Needs matplotlib."""
+"""Pictures of results: accuracy against cost, and what each rule committed. Needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, require
 from unmask.files import write_atomically
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """
     figure = _figure(10.5, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
-    _scatter(left, rows, "forwards_mean", "forwards an answer")
-    _scatter(right, rows, "seconds_per_item", "seconds an answer")
+    _scatter(left, rows, "forwards_mean", "forwards per answer")
+    _scatter(right, rows, "seconds_per_item", "seconds per answer")
     left.set_ylabel("right answers (%, 95 % interval)")
     left.legend(frameon=False, fontsize=8, loc="lower right")
     figure.suptitle(title, fontsize=11)
@@ -105,10 +105,9 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
 
 
 def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'unmask[eval]'") from None
+    require("a picture", "matplotlib", "eval")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

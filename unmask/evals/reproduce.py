@@ -72,21 +72,21 @@ def reproduce(
 
     Args:
         asked: the tasks of the entries, from `tasks`.
-        folder: keeps a folder an entry, and what is in it is not answered again.
+        folder: keeps one folder per entry, and what is in it is not answered again.
         weights, batch: as `evaluate` takes them. Published speeds are of one answer at a time.
         report: called as report(entry, row, items done, share of them right) after every batch.
 
     Raises:
-        ConfigError: `folder` holds answers made with other settings.
+        ConfigError: `folder` holds answers made with other settings, or is being written by another process.
         PromptTooLong: not one entry fits.
     """
     outcomes = []
     for entry, task in zip(table.entries, asked, strict=True):
         methods = table.runnable(entry)
         place = None if folder is None else folder / replace(entry, shots=task.shots).slug
-        told = None if report is None else partial(report, entry)
+        noted = None if report is None else partial(report, entry)
         try:
-            runs = evaluate(model, task, methods, folder=place, weights=weights, batch=batch, report=told)
+            runs = evaluate(model, task, methods, folder=place, weights=weights, batch=batch, report=noted)
         except PromptTooLong as error:
             outcomes.append(Outcome(entry=entry, rows={}, skipped=str(error)))
             continue
@@ -180,7 +180,7 @@ def _compared(table: PaperTable, outcome: Outcome, *, comparable: bool) -> dict[
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """A document as a Markdown table with its notes, one line a task and row; what is not given or not measured is a dash."""
+    """A document as a Markdown table with its notes, one line per task and row; what is not given or not measured is a dash."""
     lines = [f"Published: {found['paper']}, table {found['table']}, {found['model']}, {found['hardware']}.", ""]
     if found["ours"] is not None:
         ours = "Ours: {model}, {device}, batch {batch}; speeds compare only on the same hardware and batch."

@@ -1,17 +1,19 @@
-"""Methods over a task: the same items, stop strings and token count for all, one line of JSON an item and method.
+"""Methods over a task: the same items, stop strings and token count for all, one line of JSON per item and method.
 
 Tokens are counted to the first EOS or stop, never filler or prompt; forwards include refreshes. Methods take turns batch
-by batch, so a slow minute of the machine is everybody's. Every batch is on disk before the next one begins.
+by batch, so a slow minute of the machine is shared by all. Every batch is on disk before the next one begins.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from unmask.engine.generate import encode, generate
+from unmask.engine.request import Completion
 from unmask.errors import ConfigError, PromptTooLong
 from unmask.evals.task import Item, Task
 from unmask.files import Journal
@@ -35,22 +37,20 @@ class Record:
         tokens, forwards, query_tokens, commits: as in Completion.
         token_ids: the whole answer.
         seconds: the item's share of its batch's time.
-        latency: from the start of the batch until the item was done.
     """
 
     id: str
     group: str | None
     prompt: str
-    answer: str
     verdicts: Mapping[str, bool]
     finish_reason: str
-    tokens: int
-    forwards: int
-    query_tokens: int
-    commits: Mapping[str, int]
-    token_ids: list[int]
-    seconds: float
-    latency: float
+    answer: str = ""
+    tokens: int = 0
+    forwards: int = 0
+    query_tokens: int = 0
+    commits: Mapping[str, int] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def asked(self) -> bool:
@@ -59,37 +59,43 @@ class Record:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """Read a line of the file."""
-        return cls(**row)
+        """Read a line of the file; files from before November 2026 also hold a `latency`, which nothing reads."""
+        return cls(**{name: value for name, value in row.items() if name != "latency"})
 
     @classmethod
-    def too_long(cls, item: Item, metrics: Sequence[str]) -> Self:
-        """What is kept of an item that does not fit."""
+    def of(cls, item: Item, completion: Completion, verdicts: Mapping[str, bool], seconds: float) -> Self:
+        """What is kept of an item's answer."""
         return cls(
             id=item.id,
             group=item.group,
             prompt=item.prompt,
-            answer="",
-            verdicts=dict.fromkeys(metrics, False),
-            finish_reason="too long",
-            tokens=0,
-            forwards=0,
-            query_tokens=0,
-            commits={},
-            token_ids=[],
-            seconds=0.0,
-            latency=0.0,
+            verdicts=dict(verdicts),
+            finish_reason=completion.finish_reason,
+            answer=completion.text,
+            tokens=completion.tokens,
+            forwards=completion.forwards,
+            query_tokens=completion.query_tokens,
+            commits=dict(completion.commits),
+            token_ids=completion.token_ids,
+            seconds=seconds,
         )
+
+    @classmethod
+    def too_long(cls, item: Item, metrics: Sequence[str]) -> Self:
+        """What is kept of an item that does not fit."""
+        wrong = dict.fromkeys(metrics, False)
+        return cls(id=item.id, group=item.group, prompt=item.prompt, verdicts=wrong, finish_reason="too long")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A method's records, in the order of the task's items."""
+    """A method's records, in the order of the task's items; `answered` of them were not on disk before."""
 
     name: str
     method: Method
     metrics: tuple[str, ...]
     records: tuple[Record, ...]
+    answered: int = field(default=0, compare=False)
 
     def right(self) -> list[bool]:
         """The verdict of the task's first metric on every item."""
@@ -115,63 +121,38 @@ def evaluate(
     Args:
         model, task: what answers, and what is asked.
         methods: by the names that the results carry.
-        folder: keeps a file a method, and what is in it is not answered again; None keeps nothing.
+        folder: keeps one file per method, and what is in it is not answered again; None keeps nothing.
         weights: the fingerprint of the model's weights, so that no file is taken for another model's.
         batch: prompts decoded at once.
         max_new_tokens: length of an answer; None: the method's own, or the task's.
         report: called as report(method, items done, share of them right) after every batch.
 
     Raises:
-        ConfigError: a file in `folder` was made with other settings.
+        ConfigError: a file in `folder` was made with other settings, or is being written by another process.
         PromptTooLong: no item at all fits into the model.
     """
-    names = [_slug(name) for name in methods]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two of the methods {', '.join(methods)} would share a file: rename one")
     methods = {
         name: method.change(max_new_tokens=max_new_tokens or method.max_new_tokens or task.max_new_tokens)
         for name, method in methods.items()
     }
-    kept: dict[str, dict[str, Record]] = {}
-    journals: dict[str, Journal] = {}
-    for name, method in methods.items():
-        if folder is not None:
-            origin = provenance(model, task, method, weights, batch)
-            journals[name] = Journal(folder / f"{_slug(name)}.jsonl", origin, "answered")
-        kept[name] = {row["id"]: Record.from_dict(row) for row in (journals[name].rows if folder else ())}
-        for item in task.items:
-            if item.id in kept[name] and kept[name][item.id].prompt != item.prompt:
-                raise ConfigError(f"{journals[name].path} holds another prompt for item {item.id}: use another output")
-    fits = {item.id: _fits(model, item, max(_length(method) for method in methods.values())) for item in task.items}
-    if not any(fits.values()):
-        raise PromptTooLong(
-            f"none of the {len(task.items)} prompts of {task.name} fits with its answer into the model's "
-            f"{model.spec.max_length} tokens: use fewer --shots or a shorter answer"
-        )
-    cold = set(methods)
-    for start in range(0, len(task.items), batch):
-        chunk = task.items[start : start + batch]
-        for name, method in methods.items():
-            missing = [item for item in chunk if item.id not in kept[name]]
-            if missing:
-                if name in cold:  # the first forwards of a shape pay for what later ones find ready
-                    cold.remove(name)
-                    generate(model, [next(item.prompt for item in task.items if fits[item.id])], method=method)
-                records = _answer(model, task, method, missing, fits)
-                if folder is not None:
-                    journals[name].append(asdict(record) for record in records)
-                kept[name] |= {record.id: record for record in records}
-            if report is not None:
-                done = [kept[name][item.id] for item in task.items[: start + len(chunk)]]
-                report(name, len(done), sum(record.verdicts[task.metrics[0]] for record in done) / len(done))
-    return [
-        Run(name=name, method=method, metrics=task.metrics, records=tuple(kept[name][item.id] for item in task.items))
-        for name, method in methods.items()
-    ]
+    files = _files(methods, folder)
+    fits = _fitting(model, task, methods.values())
+    with ExitStack() as stack:
+        answers = {name: _Answers(model, task, method, fits) for name, method in methods.items()}
+        for name, method in methods.items() if folder is not None else ():
+            journal = Journal(files[name], provenance(model, task, method, weights, batch), "answered")
+            answers[name].keep_in(stack.enter_context(journal))
+        for start in range(0, len(task.items), batch):
+            for name, mine in answers.items():
+                mine.answer(task.items[start : start + batch])
+                if report is not None:
+                    done = task.items[: start + batch]
+                    report(name, len(done), sum(mine.records[item.id].verdicts[task.metrics[0]] for item in done) / len(done))
+    return [mine.run(name) for name, mine in answers.items()]
 
 
 def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch: int) -> dict[str, Any]:
-    """All that an answer depends on besides its prompt: runs of one provenance may share a file, whatever their limits."""
+    """All that an answer depends on besides its prompt: runs of one provenance may share a file, however many items."""
     return {
         "model": model.name,
         "weights": weights,
@@ -185,52 +166,84 @@ def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch:
     }
 
 
-def finished(folder: Path, methods: Sequence[str], items: int) -> bool:
-    """Whether a folder holds every item of every method."""
+def file_name(method: str) -> str:
+    """The file of a method's answers.
 
-    def lines(path: Path) -> int:
-        return path.read_bytes().count(b"\n") if path.exists() else 0
-
-    return all(lines(folder / f"{_slug(name)}.jsonl") > items for name in methods)
-
-
-def _slug(name: str) -> str:
-    """A file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in name).strip("-.")
+    >>> file_name("r2-dllm threshold=0.9")
+    'r2-dllm-threshold=0.9.jsonl'
+    """
+    return "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in method).strip("-.") + ".jsonl"
 
 
-def _length(method: Method) -> int:
-    assert method.max_new_tokens is not None, "evaluate has filled it in"
-    return method.max_new_tokens
+def _files(methods: Iterable[str], folder: Path | None) -> dict[str, Path]:
+    files = {name: (folder or Path()) / file_name(name) for name in methods}
+    if len(set(files.values())) < len(files):
+        raise ConfigError(f"two of the methods {', '.join(files)} would share a file: rename one")
+    return files
 
 
-def _fits(model: Denoiser, item: Item, new_tokens: int) -> bool:
-    return len(encode(model, item.prompt)) + new_tokens <= model.spec.max_length
-
-
-def _answer(model: Denoiser, task: Task, method: Method, items: Sequence[Item], fits: Mapping[str, bool]) -> list[Record]:
-    asked = [item for item in items if fits[item.id]]
-    began = time.perf_counter()
-    answers = generate(model, [item.prompt for item in asked], method=method, stop=task.stop) if asked else []
-    share = (time.perf_counter() - began) / max(1, len(asked))
-    with ThreadPoolExecutor(SCORERS) as pool:
-        verdicts = list(pool.map(task.score, asked, [answer.text for answer in answers]))
-    records = {
-        item.id: Record(
-            id=item.id,
-            group=item.group,
-            prompt=item.prompt,
-            answer=answer.text,
-            verdicts=dict(verdict),
-            finish_reason=answer.finish_reason,
-            tokens=answer.tokens,
-            forwards=answer.forwards,
-            query_tokens=answer.query_tokens,
-            commits=dict(answer.commits),
-            token_ids=answer.token_ids,
-            seconds=share,
-            latency=answer.seconds,
+def _fitting(model: Denoiser, task: Task, methods: Iterable[Method]) -> set[str]:
+    """The ids of the items that fit into the model with the longest answer of all methods."""
+    longest = max(method.max_new_tokens or 0 for method in methods)
+    fits = {item.id for item in task.items if len(encode(model, item.prompt)) + longest <= model.spec.max_length}
+    if not fits:
+        raise PromptTooLong(
+            f"none of the {len(task.items)} prompts of {task.name} fits with its answer into the model's "
+            f"{model.spec.max_length} tokens: use fewer --shots or a shorter answer"
         )
-        for item, answer, verdict in zip(asked, answers, verdicts, strict=True)
-    }
-    return [records[item.id] if item.id in records else Record.too_long(item, task.metrics) for item in items]
+    return fits
+
+
+class _Answers:
+    """One method's records by item: those that its journal holds, and those that it answers."""
+
+    def __init__(self, model: Denoiser, task: Task, method: Method, fits: set[str]) -> None:
+        self._model, self._task, self._method, self._fits = model, task, method, fits
+        self._journal: Journal | None = None
+        self._answered = 0
+        self.records: dict[str, Record] = {}
+
+    def keep_in(self, journal: Journal) -> None:
+        """Take what a journal holds, and add to it what is answered from here on."""
+        self._journal = journal
+        prompts = {item.id: item.prompt for item in self._task.items}
+        for number, (_, row) in enumerate(journal, start=2):
+            try:
+                record = Record.from_dict(row)
+            except TypeError as error:
+                raise ConfigError(f"{journal.path}:{number}: not an answer ({error})") from None
+            if prompts.get(record.id, record.prompt) != record.prompt:
+                raise ConfigError(f"{journal.path} holds another prompt for item {record.id}: use another output")
+            self.records[record.id] = record
+
+    def answer(self, items: Sequence[Item]) -> None:
+        """Answer those of the items that have no record; what is answered is on disk when this returns."""
+        missing = [item for item in items if item.id not in self.records]
+        if not missing:
+            return
+        if not self._answered:  # the first forwards of a shape pay for what later ones find ready
+            first = next(item.prompt for item in self._task.items if item.id in self._fits)
+            generate(self._model, [first], method=self._method)
+        records = self._ask(missing)
+        if self._journal is not None:
+            self._journal.append(asdict(record) for record in records)
+        self.records |= {record.id: record for record in records}
+        self._answered += len(records)
+
+    def run(self, name: str) -> Run:
+        records = tuple(self.records[item.id] for item in self._task.items)
+        return Run(name=name, method=self._method, metrics=self._task.metrics, records=records, answered=self._answered)
+
+    def _ask(self, items: Sequence[Item]) -> list[Record]:
+        task, asked = self._task, [item for item in items if item.id in self._fits]
+        began = time.perf_counter()
+        prompts = [item.prompt for item in asked]
+        answers = generate(self._model, prompts, method=self._method, stop=task.stop) if asked else []
+        share = (time.perf_counter() - began) / max(1, len(asked))
+        with ThreadPoolExecutor(SCORERS) as pool:
+            verdicts = list(pool.map(task.score, asked, [answer.text for answer in answers]))
+        records = {
+            item.id: Record.of(item, answer, verdict, share)
+            for item, answer, verdict in zip(asked, answers, verdicts, strict=True)
+        }
+        return [records[item.id] if item.id in records else Record.too_long(item, task.metrics) for item in items]

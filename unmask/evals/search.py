@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unmask.errors import ConfigError
+from unmask.errors import require
 from unmask.evals.run import Run
 from unmask.evals.space import Range, tuned
 from unmask.evals.statistics import loss_bound, mcnemar
@@ -84,10 +84,9 @@ class Trial:
 
 def new_study(seed: int) -> "Study":
     """Two numbers to make small by TPE, the same proposals for the same answers. Raises ConfigError without optuna."""
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError("calibrating needs optuna: pip install 'unmask[eval]'") from None
+    require("calibrating", "optuna", "eval")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=seed))
 

@@ -1,4 +1,4 @@
-"""What a run came to: a row of numbers a method, and every method against the first one, item by item. Pure."""
+"""What a run came to: one row of numbers per method, and every method against the first one, item by item. Pure."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
-from unmask.errors import ConfigError, UnmaskError
+from unmask.errors import ConfigError, UnmaskError, require
 from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
@@ -65,6 +65,7 @@ def run(
         ConfigError: a file or an option is wrong, or `output` is from other settings. Lines that cannot be answered raise
             nothing: the error stands in their place.
     """
+    require("a batch", "ray", "scale")
     folder = locate(job.model)
     build(read_json(folder / "config.json"), folder)  # mistakes are found before Ray starts
     shards(folder)

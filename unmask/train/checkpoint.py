@@ -13,7 +13,8 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unmask import files
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
 
 _PREFIX = "checkpoint-"
+
+
+@contextmanager
+def writing(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Hold the output folder for one run: the main process does, for all that the launcher has started.
+
+    Raises ConfigError, on the main process, while another run writes the folder.
+    """
+    with files.writing(folder) if accelerator.is_main_process else nullcontext():
+        yield
 
 
 # --- to go on from ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     unmask train collect --config configs/collect-tiny.yaml
 
 For every prompt n candidates are sampled by our own engine without R2-dLLM's rules, while a recorder counts what the
-rules would have taken (train/trajectory.py). One line of JSON a prompt; the first line says where they come from:
+rules would have taken (train/trajectory.py). One line of JSON per prompt; the first line says where they come from:
 
     {"provenance": {"model": ..., "weights": ..., "method": ..., ...}}
     {"id": 0, "task": "chain", "prompt": "Compute 12 - 9.", "key": "3", "candidates": [
@@ -45,7 +45,7 @@ class CollectConfig:
         mixture: task -> weight of generated training problems, or
         prompts: a JSONL file with "prompt" and, where there is a key, "answer".
         limit: how many prompts.
-        candidates: answers a prompt.
+        candidates: answers per prompt.
         method: a preset, or settings, without R2-dLLM's rules.
         rules: options of r2-dllm: the rules whose triggers are counted.
         batch: prompts decoded at once, each with all its candidates.
@@ -119,7 +119,7 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
     """Collect, or go on collecting; returns the file.
 
     `report(prompts done, share of right answers in the batch)` is called after every batch.
-    Raises ConfigError if the file was collected with other settings.
+    Raises ConfigError if the file was collected with other settings, or is being written by another process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("collect runs as one process: give each its own `seed` and `output` instead")
@@ -137,16 +137,16 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
         "rules": rules.to_dict(),
         "weights": loading.fingerprint(loading.locate(config.model)),
     }
-    journal = Journal(path, provenance, "collected")
-    done = len(journal.rows)
-    todo = itertools.islice(enumerate(sources(config)), done, config.limit)
-    while chunk := list(itertools.islice(todo, config.batch)):
-        rows = _answer(model, method, rules, config, chunk)
-        journal.append(rows)
-        done += len(rows)
-        if report is not None:
-            every = [candidate["right"] for row in rows for candidate in row["candidates"]]
-            report(done, sum(every) / len(every))
+    with Journal(path, provenance, "collected") as journal:
+        done = sum(1 for _ in journal)
+        todo = itertools.islice(enumerate(sources(config)), done, config.limit)
+        while chunk := list(itertools.islice(todo, config.batch)):
+            rows = _answer(model, method, rules, config, chunk)
+            journal.append(rows)
+            done += len(rows)
+            if report is not None:
+                every = [candidate["right"] for row in rows for candidate in row["candidates"]]
+                report(done, sum(every) / len(every))
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -183,13 +183,18 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
     """Run, or go on with, one pre-training; returns the folder with the exported model.
 
     `report(step, measured)` is called after every step. Ctrl-C loses at most the steps since the last checkpoint.
-    Raises ConfigError if the folder holds a run with other settings.
+    Raises ConfigError if the folder holds a run with other settings, or is being written by another process.
     """
     accelerator = start(config)
     if accelerator.distributed_type == DistributedType.FSDP:
         raise ConfigError("pretrain does not run under FSDP: Muon needs whole matrices; launch it without --use_fsdp (DDP)")
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    with checkpoint.writing(accelerator, folder):
+        _pretrain(accelerator, config, folder, report)
+    return folder
+
+
+def _pretrain(accelerator: Accelerator, config: PretrainConfig, folder: Path, report: Report | None) -> None:
     tokenizer = build(vocabulary(config.mixture), model_max_length=config.max_length)
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
     settings = model_config(config, len(tokenizer))
@@ -218,4 +223,3 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
         checkpoint.plot(folder)
         about = "Trained from nothing with `unmask train pretrain` on generated problems (unmask/tasks), answers included."
         checkpoint.card(folder, folder.name, about, asdict(config))
-    return folder

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from unmask.engine.generate import encode
 from unmask.errors import ConfigError, unknown
+from unmask.files import writing
 from unmask.methods.method import from_mapping, whole
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
@@ -176,10 +177,16 @@ def questions(rows: Rows, config: SFTConfig, mask_id: int, step: int, process: i
 def sft(config: SFTConfig, report: Report | None = None) -> Path:
     """Run, or go on with, one fine-tuning; returns the folder with the adapter or the whole model.
 
-    Raises ConfigError for bad data, or if the folder holds a run with other settings.
+    Raises ConfigError for bad data, or if the folder holds a run with other settings or is being written by another process.
     """
     chosen = examples(Path(config.data), config.select, spatial=config.spatial, per_token=config.per_token, seed=config.seed)
-    accelerator = start(config)
+    accelerator, folder = start(config), Path(config.output)
+    with checkpoint.writing(accelerator, folder):
+        _sft(accelerator, config, chosen, folder, report)
+    return folder
+
+
+def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], folder: Path, report: Report | None) -> None:
     base = loading.locate(config.model)
     settings = loading.read_json(base / "config.json")
     dtype = config.dtype if config.lora else "float32"
@@ -215,7 +222,6 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
         report,
         {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": loading.fingerprint(base)},
     )
-    folder = Path(config.output)
     if accelerator.is_main_process:
         if adapter is not None:
             lora.save(adapter, weights, folder)
@@ -229,7 +235,6 @@ def sft(config: SFTConfig, report: Report | None = None) -> Path:
             "of several (arXiv 2604.18995)."
         )
         checkpoint.card(folder, folder.name, about, {field.name: getattr(config, field.name) for field in fields(config)})
-    return folder
 
 
 def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -249,8 +254,9 @@ def merge(config: SFTConfig) -> Path:
     settings = loading.read_json(base / "config.json")
     model = loading.load(config.model, device="cpu", dtype=config.dtype)
     whole = folder / "merged"
-    checkpoint.export(lora.merged(model.network, settings, folder), settings, whole)
-    checkpoint.copy_tokenizer(base, whole)
-    about = f"`{config.model}` with the adapter beside it merged in (`unmask train merge`)."
-    checkpoint.card(whole, f"{folder.name}, merged", about, asdict(config))
+    with writing(folder):
+        checkpoint.export(lora.merged(model.network, settings, folder), settings, whole)
+        checkpoint.copy_tokenizer(base, whole)
+        about = f"`{config.model}` with the adapter beside it merged in (`unmask train merge`)."
+        checkpoint.card(whole, f"{folder.name}, merged", about, asdict(config))
     return whole
