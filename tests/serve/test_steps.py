@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from unmask.view.colours import COLOURS
 
 import unmask
 from unmask.engine.engine import Engine
@@ -12,7 +13,6 @@ from unmask.engine.request import Completion
 from unmask.methods import TABLE
 from unmask.serve.protocol import Diffusion
 from unmask.serve.stream import Asked, Teller
-from unmask.view.colours import COLOURS
 from unmask.view.trace import pieces
 
 MODEL = unmask.load("unmask-tiny")

@@ -5,9 +5,9 @@ import json
 import re
 
 import pytest
+from unmask.view.colours import COLOURS
 
 import unmask
-from unmask.view.colours import COLOURS
 from unmask.view.page import render
 from unmask.view.trace import Commit, Step, Trace
 

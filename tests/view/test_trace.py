@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from unmask.view.colours import COLOURS
 
 import unmask
 from unmask.decode import rules
 from unmask.engine.text import decode
 from unmask.models.toy import toy
-from unmask.view.colours import COLOURS
 from unmask.view.trace import VERSION, Recorder, Trace, pieces, read, write
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
