@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from unmask.view.colours import COLOURS
 
 import unmask
 from unmask.engine.engine import Engine
 from unmask.engine.generate import ask
 from unmask.engine.request import Completion
 from unmask.methods import TABLE
+from unmask.methods.table import looks
 from unmask.serve.protocol import Diffusion
 from unmask.serve.stream import Asked, Teller
 from unmask.view.trace import pieces
@@ -45,7 +45,7 @@ def test_steps_add_up_to_the_answer(name: str) -> None:
     places = kept(steps)
     assert list(places) == list(range(len(places)))
     assert "".join(places[place][0] for place in range(done.tokens)) == done.text
-    assert {rule for place, (_, rule) in places.items() if place < done.tokens} <= set(COLOURS)
+    assert {rule for place, (_, rule) in places.items() if place < done.tokens} <= set(looks())
 
 
 @pytest.mark.parametrize("seed", range(4))

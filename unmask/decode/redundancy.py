@@ -138,6 +138,6 @@ class Temporal(RulePart):
         elif self.metric == "max":
             peak_BL = torch.where(goes_on_BL, torch.maximum(peak_BL, confidence_BL), confidence_BL)
             value_BL = peak_BL
-        stable_BL = open_BL & (length_BL >= self.steps) & (value_BL >= self.threshold)
+        stable_BL = (length_BL >= self.steps) & (value_BL >= self.threshold)  # no streak where nothing is open
         token_BL = proposal.candidate_BL.masked_fill(~open_BL, -1)
         return stable_BL, Streak(token=token_BL, length=length_BL, total=total_BL, peak=peak_BL)

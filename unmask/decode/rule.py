@@ -164,11 +164,12 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
         mask_BL = mask_BL & proposal.open_BL
         # What one takes is closed to the next: sums and exclusive ors are enough.
         taken_BL = taken_BL.add(mask_BL, alpha=number)
-        proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
         kept.append(memory)
+        if number < len(rules):
+            proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
     if one_per_run:
         # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
-        key_BL = (proposal.confidence_BL - 2.0 * taken_BL).masked_fill(taken_BL == 0, -torch.inf)
+        key_BL = proposal.confidence_BL.sub(taken_BL, alpha=2).masked_fill(taken_BL == 0, -torch.inf)
         first_BL = best_of_run(key_BL, same_run(proposal.candidate_BL, proposal.masked_BL))
         taken_BL = taken_BL * (first_BL | proposal.filler_BL)
     return Selection(taken_BL, tuple(kept))

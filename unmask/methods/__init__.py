@@ -12,7 +12,7 @@ from unmask.methods.settings import ENDINGS, read_mapping
 from unmask.methods.table import TABLE as TABLE
 
 
-def load(name: str, **chosen: Any) -> Method:
+def load(name: str, /, **chosen: Any) -> Method:
     """The preset `name` with some options changed, or the method of a YAML or JSON file with some settings changed.
 
     `package.module:function` is a preset from outside the package: a function that returns a Method, imported here.
@@ -35,7 +35,7 @@ def load(name: str, **chosen: Any) -> Method:
     return build(name, chosen)
 
 
-def from_client(method: Any, **chosen: Any) -> Method:
+def from_client(method: Any, /, **chosen: Any) -> Method:
     """The method that a client names: a preset with options, or a mapping of settings.
 
     Never a file, which is the operator's, and never `package.module:...`: nothing that a client names is imported.
@@ -60,5 +60,5 @@ def _rule(settings: Mapping[str, Any]) -> str:
 def _refuse(name: str) -> None:
     if ":" in name:
         raise ConfigError(
-            f"'{name}' would be imported: a method from outside the package is the operator's to choose (--method)"
+            f"'{name}' would have to be imported: only --method and unmask.method take a method from outside the package"
         )

@@ -31,7 +31,7 @@ from unmask.decode.settings import whole as whole
 from unmask.errors import ConfigError, unknown
 from unmask.methods.parts import PRICE, Draft, DynamicThreshold, Refresh, StopAtEos, Suffix
 from unmask.methods.parts import CacheName as CacheName
-from unmask.methods.table import commit_rule, rule_name
+from unmask.methods.table import commit_rule, commit_rules, rule_name
 
 ANOTHER = "it makes another sample, not a faster one"
 
@@ -153,7 +153,7 @@ class Method(Part):
         """Read the settings schema; what it holds counts as named.
 
         Args:
-            outside: whether a commit rule may be `package.module:Class`, which is imported. Not for settings that a client sends.
+            outside: whether a commit rule may be `package.module:Class`, which is imported: not where a client sends settings.
 
         Raises:
             ConfigError: an unknown key, a missing one or a bad value; it names the key.
@@ -173,11 +173,11 @@ class Method(Part):
 
     # --- changes
 
-    def change(self, **changes: Any) -> Self:
+    def change(self, /, **changes: Any) -> Self:
         """A copy with these settings changed, which count as named.
 
-        A key with a dot reaches into a part (`commit.threshold`) and turns it on if it is off; a part may be given as a mapping.
-        Raises ConfigError on a name that is no setting.
+        A key with a dot reaches into a part (`commit.threshold`) and turns it on if it is off; a part may be given as a
+        mapping. Raises ConfigError on a name that is no setting.
 
         >>> Method().change(**{"suffix.window": 16}).suffix
         Suffix(window=16, tail=1)
@@ -250,9 +250,7 @@ def _commit(data: Any, *, outside: bool) -> Commit:
     if isinstance(data, Commit):
         return data
     if not isinstance(data, Mapping) or "rule" not in data:
-        raise ConfigError(
-            f"commit: expected a mapping with a 'rule', for example {{rule: threshold, threshold: 0.9}}, got {data!r}"
-        )
+        raise ConfigError(f"commit: expected a mapping with a 'rule' ({', '.join(commit_rules())}), got {data!r}")
     kind = commit_rule(str(data["rule"]), outside=outside)
     return from_mapping(kind, {key: value for key, value in data.items() if key != "rule"}, "commit")
 

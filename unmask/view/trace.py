@@ -303,8 +303,9 @@ def read(path: Path) -> tuple[Trace, ...]:
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ConfigError(f"{path}: not a trace; `unmask generate PROMPT --trace FILE.json` makes one")
     if document.get("version") not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise ConfigError(f"{path}: a trace of version {document.get('version')}; this unmask reads version {known}")
+        raise ConfigError(
+            f"{path}: a trace of version {document.get('version')}; this unmask reads version {VERSION} and older ones"
+        )
     try:
         traces = tuple(Trace.from_dict(trace) for trace in document["traces"])
     except (KeyError, TypeError, ValueError) as error:
