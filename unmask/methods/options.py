@@ -6,6 +6,7 @@ rule needs no line here: as an option it has its own name (`threshold` is `commi
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from unmask.decode.settings import Child, bounds
@@ -79,7 +80,9 @@ def build(name: str, chosen: Mapping[str, Any]) -> Method:
         if not takes(name, option):
             raise unknown(f"option of {name}", option, options(name))
     rest = {_option(option, usual).setting: value for option, value in given.items() if option not in shaping}
-    return apply(method.naming(_shaped(shaping, method, usual)), rest)
+    # What the function itself has chosen is the preset's default.
+    method = replace(method, named=frozenset()).naming(_shaped(shaping, method, usual))
+    return apply(method, rest)
 
 
 def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
@@ -93,7 +96,7 @@ def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
     changes: dict[str, Any] = {}
     off: dict[str, str] = {}
     for key, value in chosen.items():
-        option = _option(_name(key), method)
+        option = _option(key, method)
         if option.turns_off(value):
             off[option.setting.partition(".")[0]] = _name(key)
         else:
@@ -109,7 +112,9 @@ def _name(key: str) -> str:
     return NAMES.get(key, key if key == "commit.rule" else key.removeprefix("commit."))
 
 
-def _option(name: str, method: Method) -> Option:
+def _option(key: str, method: Method) -> Option:
+    """The setting of a method for either spelling."""
+    name = NAMES.get(key, key)
     if name in OPTIONS:
         return OPTIONS[name]
     is_commits = name not in bounds(type(method)) and name in bounds(type(method.commit))
