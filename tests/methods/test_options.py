@@ -114,7 +114,7 @@ def test_what_is_named_is_kept_and_the_rest_replaced() -> None:
 
 def test_names_come_from_options_changes_mappings_and_files(tmp_path: Path) -> None:
     assert load("vanilla", schedule="even", cache="dual").named == {"commit", "cache"}
-    assert load("freedave", threshold=0.9).named == {"commit", "commit.threshold"}
+    assert load("freedave", threshold=0.9).named == {"commit.rule", "commit.threshold"}
     assert load("r2-dllm", prompt_interval=2).change(top_k=5).named == {"refresh.prompt_interval", "top_k"}
     settings = {"cache": "dual", "commit": {"rule": "threshold"}, "suffix": None}
     held = {"cache", "commit.rule", "suffix"}

@@ -5,7 +5,7 @@ rule needs no line here: as an option it has its own name (`threshold` is `commi
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -133,8 +133,21 @@ def _is_setting(method: Method, path: str) -> bool:
 
 
 def _shaped(shaping: Mapping[str, Any], method: Method, usual: Method) -> set[str]:
-    """What the arguments of a preset's function named: their own settings, and all that came out differently."""
-    known = {_option(name, m).setting for name in shaping for m in (method, usual)}
-    own = {path if "." in path else "commit" for path in known}
-    ours, theirs = method.to_dict(), usual.to_dict()
-    return own | {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+    """What the arguments of a preset's function named: their own settings, and all that came out differently.
+
+    An argument that is no setting, such as a kind of schedule, names the base rule.
+    """
+    named = set()
+    for argument in shaping:
+        settings = {_option(argument, made).setting for made in (method, usual)} - {argument}
+        named |= settings or {"commit"}
+    ours, theirs = (dict(_leaves(made.to_dict())) for made in (method, usual))
+    return named | {path for path, value in ours.items() if path not in theirs or value != theirs[path]}
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -75,6 +75,8 @@ def looks() -> dict[str, Look]:
 def _named(entry: str, kind: str, name: str) -> Any:
     """What stands behind `package.module:object`."""
     module, _, attribute = entry.partition(":")
+    if not module or module.startswith("."):
+        raise ConfigError(f"{kind} '{name}': write it as package.module:{'Class' if 'rule' in kind else 'function'}")
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
