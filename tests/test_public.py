@@ -29,7 +29,7 @@ ARROWS = {
     "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
-    "view": {"engine", "models"},
+    "view": {"engine", "methods", "models", "decode"},
     "serve": {"engine", "methods", "models", "view"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve"},
 }

@@ -5,29 +5,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.decode.memory import Streak
+from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.rules import (
-    Anchored,
-    ConfidenceCluster,
-    Factor,
-    Quota,
-    Rule,
-    Schedule,
-    Temporal,
-    Threshold,
-    TokenCluster,
-    select,
-)
+from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
+from unmask.decode.rule import Rule, select
+from unmask.decode.rules import Anchored, Factor, Quota, Schedule, Threshold
+from unmask.methods.eb_sampler import EntropyBound
 
 BASE: list[Rule] = [
-    Quota.even(8, 3),
-    Schedule(steps=5, at_least_one=True),
+    Quota(steps=3),
+    Schedule(steps=5),
     Threshold(threshold=0.9),
     Threshold(threshold=0.9, alpha=0.5),
-    Threshold(threshold=0.9, alpha=0.5, of_query=True),
+    Threshold(threshold=0.9, alpha=0.5, official=True),
     Factor(factor=1.0),
     Factor(factor=1.0, official=True),
+    EntropyBound(gamma=0.2),
 ]
 REST: list[Rule] = [
     ConfidenceCluster(size=3, threshold=0.7, max_unmasked=1),
@@ -64,8 +57,8 @@ def evidence(
     )
 
 
-def memory(rule: Rule, rows: int, length: int) -> Streak | None:
-    return Streak.empty(rows, length, torch.device("cpu"), torch.float32) if isinstance(rule, Temporal) else None
+def memory(rule: Rule, rows: int, length: int) -> Memory:
+    return None if rule.state is None else rule.state.empty(rows, length, torch.device("cpu"), torch.float32)
 
 
 def places(mask_BL: Tensor) -> list[list[int]]:
@@ -134,7 +127,7 @@ def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
 
 
 def test_quota_takes_the_surest() -> None:
-    mask_BL, _ = Quota(base=1, surplus=1)(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
+    mask_BL, _ = Quota(steps=3)(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
     assert places(mask_BL) == [[1, 3]]
 
 
@@ -147,9 +140,9 @@ def test_dynamic_threshold_falls_with_the_block_and_published_one_with_the_query
     """Threshold .9, alpha .4, two of four masked: .72 by the block; by a query with 4 suffix masks r = 6/8, .81."""
     half = evidence([[0.75, 0.85, 0.99, 0.99]], masked=[[True, True, False, False]], step=1, suffix=4)
     assert places(Threshold(threshold=0.9, alpha=0.4)(half, None)[0]) == [[0, 1]]
-    assert places(Threshold(threshold=0.9, alpha=0.4, of_query=True)(half, None)[0]) == [[1]]
+    assert places(Threshold(threshold=0.9, alpha=0.4, official=True)(half, None)[0]) == [[1]]
     first = half._replace(step_B=torch.zeros(1, dtype=torch.long))
-    assert places(Threshold(threshold=0.7, alpha=0.9, of_query=True)(first, None)[0]) == [[0, 1]]
+    assert places(Threshold(threshold=0.7, alpha=0.9, official=True)(first, None)[0]) == [[0, 1]]
 
 
 def test_factor_and_the_published_off_by_one() -> None:
@@ -185,7 +178,7 @@ def test_token_cluster_takes_one_of_a_run() -> None:
 
 def test_temporal_waits_for_the_third_sight_and_starts_afresh_with_a_block() -> None:
     rule = Temporal(steps=3, threshold=0.7)
-    streak: Streak | None = memory(rule, 1, 2)
+    streak: Memory = memory(rule, 1, 2)
     taken = []
     for step in range(3):
         mask_BL, streak = rule(evidence([[0.8, 0.8]], [[5, step]], step=step), streak)

@@ -15,7 +15,7 @@ import unmask
 from unmask.evals import load
 from unmask.evals.calibrate import Calibration, Plan, calibrate, limit, split, validate
 from unmask.evals.search import Standing, Trial, frontier, hopeless, new_study, search
-from unmask.evals.space import RANGES, numbers, space, tuned
+from unmask.evals.space import numbers, searchable, space, tuned
 from unmask.evals.statistics import loss_bound
 from unmask.evals.task import Item, Source, Task
 from unmask.methods import TABLE
@@ -64,7 +64,7 @@ def test_numbers_go_into_a_method_and_come_back(name: str, data: st.DataObject) 
 
 def test_every_number_belongs_to_some_preset_or_option() -> None:
     methods = [*map(unmask.method, TABLE), unmask.method("fast-dllm", factor=1.0)]
-    assert {key for method in methods for key in space(method, 128)} == {"commit.steps", *RANGES}
+    assert {key for method in methods for key in space(method, 128)} == set(searchable())
 
 
 def test_the_space_is_that_of_the_method() -> None:

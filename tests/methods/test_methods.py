@@ -1,5 +1,6 @@
 """Presets, their options and the settings schema."""
 
+import importlib
 import inspect
 
 import pytest
@@ -73,7 +74,7 @@ def test_bad_settings_are_named(call: object, words: list[str]) -> None:
 
 def test_every_method_file_names_its_paper() -> None:
     for entry in TABLE.values():
-        module = inspect.getmodule(load.__globals__["importlib"].import_module(entry.split(":")[0]))
+        module = inspect.getmodule(importlib.import_module(entry.split(":")[0]))
         assert module is not None
         assert module.__doc__ is not None
         assert "arXiv" in module.__doc__

@@ -11,11 +11,11 @@ from unmask.engine.engine import Engine
 from unmask.engine.generate import ask
 from unmask.engine.request import Completion
 from unmask.methods import TABLE
+from unmask.methods.table import looks
 from unmask.serve.log import LogEntry
 from unmask.serve.protocol import ChatRequest
 from unmask.serve.requests import ApiRequest
 from unmask.serve.stream import EventStream
-from unmask.view.colours import COLOURS
 from unmask.view.trace import pieces
 
 MODEL = unmask.load("unmask-tiny")
@@ -53,7 +53,7 @@ def test_steps_add_up_to_the_answer(name: str) -> None:
     places = kept(steps)
     assert list(places) == list(range(len(places)))
     assert "".join(places[place][0] for place in range(done.tokens)) == done.text
-    assert {rule for place, (_, rule) in places.items() if place < done.tokens} <= set(COLOURS)
+    assert {rule for place, (_, rule) in places.items() if place < done.tokens} <= set(looks())
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 
 import unmask
-from unmask.view.colours import COLOURS
+from unmask.decode.rule import Look
+from unmask.methods.table import looks
 from unmask.view.page import render
 from unmask.view.trace import Commit, Step, Trace
 
@@ -31,12 +33,11 @@ def made(*pieces: str) -> Trace:
     )
 
 
-def embedded(page: str) -> list[dict[str, object]]:
+def embedded(page: str, name: str = "traces") -> Any:
     """What a browser reads from the page's data."""
-    found = re.findall(r'<script type="application/json" id="traces">(.*?)</script>', page, re.DOTALL)
+    found = re.findall(rf'<script type="application/json" id="{name}">(.*?)</script>', page, re.DOTALL)
     assert len(found) == 1
-    traces: list[dict[str, object]] = json.loads(found[0])
-    return traces
+    return json.loads(found[0])
 
 
 def test_nothing_in_a_trace_breaks_out_of_the_data() -> None:
@@ -54,10 +55,20 @@ def test_the_page_names_no_other_place() -> None:
 
 
 def test_every_rule_is_coloured_on_light_and_on_dark() -> None:
-    page = render([made("plain")])
-    for rule, colour in COLOURS.items():
-        assert f"--rule-{rule}: {colour.light};" in page
-        assert f"--rule-{rule}: {colour.dark};" in page
+    known, own = made("plain"), Look(label="</script>", sentence="*/", terminal="red", light="#112233", dark="#aabbcc")
+    named = dataclasses.replace(made("plain"), rules={"/*DATA*/": own}, steps=(first(made("plain"), rule="/*DATA*/"),))
+    strange = dataclasses.replace(made("plain"), steps=(first(made("plain"), rule="a rule of tomorrow"),))
+    assert embedded(render([known]), "rules") == {"threshold": dataclasses.asdict(looks()["threshold"])}
+    assert embedded(render([named, strange]), "rules") == {
+        "/*DATA*/": dataclasses.asdict(own),
+        "a rule of tomorrow": dataclasses.asdict(strange.look("a rule of tomorrow")),
+    }
+
+
+def first(trace: Trace, *, rule: str) -> Step:
+    """The trace's step with another rule."""
+    step = trace.steps[0]
+    return dataclasses.replace(step, commits=tuple(commit._replace(rule=rule) for commit in step.commits))
 
 
 def test_one_decode_or_two_of_the_same_prompt() -> None:

@@ -11,10 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import unmask
-from unmask.decode import rules
 from unmask.engine.text import decode
+from unmask.methods.table import looks
 from unmask.models.toy import toy
-from unmask.view.colours import COLOURS
 from unmask.view.trace import VERSION, Recorder, Trace, pieces, read, write
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
@@ -82,12 +81,8 @@ def test_cells_go_from_masked_over_drafts_to_written() -> None:
     assert len(drafted) == len(trace.steps[0].drafts) > 0
     end = trace.cells(trace.forwards)
     assert "".join(cell.text or "" for cell in end[: trace.tokens]) == trace.text
-    assert all(cell.rule in COLOURS for cell in end[: trace.tokens])
-
-
-def test_every_rule_has_a_colour() -> None:
-    kinds = [kind for kind in vars(rules).values() if isinstance(kind, type) and isinstance(getattr(kind, "name", None), str)]
-    assert {kind.name for kind in kinds} == set(COLOURS)  # type: ignore[attr-defined]
+    assert {cell.rule for cell in end[: trace.tokens]} <= set(trace.rules)
+    assert {name: looks()[name] for name in trace.rules} == trace.rules
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
@@ -169,7 +164,8 @@ def test_a_file_that_is_no_trace_says_so(change: object, said: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("commit", "said"),
     [
-        ([0, 5, "treshold", 0.9], "did you mean 'threshold'"),
+        ([0, 5, "", 0.9], "a rule without a name"),
+        ([0, 5, ["threshold"], 0.9], "a rule without a name"),
         ([LENGTH, 5, "threshold", 0.9], "outside the answer"),
         ([0, 5, "threshold", 1.5], "from 0 to 1"),
         ([0, 5, "threshold", float("nan")], "from 0 to 1"),

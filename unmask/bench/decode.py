@@ -15,7 +15,6 @@ from unmask.bench.measure import rounds
 from unmask.bench.workload import Load, Report
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import propose
-from unmask.decode.rules import Temporal
 from unmask.decode.step import advance, status
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
@@ -40,7 +39,7 @@ def ours(
 ) -> Callable[[], list[int]]:
     """Our decision for this evidence, up to the one number a row that the host reads."""
     rules = method.rules(window_BL.shape[1], shifted=False)
-    memories = tuple(memory if isinstance(rule, Temporal) else None for rule in rules)
+    memories = tuple(memory if rule.state is Streak else None for rule in rules)
     step_B = torch.ones(len(window_BL), dtype=torch.int64, device=window_BL.device)
     eos = torch.tensor([eos_id], device=window_BL.device)
 

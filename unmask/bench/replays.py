@@ -19,12 +19,16 @@ from unmask.context.plan import Query
 from unmask.context.pool import pages_for
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.rules import ConfidenceCluster, Rule, Temporal, TokenCluster, ranks
+from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
+from unmask.decode.rule import Commit, Look, Rule, ranks
+from unmask.decode.rules import COUNTED
+from unmask.decode.settings import whole_field
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
 from unmask.engine.row import Row
 from unmask.errors import ConfigError
-from unmask.methods.method import Method, Refresh
+from unmask.methods.method import Method
+from unmask.methods.parts import Refresh
 from unmask.models.denoiser import Denoiser
 
 
@@ -58,6 +62,7 @@ SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
     ),
 }
 
+PUBLISHED = "a replay takes what was published"
 # The contexts that are measured, as settings of the replayed method. One more line is one more curve.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "dual cache": {"cache": "dual"},
@@ -71,15 +76,16 @@ def schedules(model: Denoiser) -> tuple[Schedule, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replayed:
+class Replayed(Commit):
     """As many positions as spread `forwards` forwards evenly over the blocks of a row, the earlier ones a step longer.
 
     The block is known by what lies behind it, so the context must show the whole suffix.
     """
 
-    forwards: int
-    blocks: int
     name: ClassVar[str] = "replayed"
+    look: ClassVar[Look] = Look(label="replayed", sentence="as many as a published decode took per forward", **COUNTED)
+    forwards: int = whole_field(1, search=PUBLISHED)
+    blocks: int = whole_field(1, search=PUBLISHED)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         length = proposal.open_BL.shape[1]
@@ -94,7 +100,7 @@ class Replayed:
 class Replay(Method):
     """A method whose base rule is replaced by a count: `forwards` for the whole answer, refreshes included."""
 
-    forwards: int
+    forwards: int = whole_field(1, search=PUBLISHED)
 
     def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
         """The replayed count, and behind it the method's other rules."""

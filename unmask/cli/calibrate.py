@@ -63,6 +63,7 @@ def calibrate(
     from unmask.evals import calibrate as calibrating
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
+    from unmask.methods.settings import ENDINGS
     from unmask.models.loading import fingerprint, locate
 
     start = read_method(method, settings)
@@ -82,7 +83,8 @@ def calibrate(
     folder = folder or _folder(denoiser, plan, weights, batch)
     with writing(folder), _bar() as report:
         found = calibrating.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
-    name = f"{Path(method).stem}-{budget:g}"
+    of = Path(method).stem if Path(method).suffix in ENDINGS else method.replace(":", ".")
+    name = f"{of}-{budget:g}"
     output = output or folder / f"{name}.yaml"
     yardstick = against or f"{method} as it was"
     verdict = conclude(plan, found, yardstick)

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share t
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
 ]
-MethodName = Annotated[str, typer.Option(help="A preset (unmask compare lists them) or a settings file.")]
+MethodName = Annotated[str, typer.Option(help="A preset, a settings file, or package.module:function, which returns a method.")]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most probable token.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")]
 TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
@@ -120,14 +121,14 @@ def _value(pair: str, text: str) -> Any:
 
 
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":
-    """A preset with options changed, or a YAML or JSON file of settings with keys changed (`commit.threshold=0.8`)."""
+    """A preset, a settings file or `package.module:function` with settings changed: `threshold=0.8`, `commit.threshold=0.8`."""
     from unmask.methods import load
 
     return load(name, **read_settings(pairs))
 
 
 def read_methods(names: str) -> dict[str, "Method"]:
-    """Presets and settings files, separated by commas, by the names they were given."""
+    """Methods as `read_method` takes them, separated by commas, by the names they were given."""
     chosen = {name: read_method(name) for name in names.split(",") if name}
     if not chosen:
         raise ConfigError("--methods names no method: write for example vanilla,r2-dllm")
@@ -135,23 +136,25 @@ def read_methods(names: str) -> dict[str, "Method"]:
 
 
 def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
-    """Presets and settings files, each with every combination of the values of `KEY=A,B,C` axes that it has.
+    """Methods as `read_method` takes them, each with every combination of the values of `KEY=A,B,C` axes that it has.
 
     A preset without any of the axes stays as it is, so that a yardstick can stand beside a sweep.
 
     >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
     ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']
     """
-    from unmask.methods import TABLE, options
+    from unmask.methods.options import options, takes
+    from unmask.methods.settings import ENDINGS
 
     axes = [axis.partition("=")[::2] for axis in sweep or []]
     plain = read_methods(names)
-    known = {name: [axis for axis, _ in axes if name not in TABLE or axis in options(name)] for name in plain}
+    presets = [name for name in plain if Path(name).suffix not in ENDINGS]
+    known = {name: [axis for axis, _ in axes if name not in presets or takes(name, axis)] for name in plain}
     for axis, values in axes:
         if not values:
             raise ConfigError(f"--sweep {axis}: write it as key=first,second")
         if not any(axis in own for own in known.values()):
-            raise unknown(f"option of {', '.join(plain)}", axis, {option for name in plain for option in options(name)})
+            raise unknown(f"option of {', '.join(plain)}", axis, {option for name in presets for option in options(name)})
     found: dict[str, Method] = {}
     for name in plain:
         mine = [[f"{axis}={value}" for value in values.split(",")] for axis, values in axes if axis in known[name]]

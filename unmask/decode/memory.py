@@ -1,33 +1,66 @@
-"""The little state that some rules carry from step to step: tensors that go in and come back."""
+"""The little state that some rules carry from step to step: tensors that go in and come back.
 
-from typing import NamedTuple
+A rule declares its state as a NamedTuple whose fields say what they hold; whatever keeps it needs to know no more:
+
+    class Streak(NamedTuple):
+        token: Whole
+        total: Real
+
+A rule starts its state afresh at a block's first step, so that nothing else has to reset it.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple, Protocol, Self, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
 
+Whole = Annotated[Tensor, "whole"]  # [B, L], int64
+Real = Annotated[Tensor, "real"]  # [B, L], in the precision of confidences
+
+
+class State(Protocol):
+    """What every NamedTuple of `Whole` and `Real` fields is, `empty` included where it is written as in `Streak`."""
+
+    def __init__(self, *parts: Tensor) -> None: ...
+
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+    @classmethod
+    def empty(cls, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> Self:
+        """A state of nothing but zeros; `dtype` is that of confidences."""
+        ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+Memory = State | None
+S = TypeVar("S", bound=State)
+
+
+def empty(kind: type[S], rows: int, length: int, device: torch.device, dtype: torch.dtype) -> S:
+    """A state of zeros [rows, length]: `Whole` fields as int64, `Real` ones in `dtype`, which is that of confidences."""
+    hints = get_type_hints(kind, include_extras=True)
+    types = (torch.int64 if hint == Whole else dtype for hint in hints.values())
+    return kind(*(torch.zeros((rows, length), device=device, dtype=own) for own in types))
+
 
 class Streak(NamedTuple):
-    """How long a position has predicted the same token, and how surely. Shapes [B, L].
+    """How long a position has predicted the same token, and how surely. Shapes [B, L]."""
 
-    A rule that carries one starts it afresh at a block's first step, so nobody else has to reset it.
-    """
-
-    token: Tensor  # int64
-    length: Tensor  # int64: consecutive steps with this token
-    total: Tensor  # sum of its confidences over the streak
-    peak: Tensor  # largest of them
+    token: Whole
+    length: Whole  # consecutive steps with this token
+    total: Real  # sum of its confidences over the streak
+    peak: Real  # largest of them
 
     @classmethod
     def empty(cls, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> "Streak":
-        zeros = torch.zeros((rows, length), device=device, dtype=dtype)
-        return cls(token=zeros.long() - 1, length=zeros.long(), total=zeros, peak=zeros.clone())
-
-
-Memory = Streak | None
+        return empty(cls, rows, length, device, dtype)
 
 
 def choose(mask_B: Tensor, yes: Memory, no: Memory) -> Memory:
     """Row by row, `yes` where the mask [B] holds and `no` elsewhere."""
     if yes is None or no is None:
         return None
-    return Streak(*(torch.where(mask_B[:, None], new, old) for new, old in zip(yes, no, strict=True)))
+    return type(yes)(*(torch.where(mask_B[:, None], new, old) for new, old in zip(yes, no, strict=True)))

@@ -1,170 +1,131 @@
-"""Every commit rule, and how rules join. Pure: evidence in, a mask out; somebody else writes.
+"""The base rules that several methods share: evidence in, a mask out; at least one commit per row. Pure.
 
-A rule answers one question: which of the positions still open does it take? Rules run in order and each sees what the
-earlier ones left (`select`). Checked: with R2-dLLM's rules a plain union of masks differs from the published decoder.
+A rule that belongs to one method stands in that method's file, or in a file of its own. See rule.py for what a rule is.
 
-Shapes: B rows, L block positions. `open` never grows, no rule takes what is not open, and the base rules (quota,
-threshold, factor, schedule) take at least one position of every row that has one.
+Shapes: B rows, L block positions.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool1d, pad
 
-from unmask.decode.memory import Memory, Streak
-from unmask.decode.proposal import Proposal
+from unmask.decode.memory import Memory, State
+from unmask.decode.proposal import Proposal, Score
+from unmask.decode.rule import Commit, Look, Terms, best, positions
+from unmask.decode.rule import Rule as Rule
+from unmask.decode.rule import ranks as ranks
+from unmask.decode.rule import select as select
 from unmask.decode.schedule import timestep_shares
+from unmask.decode.settings import Range, choice_field, filled_field, number_field, whole_field
+from unmask.errors import ConfigError
 
-Pick = Literal["confidence", "mid", "random"]
-Metric = Literal["last", "ave", "max"]
-
-
-class Rule(Protocol):
-    """`name` is what a record shows; `memory` comes in as it was handed back at the step before."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
-
-
-class Selection(NamedTuple):
-    """`taken_BL` int64: 0 where nothing is committed, else 1 + the index of the rule that took the position."""
-
-    taken_BL: Tensor
-    memories: tuple[Memory, ...]
-
-
-def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory], *, one_per_run: bool = False) -> Selection:
-    """Run the rules in order; each sees the positions that the earlier ones left open.
-
-    `one_per_run` keeps, of every run of equal predictions, only the commit of the earliest rule (the most confident
-    position if one rule took several), because copies of one token at neighbouring positions are usually the same word
-    that has not found its place (specs of R2-dLLM, duplicate-token hazard). Predictions that end the answer are exempt.
-    """
-    taken_BL = torch.zeros_like(proposal.candidate_BL)
-    kept: list[Memory] = []
-    for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
-        mask_BL, memory = rule(proposal, memory)
-        # A rule takes only what is open and what one takes is closed to the next: sums and exclusive ors are enough.
-        taken_BL = taken_BL.add(mask_BL, alpha=number)
-        proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
-        kept.append(memory)
-    if one_per_run:
-        # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
-        key_BL = (proposal.confidence_BL - 2.0 * taken_BL).masked_fill(taken_BL == 0, -torch.inf)
-        first_BL = best_of_run(key_BL, same_run(proposal.candidate_BL, proposal.masked_BL))
-        taken_BL = taken_BL * (first_BL | proposal.filler_BL)
-    return Selection(taken_BL, tuple(kept))
-
-
-# --- ranks and runs ---------------------------------------------------------------------------------------------------
-
-
-def ranks(score_BL: Tensor, among_BL: Tensor) -> Tensor:
-    """Place of each position in falling order of score, 0 the best; those outside `among` come last. Ties: lower index.
-
-    >>> ranks(torch.tensor([[0.2, 0.9, 0.5]]), torch.tensor([[True, False, True]]))
-    tensor([[1, 2, 0]])
-    """
-    return torch.where(among_BL, score_BL, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-
-
-def best(score_BL: Tensor, among_BL: Tensor) -> Tensor:
-    """The mask [B, L] of the one best position of each row; empty where `among` is empty. Ties: lower index."""
-    top_B1 = score_BL.masked_fill(~among_BL, -torch.inf).argmax(dim=1, keepdim=True)
-    return among_BL & (positions(score_BL) == top_B1)
-
-
-def positions(like_BL: Tensor) -> Tensor:
-    return torch.arange(like_BL.shape[1], device=like_BL.device)
-
-
-def same_run(candidate_BL: Tensor, among_BL: Tensor) -> Tensor:
-    """Whether i and j stand in one unbroken run of equal candidates within `among`. Bool [B, L, L].
-
-    A position outside `among` is a run of its own.
-
-    >>> same_run(torch.tensor([[7, 7, 3]]), torch.tensor([[True, True, False]]))[0].long()
-    tensor([[1, 1, 0],
-            [1, 1, 0],
-            [0, 0, 1]])
-    """
-    key_BL = torch.where(among_BL, candidate_BL, ~positions(among_BL))  # below zero and never twice
-    number_BL = pad(key_BL[:, 1:] != key_BL[:, :-1], (1, 0)).cumsum(dim=1)
-    return number_BL[:, :, None] == number_BL[:, None, :]
-
-
-def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
-    """The mask [B, L] of positions that hold the largest key of their own run. Ties: lower index."""
-    top_BL = torch.where(same_BLL, key_BL[:, None, :], -torch.inf).argmax(dim=2)
-    return top_BL == positions(key_BL)
-
-
-# --- base rules: at least one commit a row ----------------------------------------------------------------------------
+# Rules that stand in for each other share their colours: no method has both.
+COUNTED = {"terminal": "white", "light": "#6b50cf", "dark": "#a996ff"}
+SURE = {"terminal": "green", "light": "#0b9a6d", "dark": "#34d399"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quota:
-    """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992)."""
+class Counted(Commit):
+    """A base rule that takes a fixed number of steps.
 
-    base: int
-    surplus: int
+    Attributes:
+        steps: for the whole answer, None: one per token; of a rule that is bound, for one block.
+    """
+
+    counted: ClassVar[bool] = True
+    steps: int | None = whole_field(1, default=None, none="unset", search=(1, 4096))
+
+    def bind(self, terms: Terms) -> Self:
+        """The rule for one block. Raises ConfigError where the steps do not come out even."""
+        bound = super().bind(terms)
+        return replace(bound, steps=self.steps_per_block(terms.answer_length, terms.block_length))
+
+    def steps_per_block(self, answer_length: int, block_length: int) -> int:
+        """Steps of one block. Raises ConfigError where they do not come out even."""
+        steps, blocks = self.steps or answer_length, answer_length // block_length
+        if steps > answer_length:
+            raise ConfigError(
+                f"{steps} steps for {answer_length} tokens: some would write nothing, use at most {answer_length}"
+            )
+        if steps % blocks:
+            raise ConfigError(f"steps {steps} is not a multiple of the {blocks} blocks: use {-(-steps // blocks) * blocks}")
+        return steps // blocks
+
+    def searched(self, answer_length: int, block_length: int) -> dict[str, tuple[float, Range]]:
+        """The number of steps, in whole steps per block. Raises ConfigError as `steps_per_block` does."""
+        self.steps_per_block(answer_length, block_length)
+        blocks = answer_length // block_length
+        steps = (self.steps or answer_length, Range(blocks, answer_length, blocks))
+        return super().searched(answer_length, block_length) | {"steps": steps}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota(Counted):
+    """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992).
+
+    As even as can be, the surplus first: 16 tokens in 5 steps are 4, 3, 3, 3, 3.
+    """
+
     name: ClassVar[str] = "quota"
-
-    @classmethod
-    def even(cls, block_length: int, steps: int) -> "Quota":
-        """As even as can be over these steps, the surplus first: 16 tokens in 5 steps are 4, 3, 3, 3, 3."""
-        base, surplus = divmod(block_length, steps)
-        return cls(base=base, surplus=surplus)
+    look: ClassVar[Look] = Look(label="quota", sentence="the same number of tokens at every step, the surest", **COUNTED)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        count_B = (proposal.step_B < self.surplus) + self.base
+        length = proposal.open_BL.shape[1]
+        base, surplus = divmod(length, self.steps or length)
+        count_B = (proposal.step_B < surplus) + base
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Counted):
     """Dream's rule: at step i the best floor(open * (1 - t[i+1] / t[i])) positions (Dream 7B, arXiv 2508.15487).
 
-    `at_least_one` mends the published rule, which now and then pays for a forward and commits nothing.
+    At least one, which mends the published rule: now and then it pays for a forward and commits nothing.
+
+    Attributes:
+        score: what ranks the positions.
+        official: as published.
     """
 
-    steps: int
-    at_least_one: bool
     name: ClassVar[str] = "schedule"
+    look: ClassVar[Look] = Look(label="schedule", sentence="as many as Dream's falling timesteps say", **COUNTED)
+    score: Score = choice_field(*get_args(Score), default="confidence")
+    official: bool = filled_field(False)
+
+    def evidence(self) -> Score:
+        return self.score
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        shares = timestep_shares(self.steps, proposal.step_B.device)
-        share_B = shares.gather(0, proposal.step_B.clamp(max=self.steps - 1))
-        count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(self.at_least_one))
+        steps = self.steps or proposal.open_BL.shape[1]
+        shares = timestep_shares(steps, proposal.step_B.device)
+        share_B = shares.gather(0, proposal.step_B.clamp(max=steps - 1))
+        count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(not self.official))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threshold:
+class Threshold(Commit):
     """Fast-dLLM's rule: every open position of confidence >= threshold, and the best one anyway (arXiv 2505.22618, alg. 1).
 
     `alpha` lets the threshold fall as the block fills (Streaming-dLLM, arXiv 2601.17917, eq. 10): threshold * (1 -
-    alpha * (1 - r)), r the masked share of the block. With `of_query` r is the published code's: the masked share of
+    alpha * (1 - r)), r the masked share of the block. With `official` r is the published code's: the masked share of
     block and visible suffix together, and 1 at a block's first step.
     """
 
-    threshold: float
-    alpha: float = 0.0
-    of_query: bool = False
     name: ClassVar[str] = "threshold"
+    look: ClassVar[Look] = Look(label="threshold", sentence="all that are at least this sure, and the surest anyway", **SURE)
+    threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
+    alpha: float = filled_field(0.0)
+    official: bool = filled_field(False)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         bar: float | Tensor = self.threshold
         if self.alpha:
             length = proposal.masked_BL.shape[1]
             masked_B = proposal.masked_BL.sum(dim=1)
-            if self.of_query:
+            if self.official:
                 ratio_B = (masked_B + proposal.suffix_B) / (length + proposal.suffix_B)
                 ratio_B = torch.where(proposal.step_B == 0, 1.0, ratio_B)
             else:
@@ -175,16 +136,17 @@ class Threshold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factor:
+class Factor(Commit):
     """Fast-dLLM's parallel rule: the n most confident positions, n the largest with (n + 1)(1 - c_n) < factor, at least 1.
 
     arXiv 2505.22618v3, theorem 1 and section 3.3. With `official` the published loop's off-by-one: when only the last
     position fails, it is taken all the same.
     """
 
-    factor: float
-    official: bool = False
     name: ClassVar[str] = "factor"
+    look: ClassVar[Look] = Look(label="factor", sentence="as many of the surest as Fast-dLLM's theorem 1 allows", **SURE)
+    factor: float = number_field(0.0, 1000.0, default=1.0, search=(0.1, 4.0))
+    official: bool = filled_field(False)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         open_BL, length = proposal.open_BL, proposal.open_BL.shape[1]
@@ -212,109 +174,23 @@ class Anchored:
     def name(self) -> str:
         return self.rule.name
 
+    @property
+    def look(self) -> Look:
+        return self.rule.look
+
+    @property
+    def state(self) -> type[State] | None:
+        return self.rule.state
+
+    @property
+    def edits(self) -> bool:
+        return self.rule.edits
+
+    @property
+    def reads_hidden(self) -> bool:
+        return self.rule.reads_hidden
+
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         mask_BL, memory = self.rule(proposal, memory)
         anchor_BL = proposal.open_BL & (positions(mask_BL) == 0)
         return torch.where((proposal.step_B == 0)[:, None], anchor_BL, mask_BL), memory
-
-
-# --- R2-dLLM's rules: they take what the base rule left ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfidenceCluster:
-    """R2-dLLM's spatial rule: a window of `size` positions whose open ones are sure enough on average goes as a whole.
-
-    arXiv 2604.18995, eq. 2, as the published code has it: the mean runs over the open positions of the window, which
-    may hold at most `max_unmasked` others (None: any number), and windows do not feed one another.
-    Example: confidences .70 .95 .75 with .95 already taken, threshold .7, max_unmasked 1: both others go.
-    """
-
-    size: int
-    threshold: float
-    max_unmasked: int | None
-    name: ClassVar[str] = "confidence_cluster"
-
-    def windows(self, proposal: Proposal) -> Tensor:
-        """Which windows are sure enough: bool [B, L - size + 1], window a covering the positions a .. a + size - 1."""
-        open_BW = proposal.open_BL.to(proposal.confidence_BL.dtype)
-        counts_BW = open_BW.unfold(1, self.size, 1).sum(dim=-1)
-        sums_BW = (open_BW * proposal.confidence_BL).unfold(1, self.size, 1).sum(dim=-1)
-        # A window with nothing open has 0 / 0, and NaN >= threshold is false.
-        sure_BW = sums_BW / counts_BW >= self.threshold
-        if self.max_unmasked is not None:
-            sure_BW = sure_BW & (counts_BW >= self.size - max(self.max_unmasked, 0))
-        return sure_BW
-
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        open_BL = proposal.open_BL
-        if open_BL.shape[1] < self.size:
-            return torch.zeros_like(open_BL), memory
-        # A position goes if any window over it does.
-        edge = self.size - 1
-        sure_BW = self.windows(proposal).to(proposal.confidence_BL.dtype)
-        covered_BL = max_pool1d(pad(sure_BW, (edge, edge))[:, None], self.size, stride=1)[:, 0]
-        return open_BL & (covered_BL > 0), memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenCluster:
-    """R2-dLLM's token rule: a run of the same prediction commits one position (arXiv 2604.18995, eq. 3).
-
-    A run of at least `min_length` open positions counts if its largest confidence exceeds `threshold`; `pick` says
-    which position goes: the most confident, the middle one (start + length // 2) or one drawn by a hash of run and step.
-    """
-
-    threshold: float
-    min_length: int = 2
-    pick: Pick = "confidence"
-    name: ClassVar[str] = "token_cluster"
-
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        same_BLL = same_run(proposal.candidate_BL, proposal.open_BL)
-        length_BL = same_BLL.sum(dim=-1)
-        confidence_BLL = torch.where(same_BLL, proposal.confidence_BL[:, None, :], -torch.inf)
-        peak_BL, best_BL = confidence_BLL.max(dim=-1)
-        place = positions(proposal.open_BL)
-        if self.pick == "confidence":
-            chosen_BL = best_BL
-        else:
-            start_BL = same_BLL.to(torch.uint8).argmax(dim=-1)
-            if self.pick == "mid":
-                chosen_BL = start_BL + length_BL // 2
-            else:
-                mixed_BL = (start_BL + 31 * proposal.step_B[:, None] + proposal.candidate_BL) * 0x9E3779B1
-                chosen_BL = start_BL + (mixed_BL >> 7) % length_BL.clamp(min=1)
-        runs_BL = (length_BL >= self.min_length) & (peak_BL > self.threshold)
-        return proposal.open_BL & runs_BL & (chosen_BL == place), memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Temporal:
-    """R2-dLLM's temporal finalisation: a prediction that stays for `steps` steps is committed (arXiv 2604.18995, eq. 4).
-
-    It must also be sure: `metric` of the streak, its last confidence, the average or the largest, >= threshold.
-    Positions are watched while the earlier rules leave them open; a block starts with no streak.
-    """
-
-    steps: int
-    threshold: float
-    metric: Metric = "last"
-    name: ClassVar[str] = "temporal"
-
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        assert isinstance(memory, Streak)
-        open_BL, confidence_BL = proposal.open_BL, proposal.confidence_BL
-        goes_on_BL = open_BL & (proposal.candidate_BL == memory.token) & (proposal.step_B > 0)[:, None]
-        length_BL = memory.length * goes_on_BL + open_BL
-        total_BL, peak_BL = memory.total, memory.peak
-        value_BL = confidence_BL
-        if self.metric == "ave":
-            total_BL = total_BL * goes_on_BL + confidence_BL
-            value_BL = total_BL / length_BL
-        elif self.metric == "max":
-            peak_BL = torch.where(goes_on_BL, torch.maximum(peak_BL, confidence_BL), confidence_BL)
-            value_BL = peak_BL
-        stable_BL = open_BL & (length_BL >= self.steps) & (value_BL >= self.threshold)
-        token_BL = proposal.candidate_BL.masked_fill(~open_BL, -1)
-        return stable_BL, Streak(token=token_BL, length=length_BL, total=total_BL, peak=peak_BL)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unmask.decode.memory import Memory, Streak
-from unmask.decode.rules import Temporal
+from unmask.decode.memory import Memory, State
+from unmask.decode.rule import Rule
 from unmask.decode.step import Outcome
 from unmask.engine.recipe import Recipe
 from unmask.engine.row import Row
@@ -88,8 +88,9 @@ class Seats:
         self._step_S = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._pages_SP = table(torch.int64)
         self._window_SL = table(torch.int64)
-        # The confidences of every precision go into float64 and come back as they were.
-        self._streak = Streak(*(table(dtype) for dtype in (torch.int64, torch.int64, torch.float64, torch.float64)))
+        # The state of each rule by its place in the method and its kind. Confidences of every precision go into float64
+        # and come back as they were.
+        self._states: dict[tuple[int, type[State]], State] = {}
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
 
     @property
@@ -106,10 +107,12 @@ class Seats:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.nobody] = self._scratch
         if longer:
-            self._window_SL, self._candidate_SL, self._score_SL, *streak = (
-                pad(table, (0, longer)) for table in (self._window_SL, self._candidate_SL, self._score_SL, *self._streak)
+            self._window_SL, self._candidate_SL, self._score_SL = (
+                pad(table, (0, longer)) for table in (self._window_SL, self._candidate_SL, self._score_SL)
             )
-            self._streak = Streak(*streak)
+            self._states = {
+                key: type(state)(*(pad(table, (0, longer)) for table in state)) for key, state in self._states.items()
+            }
         return self._free.pop()
 
     def give(self, seat: int) -> None:
@@ -142,25 +145,27 @@ class Seats:
         return _rows(self._candidate_SL, seats_B, length), _rows(self._score_SL, seats_B, length)
 
     def memories(self, seats_B: Tensor, recipe: Recipe, precision: torch.dtype) -> tuple[Memory, ...]:
-        """What each rule carries. A streak begins afresh by itself, so a new row may find another's here."""
-        return tuple(
-            Streak(
-                token=_rows(self._streak.token, seats_B, recipe.length),
-                length=_rows(self._streak.length, seats_B, recipe.length),
-                total=_rows(self._streak.total, seats_B, recipe.length).to(precision),
-                peak=_rows(self._streak.peak, seats_B, recipe.length).to(precision),
-            )
-            if isinstance(rule, Temporal)
-            else None
-            for rule in recipe.rules
-        )
+        """What each rule carries. A state begins afresh by itself, so a new row may find another's here."""
+        return tuple(self._memory(seats_B, place, rule, recipe, precision) for place, rule in enumerate(recipe.rules))
+
+    def _memory(self, seats_B: Tensor, place: int, rule: Rule, recipe: Recipe, precision: torch.dtype) -> Memory:
+        if rule.state is None:
+            return None
+        rows = (_rows(table, seats_B, recipe.length) for table in self._state(place, rule.state))
+        return rule.state(*(part.to(precision) if part.is_floating_point() else part for part in rows))
+
+    def _state(self, place: int, kind: type[State]) -> State:
+        if (place, kind) not in self._states:
+            seats, longest = self._window_SL.shape
+            self._states[place, kind] = kind.empty(seats, longest, self._window_SL.device, torch.float64)
+        return self._states[place, kind]
 
     def keep(self, seats_B: Tensor, outcome: Outcome, recipe: Recipe) -> None:
         """What a forward decided becomes what the next one starts from."""
         kept = [(self._window_SL, outcome.window_BL)]
-        for memory in outcome.memories:
+        for place, memory in enumerate(outcome.memories):
             if memory is not None:
-                kept += zip(self._streak, memory, strict=True)
+                kept += zip(self._state(place, type(memory)), memory, strict=True)
         if recipe.branches > 1:
             kept += [(self._candidate_SL, outcome.last.candidate_BL), (self._score_SL, outcome.last.score_BL)]
         for table, part_BL in kept:

@@ -93,6 +93,8 @@ class Plan:
                 f"--budget {100 * loss_bound(0, 0, have) + 0.05:.1f}"
             )
 
+        space(self.method, self.answer_length)
+
     @property
     def parts(self) -> Parts:
         return split(self.task.items, self.seed)

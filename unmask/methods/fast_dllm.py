@@ -9,12 +9,14 @@ off-by-one; on Dream the forward that starts a block commits by the same rule as
 whatever the confidence), and no forward is spent on a finished block.
 """
 
-from unmask.methods.method import CommitFactor, CommitThreshold, Method, StopAtEos, published
+from unmask.decode.rules import Factor, Threshold
+from unmask.methods.method import Method, published
+from unmask.methods.parts import StopAtEos
 
 
-def fast_dllm(*, threshold: float = 0.9, factor: float | None = None) -> Method:
+def fast_dllm(*, factor: float | None = None) -> Method:
     """Commit every position of confidence >= threshold; or, with `factor`, as many as theorem 1 allows."""
-    commit = CommitThreshold(threshold=threshold) if factor is None else CommitFactor(factor=factor)
+    commit = Threshold() if factor is None else Factor(factor=factor)
     return Method(name="fast-dllm", cache="dual", commit=commit, stop_at_eos=StopAtEos())
 
 

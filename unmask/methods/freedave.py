@@ -11,16 +11,16 @@ What ours mends: `exact` matching, so that it is lossless over a threshold too (
 a subset of a threshold step, a state that the base never visits), and no forward on a block that is already complete.
 """
 
-from unmask.methods.method import CommitQuota, CommitThreshold, Draft, Method, StopAtEos, published
+from unmask.decode.rules import Quota, Threshold
+from unmask.methods.method import Method, published
+from unmask.methods.parts import Draft, StopAtEos
 
 
 def freedave(*, threshold: float | None = None) -> Method:
     """Draft and verify over one token a step, or over a threshold."""
-    commit = CommitQuota() if threshold is None else CommitThreshold(threshold=threshold)
-    return Method(name="freedave", cache="dual", commit=commit, draft=Draft(steps=4), stop_at_eos=StopAtEos())
+    commit = Quota() if threshold is None else Threshold(threshold=threshold)
+    return Method(name="freedave", cache="dual", commit=commit, draft=Draft(), stop_at_eos=StopAtEos())
 
 
 # The published loop for full-attention models: subset matching, exit after a block of nothing but EOS.
-official = published(
-    freedave, stop_at_eos=StopAtEos(check="after a block of nothing else"), draft=Draft(steps=4, match="subset")
-)
+official = published(freedave, stop_at_eos=StopAtEos(check="after a block of nothing else"), draft=Draft(match="subset"))

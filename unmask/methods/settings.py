@@ -1,11 +1,9 @@
-"""Settings files: YAML or JSON, from disk to plain data, and from there to a Method."""
+"""Settings files: YAML or JSON, from disk to plain data."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError
-from unmask.methods.method import Method
 
 ENDINGS = (".yaml", ".yml", ".json")
 
@@ -23,17 +21,3 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected a mapping of settings")
     return settings
-
-
-def read_method(path: Path, changes: Mapping[str, Any]) -> Method:
-    """The method of a file, some of its settings changed; a key with dots reaches into a part: {"commit.threshold": 0.8}."""
-    settings = read_mapping(path)
-    for key, value in changes.items():
-        place = settings
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{key}: {parent} is not a mapping in {path}")
-        place[leaf] = value
-    return Method.from_dict(settings)

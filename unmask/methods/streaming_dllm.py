@@ -8,20 +8,26 @@ block and visible suffix, so that the same alpha means less with a wider window 
 the block's first step; and a row ends as soon as everything before its first EOS is there, not after the whole block.
 """
 
-from unmask.methods.method import CommitThreshold, DynamicThreshold, Method, StopAtEos, Suffix, published
+from unmask.decode.rules import Threshold
+from unmask.methods.method import Method, published
+from unmask.methods.parts import DynamicThreshold, StopAtEos, Suffix
 
 
-def streaming_dllm(*, threshold: float = 0.9, alpha: float = 0.15) -> Method:
+def streaming_dllm() -> Method:
     """Threshold * (1 - alpha * (1 - masked share of the block)); alpha 0.15 acts like the published 0.3 with window 32."""
     return Method(
         name="streaming-dllm",
         cache="prefix",
-        commit=CommitThreshold(threshold=threshold),
-        suffix=Suffix(window=32, tail=1),
-        dynamic_threshold=DynamicThreshold(alpha=alpha),
+        commit=Threshold(),
+        suffix=Suffix(),
+        dynamic_threshold=DynamicThreshold(alpha=0.15),
         stop_at_eos=StopAtEos(),
     )
 
 
 # The published decoder with LLaDA's function defaults; Dream's alpha is 0.9, and its tables tune window and alpha per task.
-official = published(streaming_dllm, stop_at_eos=StopAtEos(check="after each finished block"), alpha=0.3)
+official = published(
+    streaming_dllm,
+    stop_at_eos=StopAtEos(check="after each finished block"),
+    settings={"dynamic_threshold.alpha": 0.3},
+)

@@ -11,30 +11,30 @@ Ours ends a row as soon as everything before its first EOS is there; the officia
 from typing import Literal
 
 from unmask.decode.proposal import Score
+from unmask.decode.rules import Quota, Schedule
+from unmask.decode.settings import one_of
 from unmask.errors import ConfigError
-from unmask.methods.method import CommitQuota, CommitSchedule, Method, StopAtEos, published
+from unmask.methods.method import Method, published
+from unmask.methods.parts import StopAtEos
 
 SCHEDULES = ("even", "timestep")
 
 
 def vanilla(
     *,
-    steps: int | None = None,
     schedule: Literal["even", "timestep"] = "even",
     score: Score = "confidence",
 ) -> Method:
     """Rank by `score` (confidence | margin | negative_entropy) and commit as many as the schedule says.
 
     Args:
-        steps: forwards for the whole answer; None: one a token.
         schedule: "even" (LLaDA) or "timestep" (Dream).
         score: what ranks the positions; margin and negative_entropy belong to the timestep schedule.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    one_of("schedule", schedule, SCHEDULES)
     if schedule == "even" and score != "confidence":
         raise ConfigError(f'score {score!r} needs schedule="timestep"')
-    commit = CommitQuota(steps=steps) if schedule == "even" else CommitSchedule(steps=steps, score=score)
+    commit = Quota() if schedule == "even" else Schedule(score=score)
     return Method(name="vanilla", commit=commit, stop_at_eos=StopAtEos())
 
 

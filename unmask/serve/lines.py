@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask, chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
-from unmask.methods import preset
+from unmask.methods import from_client
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
@@ -164,14 +164,8 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _method(value: Any) -> Method:
-    """A preset by its name, or settings; no file, which the machines that answer may not have."""
-    if isinstance(value, Method):
-        return value
-    if isinstance(value, str):
-        return preset(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"method must be a preset or a mapping of settings, got {value!r:.60}")
-    return Method.from_dict(value)
+    """The job's own method, or a line's: a preset by its name, or settings; nothing that a line names is imported."""
+    return value if isinstance(value, Method) else from_client(value)
 
 
 # --- a line's answer ----------------------------------------------------------------------------------------------

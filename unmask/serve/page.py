@@ -3,7 +3,8 @@
 Its HTML is page.html beside this file; its style sheet and its tokens are those of `unmask view`'s page.
 """
 
-from unmask.methods import TABLE
+from unmask.methods import TABLE, load
+from unmask.methods.table import looks
 from unmask.serve.service import Service
 from unmask.view.page import fill
 
@@ -21,4 +22,5 @@ def page(service: Service) -> str:
             "max_tokens": options.max_new_tokens,
             "key": bool(options.api_keys),
         },
+        looks() | load(options.method, **options.settings).looks,
     )

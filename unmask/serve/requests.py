@@ -9,7 +9,7 @@ from typing import Any
 from unmask.engine.generate import ask, chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
-from unmask.methods import load, preset
+from unmask.methods import from_client, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
@@ -54,16 +54,16 @@ class ApiRequest:
 def choose(asked: Diffusion, options: Options) -> Method:
     """The method of a request. Raises ConfigError that names an unknown method or option.
 
+    Nothing that the client names is imported; the operator's own method may come from outside the package.
+
     >>> choose(Diffusion(cache="prefix"), Options(settings={"threshold": 0.8})).commit
-    CommitThreshold(threshold=0.8)
+    Threshold(threshold=0.8)
     """
     if asked.method is None:
         return load(options.method, **{**options.settings, **asked.settings})
-    if isinstance(asked.method, dict):
-        if asked.settings:
-            raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
-        return Method.from_dict(asked.method)
-    return preset(asked.method, **asked.settings)
+    if isinstance(asked.method, dict) and asked.settings:
+        raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
+    return from_client(asked.method, **asked.settings)
 
 
 def engine_requests(body: Body, model: Denoiser, options: Options) -> list[Request]:

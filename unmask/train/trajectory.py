@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.decode.memory import Streak
 from unmask.decode.proposal import Proposal
-from unmask.decode.rules import ConfidenceCluster, Temporal, TokenCluster
+from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.engine.request import StepRecord
 from unmask.methods.method import Method
 
@@ -89,7 +89,7 @@ class Recorder:
         runs_BL, _ = self._run(proposal, None)
         proposal = proposal._replace(open_BL=proposal.open_BL & ~runs_BL)
         stable_BL, memory = self._temporal(proposal, streak)
-        assert memory is not None
+        assert isinstance(memory, Streak)
         starts_BL = covered_BL & ~torch.nn.functional.pad(covered_BL, (1, 0))[:, :-1]
         for row, index in enumerate(record.rows):
             self._streaks[index] = Streak(*(part[row : row + 1] for part in memory))

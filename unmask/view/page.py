@@ -2,17 +2,19 @@
 
     page = render(traces)                                                # one trace, or two of the same prompt
 
-What it looks like and does is page.html beside this file, plain HTML, CSS and JavaScript with three places to fill. Two of
-them, look.css and tokens.js, it shares with the server's page (unmask/serve/page.html).
+What it looks like and does is page.html beside this file, plain HTML, CSS and JavaScript with four places to fill. Three of
+them, look.css, tokens.js and the rules' looks, it shares with the server's page (unmask/serve/page.html).
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+from unmask.decode.rule import Look
 from unmask.errors import ConfigError
-from unmask.view.colours import COLOURS
 from unmask.view.trace import Trace
 
 
@@ -22,22 +24,29 @@ def render(traces: Sequence[Trace]) -> str:
         raise ConfigError(f"a page shows one decode or two side by side, got {len(traces)}")
     if len({trace.prompt for trace in traces}) > 1:
         raise ConfigError("the two traces answer different prompts: show each on a page of its own")
-    return fill("unmask.view", [trace.to_dict() for trace in traces])
+    written = {commit.rule: trace for trace in traces for step in trace.steps for commit in step.commits}
+    looks = {rule: trace.look(rule) for rule, trace in written.items()}
+    return fill("unmask.view", [trace.to_dict() for trace in traces], looks)
 
 
-def fill(room: str, data: Any) -> str:
-    """The page.html of a room with look, script and data in their places; nothing in the data can end its element."""
+def fill(room: str, data: Any, looks: Mapping[str, Look]) -> str:
+    """The page.html of a room with style, script and data in their places; nothing in the data can end its element.
+
+    Args:
+        looks: how each rule that may occur is shown.
+    """
     shared = files("unmask.view")
     page = files(room).joinpath("page.html").read_text(encoding="utf-8")
-    look = _palette() + shared.joinpath("look.css").read_text(encoding="utf-8")
-    page = page.replace("/*LOOK*/", look).replace("/*TOKENS*/", shared.joinpath("tokens.js").read_text(encoding="utf-8"))
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    # The data goes last: whatever it says, nothing is filled in after it. Inside JSON a < can only stand in a string.
-    return page.replace("/*DATA*/", text.replace("<", "\\u003c"))
+    parts = {
+        "LOOK": shared.joinpath("look.css").read_text(encoding="utf-8"),
+        "TOKENS": shared.joinpath("tokens.js").read_text(encoding="utf-8"),
+        "RULES": _json({rule: asdict(look) for rule, look in looks.items()}),
+        "DATA": _json(data),
+    }
+    # All at once: whatever a part says, nothing is filled into it.
+    return re.sub(r"/\*([A-Z]+)\*/", lambda place: parts[place[1]], page)
 
 
-def _palette() -> str:
-    """The rules' colours as CSS variables, on light and on dark paper."""
-    light = " ".join(f"--rule-{rule}: {colour.light};" for rule, colour in COLOURS.items())
-    dark = " ".join(f"--rule-{rule}: {colour.dark};" for rule, colour in COLOURS.items())
-    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+def _json(data: Any) -> str:
+    """JSON that may stand in a script element: inside JSON a < can only stand in a string."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

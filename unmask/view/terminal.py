@@ -10,7 +10,6 @@ from rich.text import Text
 
 from unmask.engine.request import StepRecord
 from unmask.models.denoiser import Denoiser
-from unmask.view.colours import COLOURS
 from unmask.view.trace import Recorder, Trace
 
 MASK, FILLER = "░", "·"
@@ -22,18 +21,18 @@ def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Gro
     `masks=False` leaves out what is not written: after the last forward, places that nobody will write.
     """
     forward = trace.forwards if forward is None else forward
-    body, seen = Text(), set[str]()
+    body, seen = Text(), dict[str, None]()  # the rules in the order in which they are met
     for place, cell in enumerate(trace.cells(forward)):
         if cell.rule is not None:
-            seen.add(cell.rule)
+            seen[cell.rule] = None
             filler = FILLER if place >= trace.tokens else ""
-            body.append(cell.text or filler, style=COLOURS[cell.rule].terminal)
+            body.append(cell.text or filler, style=trace.look(cell.rule).terminal)
         elif masks:
             body.append(MASK, style="dim")
     legend = Text(f"\nforward {forward}   ")
-    for rule, colour in COLOURS.items():
-        if rule in seen:
-            legend.append(f"■ {rule}   ", style=colour.terminal)
+    for rule in seen:
+        look = trace.look(rule)
+        legend.append(f"■ {look.label}   ", style=look.terminal)
     return Group(body, legend)
 
 

@@ -3,8 +3,13 @@
 // Text of a model or a user enters a page as textContent alone.
 const $ = id => document.getElementById(id);
 const make = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
-const words = rule => rule.replaceAll("_", " ");
-const colour = rule => `var(--rule-${rule})`;
+// How each rule is shown: label, sentence, and its colour on light and on dark paper, from an element #rules.
+const rules = JSON.parse($("rules").textContent);
+const words = rule => rules[rule]?.label ?? rule.replaceAll("_", " ");
+const colour = rule => `var(--rule-${CSS.escape(rule)}, var(--muted))`;
+const palette = paper => Object.entries(rules).map(([rule, look]) => `--rule-${CSS.escape(rule)}: ${look[paper]};`).join(" ");
+document.head.append(make("style", "",
+  `:root { ${palette("light")} }\n@media (prefers-color-scheme: dark) { :root { ${palette("dark")} } }`));
 
 // A token: the space before it, which is not coloured, and its word.
 function blank() {
@@ -30,6 +35,7 @@ function paint(token, { kind, text, rule, confidence, fresh, filler, pointed }) 
 // A rule's line in a legend; what is returned shows its count.
 function entry(legend, rule) {
   const item = legend.appendChild(make("li", "", words(rule)));
+  item.title = rules[rule]?.sentence ?? "";
   item.style.setProperty("--colour", colour(rule));
   return item.appendChild(make("b", ""));
 }

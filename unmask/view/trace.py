@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from unmask.decode.rule import Look
 from unmask.engine.request import Completion, FinishReason, StepRecord
 from unmask.engine.text import decode
-from unmask.errors import ConfigError, unknown
+from unmask.errors import ConfigError
 from unmask.files import write_atomically
+from unmask.methods.table import looks
 from unmask.models.denoiser import Denoiser
-from unmask.view.colours import COLOURS
 
-KIND, VERSION = "unmask trace", 1
+KIND, VERSION = "unmask trace", 2
+READABLE = (1, VERSION)  # traces of version 1 say nothing of how their rules are shown
 UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
 
 
@@ -80,6 +82,7 @@ class Trace:
         pieces: what each place adds to the text: those of the first `tokens` places join to `text` (and what a stop
             string cut off). Empty for an end of turn, an unwritten place or the first bytes of a character.
         text, tokens, finish_reason, seconds: as in Completion.
+        rules: how each rule is shown, by name.
     """
 
     model: str
@@ -93,10 +96,16 @@ class Trace:
     tokens: int = 0
     finish_reason: FinishReason | None = None
     seconds: float = 0.0
+    rules: Mapping[str, Look] = field(default_factory=dict)
 
     @property
     def forwards(self) -> int:
         return len(self.steps)
+
+    def look(self, rule: str) -> Look:
+        """How a rule is shown: as the trace says, else as the package's rule of that name is, else in grey."""
+        grey = Look(label=rule.replace("_", " "), sentence="", terminal="bright_black", light="#7a7f87", dark="#8b919b")
+        return self.rules.get(rule) or looks().get(rule, grey)
 
     def cells(self, forward: int) -> list[Cell]:
         """Every place after this many forwards."""
@@ -115,7 +124,7 @@ class Trace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Raises ConfigError, KeyError or TypeError where the data is no trace."""
-        parts = {field.name: data[field.name] for field in fields(cls)}
+        parts = {field.name: data[field.name] for field in fields(cls) if field.name != "rules"}
         steps = tuple(
             Step(
                 refresh=bool(step["refresh"]),
@@ -126,11 +135,11 @@ class Trace:
             )
             for step in parts.pop("steps")
         )
-        trace = cls(**parts | {"pieces": tuple(parts["pieces"])}, steps=steps)
+        rules = {name: Look(**look) for name, look in data.get("rules", {}).items()}
+        trace = cls(**parts | {"pieces": tuple(parts["pieces"])}, steps=steps, rules=rules)
         commits = [commit for step in steps for commit in step.commits]
-        for commit in commits:
-            if commit.rule not in COLOURS:
-                raise unknown("rule", str(commit.rule), COLOURS)
+        if not all(isinstance(rule, str) and rule for rule in (*(commit.rule for commit in commits), *rules)):
+            raise ConfigError("a rule without a name")
         marks: list[Commit | Draft] = [*commits, *(draft for step in steps for draft in step.drafts)]
         if len(trace.pieces) != trace.length or not all(0 <= mark.place < trace.length for mark in marks):
             raise ConfigError("a place outside the answer")
@@ -155,10 +164,12 @@ class Recorder:
     def __init__(self, model: Denoiser, max_new_tokens: int) -> None:
         self._model, self._length = model, max_new_tokens
         self._rows: dict[int, _Row] = {}
+        self._looks: dict[str, Look] = {}
         self._drafts: dict[tuple[int | None, int], str] = {}  # token before, token -> text
 
     def __call__(self, record: StepRecord) -> None:
         """Take in one forward."""
+        self._looks |= record.looks
         for number, index in enumerate(record.rows):
             block = record.start[number]
             row = self._rows.setdefault(index, _Row(start=block))
@@ -205,6 +216,7 @@ class Recorder:
             length=self._length,
             steps=tuple(map(_without_guesses, row.steps)) if settings.get("draft") else tuple(row.steps),
             pieces=tuple(self._pieces(row.written)),
+            rules=self._looks_of(row),
         )
         if completion is None:
             return trace
@@ -215,6 +227,10 @@ class Recorder:
             finish_reason=completion.finish_reason,
             seconds=round(completion.seconds, 4),
         )
+
+    def _looks_of(self, row: _Row) -> dict[str, Look]:
+        seen = {commit.rule for step in row.steps for commit in step.commits}
+        return {rule: look for rule, look in self._looks.items() if rule in seen}
 
     def _pieces(self, written: Mapping[int, int]) -> list[str]:
         found, place = [""] * self._length, 0
@@ -286,8 +302,10 @@ def read(path: Path) -> tuple[Trace, ...]:
         document = None
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ConfigError(f"{path}: not a trace; `unmask generate PROMPT --trace FILE.json` makes one")
-    if document.get("version") != VERSION:
-        raise ConfigError(f"{path}: a trace of version {document.get('version')}; this unmask reads version {VERSION}")
+    if document.get("version") not in READABLE:
+        raise ConfigError(
+            f"{path}: a trace of version {document.get('version')}; this unmask reads version {VERSION} and older ones"
+        )
     try:
         traces = tuple(Trace.from_dict(trace) for trace in document["traces"])
     except (KeyError, TypeError, ValueError) as error:

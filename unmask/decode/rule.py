@@ -1,0 +1,218 @@
+"""What a commit rule is, and how rules join. Pure: evidence in, a mask out; the step writes.
+
+A rule answers one question: which of the positions still open does it take? Rules run in order and each sees what the
+earlier ones left (`select`). Checked: with R2-dLLM's rules a plain union of masks differs from the published decoder.
+
+Everything about a rule stands in one place: its settings with their bounds and search ranges (fields), its state, its
+colour and words (class attributes). The rules themselves are in rules.py, redundancy.py and the files of methods.
+
+Shapes: B rows, L block positions.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from unmask.decode.memory import Memory, State
+from unmask.decode.proposal import Proposal, Score
+from unmask.decode.settings import Part, filled
+from unmask.errors import ConfigError
+
+TERMINAL = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a rule's tokens are shown, as plain data.
+
+    Attributes:
+        label: its name in words.
+        sentence: what it takes.
+        terminal: one of a terminal's eight colours, `bright_` before it or not.
+        light, dark: #rrggbb on light and on dark paper.
+    """
+
+    label: str
+    sentence: str
+    terminal: str
+    light: str
+    dark: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str) or not isinstance(self.sentence, str) or not self.label:
+            raise ConfigError(f"a rule's look needs a label and a sentence, got {self.label!r} and {self.sentence!r}")
+        if str(self.terminal).removeprefix("bright_") not in TERMINAL:
+            raise ConfigError(
+                f"{self.label}: the terminal's colour must be one of {', '.join(TERMINAL)}, got {self.terminal!r}"
+            )
+        for paper, colour in (("light", self.light), ("dark", self.dark)):
+            if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(colour)):
+                raise ConfigError(f"{self.label}: the colour on {paper} paper must be #rrggbb, got {colour!r}")
+
+
+class Rule(Protocol):
+    """What `select` runs. `memory` comes in as it was handed back at the step before.
+
+    Attributes:
+        name: what a record shows.
+        state: the kind of state that it carries; None: none.
+        look: how its tokens are shown.
+        edits: whether it may rewrite what has been committed.
+        reads_hidden: whether it wants the last hidden state of each position as evidence.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def state(self) -> type[State] | None: ...
+
+    @property
+    def look(self) -> Look: ...
+
+    @property
+    def edits(self) -> bool: ...
+
+    @property
+    def reads_hidden(self) -> bool: ...
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Where a rule decides: what `RulePart.bind` fills into the fields of these names that a rule declares by `filled_field`.
+
+    Attributes:
+        answer_length, block_length: in tokens.
+        official: whether the method is to behave as published.
+        shifted: whether row i - 1 of the model's output predicts token i.
+        alpha: by how much the threshold falls as the block fills.
+    """
+
+    answer_length: int
+    block_length: int
+    official: bool = False
+    shifted: bool = False
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulePart(Part):
+    """A rule that is its own settings. A subclass has a name and a look, and a state if it carries one."""
+
+    name: ClassVar[str]
+    look: ClassVar[Look]
+    state: ClassVar[type[State] | None] = None
+    edits: ClassVar[bool] = False
+    reads_hidden: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if hasattr(cls, "name") and not isinstance(getattr(cls, "look", None), Look):
+            raise TypeError(f"{cls.__name__}: the rule {cls.name} needs a look: Look(label=..., sentence=..., ...)")
+
+    def bind(self, terms: Terms) -> Self:
+        """The rule as it runs there. Raises ConfigError where it cannot."""
+        own = filled(type(self))
+        return replace(self, **{name: getattr(terms, name) for name in own}) if own else self
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        """The mask of the positions that it takes, [B, L], and its memory for the next step."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit(RulePart):
+    """A method's first rule: it takes at least one position of every row that has one open.
+
+    Attributes:
+        counted: whether it promises how many steps a block takes, so that none of its commits may be held back.
+    """
+
+    where: ClassVar[str] = "commit"
+    counted: ClassVar[bool] = False
+
+    def evidence(self) -> Score:
+        """What `proposal.score_BL` holds for it: by that it ranks, and so do drafts."""
+        return "confidence"
+
+
+class Selection(NamedTuple):
+    """`taken_BL` int64: 0 where nothing is committed, else 1 + the index of the rule that took the position."""
+
+    taken_BL: Tensor
+    memories: tuple[Memory, ...]
+
+
+def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory], *, one_per_run: bool = False) -> Selection:
+    """Run the rules in order; each sees the positions that the earlier ones left open.
+
+    `one_per_run` keeps, of every run of equal predictions, only the commit of the earliest rule (the most confident
+    position if one rule took several), because copies of one token at neighbouring positions are usually the same word
+    that has not found its place (specs of R2-dLLM, duplicate-token hazard). Predictions that end the answer are exempt.
+    """
+    taken_BL = torch.zeros_like(proposal.candidate_BL)
+    kept: list[Memory] = []
+    for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
+        mask_BL, memory = rule(proposal, memory)
+        mask_BL = mask_BL & proposal.open_BL
+        # What one takes is closed to the next: sums and exclusive ors are enough.
+        taken_BL = taken_BL.add(mask_BL, alpha=number)
+        kept.append(memory)
+        if number < len(rules):
+            proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
+    if one_per_run:
+        # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
+        key_BL = proposal.confidence_BL.sub(taken_BL, alpha=2).masked_fill(taken_BL == 0, -torch.inf)
+        first_BL = best_of_run(key_BL, same_run(proposal.candidate_BL, proposal.masked_BL))
+        taken_BL = taken_BL * (first_BL | proposal.filler_BL)
+    return Selection(taken_BL, tuple(kept))
+
+
+# --- ranks and runs ---------------------------------------------------------------------------------------------------
+
+
+def ranks(score_BL: Tensor, among_BL: Tensor) -> Tensor:
+    """Place of each position in falling order of score, 0 the best; those outside `among` come last. Ties: lower index.
+
+    >>> ranks(torch.tensor([[0.2, 0.9, 0.5]]), torch.tensor([[True, False, True]]))
+    tensor([[1, 2, 0]])
+    """
+    return torch.where(among_BL, score_BL, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def best(score_BL: Tensor, among_BL: Tensor) -> Tensor:
+    """The mask [B, L] of the one best position of each row; empty where `among` is empty. Ties: lower index."""
+    top_B1 = score_BL.masked_fill(~among_BL, -torch.inf).argmax(dim=1, keepdim=True)
+    return among_BL & (positions(score_BL) == top_B1)
+
+
+def positions(like_BL: Tensor) -> Tensor:
+    return torch.arange(like_BL.shape[1], device=like_BL.device)
+
+
+def same_run(candidate_BL: Tensor, among_BL: Tensor) -> Tensor:
+    """Whether i and j stand in one unbroken run of equal candidates within `among`. Bool [B, L, L].
+
+    A position outside `among` is a run of its own.
+
+    >>> same_run(torch.tensor([[7, 7, 3]]), torch.tensor([[True, True, False]]))[0].long()
+    tensor([[1, 1, 0],
+            [1, 1, 0],
+            [0, 0, 1]])
+    """
+    key_BL = torch.where(among_BL, candidate_BL, ~positions(among_BL))  # below zero and never twice
+    number_BL = pad(key_BL[:, 1:] != key_BL[:, :-1], (1, 0)).cumsum(dim=1)
+    return number_BL[:, :, None] == number_BL[:, None, :]
+
+
+def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
+    """The mask [B, L] of positions that hold the largest key of their own run. Ties: lower index."""
+    top_BL = torch.where(same_BLL, key_BL[:, None, :], -torch.inf).argmax(dim=2)
+    return top_BL == positions(key_BL)

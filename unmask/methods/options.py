@@ -1,0 +1,153 @@
+"""The one table of options: how a preset's option is called, which setting it is, and which value turns its part off.
+
+`unmask.method`, `--set` and `diffusion.*` take either spelling, for presets and for files of settings. A setting of the base
+rule needs no line here: as an option it has its own name (`threshold` is `commit.threshold`).
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from unmask.decode.settings import Child, bounds
+from unmask.errors import ConfigError, unknown
+from unmask.methods.method import Method
+from unmask.methods.table import preset
+
+NEVER = object()
+
+
+class Option(NamedTuple):
+    """A setting by its dotted path; the value `off` turns its part off."""
+
+    setting: str
+    off: Any = NEVER
+
+    def turns_off(self, value: Any) -> bool:
+        return type(value) is type(self.off) and bool(value == self.off)
+
+
+OPTIONS: Mapping[str, Option] = {
+    "alpha": Option("dynamic_threshold.alpha"),
+    "cluster_size": Option("confidence_cluster.size", off=None),
+    "cluster_threshold": Option("confidence_cluster.threshold"),
+    "cluster_max_unmasked": Option("confidence_cluster.max_unmasked"),
+    "token_threshold": Option("token_cluster.threshold", off=None),
+    "token_min_length": Option("token_cluster.min_length"),
+    "token_pick": Option("token_cluster.pick"),
+    "temporal_steps": Option("temporal.steps", off=None),
+    "temporal_threshold": Option("temporal.threshold"),
+    "temporal_metric": Option("temporal.metric"),
+    "suffix_window": Option("suffix.window", off=None),
+    "suffix_tail": Option("suffix.tail"),
+    "prompt_interval": Option("refresh.prompt_interval", off=1),
+    "draft_steps": Option("draft.steps", off=1),
+}
+NAMES: Mapping[str, str] = {option.setting: name for name, option in OPTIONS.items()}
+
+# Options that every preset takes: a context, a draft or a length goes with any rules.
+SHARED = ("max_new_tokens", "temperature", "top_p", "top_k", "block_length", "cache")
+CONTEXT = ("suffix_window", "suffix_tail", "prompt_interval", "draft_steps")
+
+
+def options(name: str) -> list[str]:
+    """The option names that `build(name, ...)` takes, the preset's own first.
+
+    >>> options("fast-dllm")[:2]
+    ['factor', 'threshold']
+    """
+    make = preset(name)
+    settings = [f"{part}.{leaf}" for part, held in make().parts.items() for leaf in bounds(type(held))]
+    own = [_name(path) for path in settings if path in NAMES or path.startswith("commit.")]
+    return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *CONTEXT]))
+
+
+def takes(name: str, key: str) -> bool:
+    """Whether a preset has the option or setting of this name."""
+    return _name(key) in options(name) or _is_setting(preset(name)(), key)
+
+
+def build(name: str, chosen: Mapping[str, Any]) -> Method:
+    """A preset with some options changed, which count as named. Raises ConfigError that names the valid ones."""
+    make = preset(name)
+    parameters = inspect.signature(make).parameters
+    given = {_name(key): value for key, value in chosen.items()}
+    shaping = {option: value for option, value in given.items() if option in parameters}
+    method, usual = make(**shaping), make()
+    if not isinstance(method, Method):
+        raise ConfigError(f"method '{name}': expected a Method, got {method!r:.60}")
+    for option in given.keys() - shaping.keys():
+        if not takes(name, option):
+            raise unknown(f"option of {name}", option, options(name))
+    rest = {_option(option, usual).setting: value for option, value in given.items() if option not in shaping}
+    # What the function itself has chosen is the preset's default.
+    method = replace(method, named=frozenset()).naming(_shaped(shaping, method, usual))
+    return apply(method, rest)
+
+
+def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
+    """The method with these settings changed, by either spelling of their names; they count as named.
+
+    Raises ConfigError on an unknown name, a bad value, or a setting of a part that another one turns off.
+
+    >>> apply(Method(), {"suffix_window": 8, "commit.steps": 64}).suffix
+    Suffix(window=8, tail=1)
+    """
+    changes: dict[str, Any] = {}
+    off: dict[str, str] = {}
+    for key, value in chosen.items():
+        option = _option(key, method)
+        if option.turns_off(value):
+            off[option.setting.partition(".")[0]] = _name(key)
+        else:
+            changes[option.setting] = value
+    for path in changes:
+        if (part := path.partition(".")[0]) in off:
+            raise ConfigError(f"{_name(path)} needs a {off[part]}: what was given turns {part} off")
+    return method.change(**changes, **dict.fromkeys(off))
+
+
+def _name(key: str) -> str:
+    """An option's name for either spelling."""
+    return NAMES.get(key, key if key == "commit.rule" else key.removeprefix("commit."))
+
+
+def _option(key: str, method: Method) -> Option:
+    """The setting of a method for either spelling."""
+    name = NAMES.get(key, key)
+    if name in OPTIONS:
+        return OPTIONS[name]
+    is_commits = name not in bounds(type(method)) and name in bounds(type(method.commit))
+    return Option(f"commit.{name}" if is_commits else name)
+
+
+def _is_setting(method: Method, path: str) -> bool:
+    """Whether it is a setting of a method as a preset's method may have it changed: the name is the preset's own."""
+    name, _, leaf = path.partition(".")
+    bound = bounds(type(method)).get(name)
+    if name in ("name", "parity") or bound is None or not leaf:
+        return name not in ("name", "parity") and bound is not None
+    held = method.parts.get(name)
+    kind = type(held) if held is not None else bound.kind if isinstance(bound, Child) else None
+    return kind is not None and (leaf in bounds(kind) or path == "commit.rule")
+
+
+def _shaped(shaping: Mapping[str, Any], method: Method, usual: Method) -> set[str]:
+    """What the arguments of a preset's function named: their own settings, and all that came out differently.
+
+    An argument that is no setting, such as a kind of schedule, names the base rule.
+    """
+    named = set()
+    for argument in shaping:
+        settings = {_option(argument, made).setting for made in (method, usual)} - {argument}
+        named |= settings or {"commit"}
+    ours, theirs = (dict(_leaves(made.to_dict())) for made in (method, usual))
+    return named | {path for path, value in ours.items() if path not in theirs or value != theirs[path]}
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

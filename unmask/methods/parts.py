@@ -1,0 +1,55 @@
+"""The parts of a method that are no rules: what it sees, when it stops, what it guesses."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from unmask.decode.settings import Part, choice_field, number_field, whole_field
+
+CacheName = Literal["none", "prefix", "dual"]
+Check = Literal["every step", "after each finished block", "after a block of nothing else"]
+Match = Literal["exact", "subset"]
+
+PRICE = "it changes the price of a forward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suffix(Part):
+    """Keep only the `window` next positions behind the block and the last `tail` of the answer."""
+
+    where: ClassVar[str] = "suffix"
+    window: int = whole_field(0, default=32, search=(0, 128))
+    tail: int = whole_field(0, default=1, search=PRICE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refresh(Part):
+    """Recompute the prompt's keys and values only at the start of every `prompt_interval`-th block; None: of the first."""
+
+    where: ClassVar[str] = "refresh"
+    prompt_interval: int | None = whole_field(1, default=None, none="value", search=PRICE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicThreshold(Part):
+    """Let the threshold fall by this share as the block fills."""
+
+    where: ClassVar[str] = "dynamic_threshold"
+    alpha: float = number_field(0.0, 1.0, default=0.0, search=(0.0, 0.6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopAtEos(Part):
+    """When to look whether the answer has ended. `eos_id` None: the model's own ids."""
+
+    where: ClassVar[str] = "stop_at_eos"
+    check: Check = choice_field(*get_args(Check), default="every step")
+    eos_id: int | None = whole_field(0, default=None, none="unset", search="it is an id, not an amount")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft(Part):
+    """FreeDave: guess up to `steps` states of the block and check all of them in one forward."""
+
+    where: ClassVar[str] = "draft"
+    steps: int = whole_field(1, default=4, search=PRICE)
+    match: Match = choice_field(*get_args(Match), default="exact")
