@@ -7,7 +7,7 @@ import pytest
 
 import unmask
 from unmask.engine.engine import Engine
-from unmask.engine.generate import ask
+from unmask.engine.generate import make_request
 from unmask.engine.request import Completion
 from unmask.methods import TABLE
 from unmask.serve.protocol import Diffusion
@@ -21,7 +21,7 @@ QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia ha
 
 def watched(**chosen: Any) -> tuple[list[dict[str, Any]], Completion]:
     """The steps of one answer as a client reads them, and the answer."""
-    request = ask(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
+    request = make_request(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
     asked = Asked(id="test", chat=True, model="unmask-tiny", requests=[request], prompt_tokens=len(request.prompt))
     teller, engine, steps = Teller(asked, MODEL, Diffusion(trace=True)), Engine(MODEL), []
     engine.submit(request, watch=teller.watches)

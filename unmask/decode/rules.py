@@ -1,4 +1,4 @@
-"""Every commit rule, and how rules join. Pure: evidence in, a mask out; somebody else writes.
+"""Every commit rule, and how rules join. Pure: evidence in, a mask out; `step.advance` writes.
 
 A rule answers one question: which of the positions still open does it take? Rules run in order and each sees what the
 earlier ones left (`select`). Checked: with R2-dLLM's rules a plain union of masks differs from the published decoder.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
-from unmask.decode.memory import Memory, Streak
+from unmask.decode.memory import Memory, State, Streak
 from unmask.decode.proposal import Proposal
 from unmask.decode.schedule import timestep_shares
 
@@ -24,12 +24,36 @@ Metric = Literal["last", "ave", "max"]
 
 
 class Rule(Protocol):
-    """`name` is what a record shows; `memory` comes in as it was handed back at the step before."""
+    """`memory` comes in as it was handed back at the step before.
+
+    Attributes:
+        name: what records say.
+        state: what it carries; None: nothing.
+        edits: whether it may rewrite committed positions that are not fixed.
+        reads_hidden: whether it reads `proposal.hidden_BLC`.
+    """
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def state(self) -> type[State] | None: ...
+
+    @property
+    def edits(self) -> bool: ...
+
+    @property
+    def reads_hidden(self) -> bool: ...
+
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
+
+
+class Plain:
+    """What most rules are: they carry nothing, write masks alone and read the proposal's numbers."""
+
+    state: ClassVar[type[State] | None] = None
+    edits: ClassVar[bool] = False
+    reads_hidden: ClassVar[bool] = False
 
 
 class Selection(NamedTuple):
@@ -50,9 +74,13 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
     kept: list[Memory] = []
     for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
         mask_BL, memory = rule(proposal, memory)
-        # A rule takes only what is open and what one takes is closed to the next: sums and exclusive ors are enough.
-        taken_BL = taken_BL.add(mask_BL, alpha=number)
-        proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
+        new_BL = mask_BL & proposal.open_BL
+        proposal = proposal._replace(open_BL=proposal.open_BL ^ new_BL)
+        if rule.edits:  # it also rewrites what no earlier rule has written in this step, where its token is another one
+            edited_BL = proposal.editable & (taken_BL == 0) & (proposal.candidate_BL != proposal.token_BL)
+            new_BL = new_BL | (mask_BL & edited_BL)
+        # What one rule takes is closed to the next, so that a sum is enough.
+        taken_BL = taken_BL.add(new_BL, alpha=number)
         kept.append(memory)
     if one_per_run:
         # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
@@ -109,7 +137,7 @@ def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quota:
+class Quota(Plain):
     """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992)."""
 
     base: int
@@ -128,7 +156,7 @@ class Quota:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Plain):
     """Dream's rule: at step i the best floor(open * (1 - t[i+1] / t[i])) positions (Dream 7B, arXiv 2508.15487).
 
     `at_least_one` mends the published rule, which now and then pays for a forward and commits nothing.
@@ -146,7 +174,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threshold:
+class Threshold(Plain):
     """Fast-dLLM's rule: every open position of confidence >= threshold, and the best one anyway (arXiv 2505.22618, alg. 1).
 
     `alpha` lets the threshold fall as the block fills (Streaming-dLLM, arXiv 2601.17917, eq. 10): threshold * (1 -
@@ -175,7 +203,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factor:
+class Factor(Plain):
     """Fast-dLLM's parallel rule: the n most confident positions, n the largest with (n + 1)(1 - c_n) < factor, at least 1.
 
     arXiv 2505.22618v3, theorem 1 and section 3.3. With `official` the published loop's off-by-one: when only the last
@@ -212,6 +240,18 @@ class Anchored:
     def name(self) -> str:
         return self.rule.name
 
+    @property
+    def state(self) -> type[State] | None:
+        return self.rule.state
+
+    @property
+    def edits(self) -> bool:
+        return self.rule.edits
+
+    @property
+    def reads_hidden(self) -> bool:
+        return self.rule.reads_hidden
+
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         mask_BL, memory = self.rule(proposal, memory)
         anchor_BL = proposal.open_BL & (positions(mask_BL) == 0)
@@ -222,7 +262,7 @@ class Anchored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfidenceCluster:
+class ConfidenceCluster(Plain):
     """R2-dLLM's spatial rule: a window of `size` positions whose open ones are sure enough on average goes as a whole.
 
     arXiv 2604.18995, eq. 2, as the published code has it: the mean runs over the open positions of the window, which
@@ -258,7 +298,7 @@ class ConfidenceCluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenCluster:
+class TokenCluster(Plain):
     """R2-dLLM's token rule: a run of the same prediction commits one position (arXiv 2604.18995, eq. 3).
 
     A run of at least `min_length` open positions counts if its largest confidence exceeds `threshold`; `pick` says
@@ -290,7 +330,7 @@ class TokenCluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Temporal:
+class Temporal(Plain):
     """R2-dLLM's temporal finalisation: a prediction that stays for `steps` steps is committed (arXiv 2604.18995, eq. 4).
 
     It must also be sure: `metric` of the streak, its last confidence, the average or the largest, >= threshold.
@@ -301,6 +341,7 @@ class Temporal:
     threshold: float
     metric: Metric = "last"
     name: ClassVar[str] = "temporal"
+    state: ClassVar[type[State] | None] = Streak
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Streak)

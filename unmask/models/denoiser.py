@@ -8,32 +8,10 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import PAGE, KVPool
+from unmask.decode.spec import ModelSpec as ModelSpec
 
 if TYPE_CHECKING:
     from unmask.models.layers import Network
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """Facts about a checkpoint that decoding needs.
-
-    Attributes:
-        mask_id: the token that stands for "not written yet".
-        eos_ids: the tokens that end an answer; the first is the filler behind it.
-        vocab_size: rows of the output, padding rows included.
-        max_length: most tokens of prompt and answer together.
-        lookbehind: rows before a window that a forward must query so that the window's first token is predicted by its
-            proper row: 0 for LLaDA (row i predicts token i), 1 for Dream (row i - 1 predicts token i).
-        turn_ids: the tokens that end a chat turn, if the tokenizer has any; an answer ends there too, though the published
-            decoders only look for EOS.
-    """
-
-    mask_id: int
-    eos_ids: tuple[int, ...]
-    vocab_size: int
-    max_length: int
-    lookbehind: int = 0
-    turn_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +47,16 @@ class Denoiser:
         """Logits [R, V] of the tokens that the plan reads: row i always predicts token i."""
         logits: Tensor = self.network(tokens_N[None], plan, pool)
         return logits[0]
+
+    def predict(
+        self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None, *, hidden: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and with `hidden` the last layer's normalised states [R, C] that its logits are made of."""
+        if not hidden:
+            return self.forward(tokens_N, plan, pool), None
+        states_NC = self.network.hidden(tokens_N[None], plan, pool)[0]
+        hidden_RC = states_NC[self.network.predicting(plan.read_R, plan.first_R)]
+        return self.network.project(hidden_RC), hidden_RC
 
     @property
     def page_bytes(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from unmask.engine.generate import ask, chat
+from unmask.engine.generate import chat, make_request
 from unmask.engine.request import Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load, preset
@@ -41,7 +41,7 @@ def requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
     block = method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     made = [
-        ask(
+        make_request(
             model,
             prompt,
             method=method,
