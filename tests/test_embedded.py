@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import unmask
+from tests.reference import alone
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import encode
 from unmask.engine.request import Request
-from unmask.engine.simple import decode
 from unmask.evals import load as load_task
 from unmask.evals.run import evaluate
 from unmask.evals.task import Source
@@ -71,8 +71,7 @@ def test_the_engine_answers_as_the_reference_loop() -> None:
         for number, item in enumerate(load_task("arithmetic", Source(limit=15, seed=9)).items)
     ]
     for request, together in zip(requests, Engine(model, Limits(rows=6, tokens=400)).generate(requests), strict=True):
-        alone = decode(model, [request])[0]
-        assert dataclasses.replace(together, seconds=0.0) == dataclasses.replace(alone, seconds=0.0)
+        assert dataclasses.replace(together, seconds=0.0) == alone(model, request)
 
 
 def test_loading_in_half_precision_still_answers() -> None:

@@ -9,7 +9,7 @@ from unmask.bench import counting
 from unmask.bench.counting import Cost
 from unmask.bench.replays import least, query, replay, requests
 from unmask.context.plan import assemble
-from unmask.engine.row import Row
+from unmask.engine.state import RequestState
 from unmask.models.toy import toy
 
 # The toy LLaDA: width 32, 2 layers, 4 heads of 8, MLP 48, 24 tokens; Dream with 2 key/value heads.
@@ -17,9 +17,9 @@ LAYER = 4 * 32 * 32 + 3 * 32 * 48
 HEAD = 32 * 24
 
 
-def row_of(family: str = "llada", cache: str = "dual") -> Row:
+def row_of(family: str = "llada", cache: str = "dual") -> RequestState:
     model = toy(family)
-    row = Row.start(requests(model, replay(8, cache=cache), batch=1, prompt=10, answer=64)[0], model)
+    row = RequestState.start(requests(model, replay(8, cache=cache), batch=1, prompt=10, answer=64)[0], model)
     row.pages = tuple(range(5)) if cache != "none" else ()
     return row
 
@@ -64,8 +64,8 @@ def test_a_replay_costs_the_sum_of_its_forwards(cache: str) -> None:
     row = row_of(cache=cache)
     shape = row.model.network.shape
     expected = counting.decision(3, 32, 24, 4) * 7
-    for begin, later in ((10, 3), (42, 2)):  # 7 forwards: a refresh and 3 more, a refresh and 2 more
-        row.begin = begin
+    for number, later in ((0, 3), (1, 2)):  # 7 forwards: a refresh and 3 more, a refresh and 2 more
+        row.block_number = number
         expected += counting.forward(shape, [query(row, 0)] * 3, 4) + counting.forward(shape, [query(row, 1)] * 3, 4) * later
     assert least(row.model, replay(7, cache=cache), batch=3, prompt=10, answer=64) == expected
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from unmask.bench.replays import SCHEDULES, Replay, engine_for, replay, requests
 from unmask.bench.workload import SHAPES, shaped
+from unmask.engine.generate import answer
 from unmask.engine.request import StepRecord
-from unmask.engine.simple import decode
 from unmask.errors import ConfigError
 from unmask.models.toy import toy
 
@@ -24,9 +24,9 @@ def test_every_count_is_met(forwards: int, family: str, cache: str) -> None:
 def test_published_63_forwards_are_8_refreshes_and_55_block_forwards() -> None:
     model = toy()
     records: list[StepRecord] = []
-    done = decode(model, requests(model, replay(63, cache="dual"), batch=1, prompt=5, answer=256), records.append)
+    done = answer(model, requests(model, replay(63, cache="dual"), batch=1, prompt=5, answer=256), records.append)
     assert done[0].forwards == 63
-    assert [sum(record.refresh is kind for record in records) for kind in (True, False)] == [8, 55]
+    assert [sum(record.refresh == [kind] for record in records) for kind in (True, False)] == [8, 55]
     assert {rule for record in records for row in record.rule for rule in row} == {"replayed"}
     assert model.spec.mask_id not in done[0].token_ids
 

@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
-from unmask.decode.proposal import Proposal, Sampling, gumbel, propose, sample
+from unmask.decode.proposal import Proposal
+from unmask.decode.sampling import Sampling, gumbel, sample
+from unmask.decode.step import BlockFacts, propose
 
 
-def proposed(logits: torch.Tensor, **options: object) -> Proposal:
-    zero = torch.zeros(len(logits), dtype=torch.long)
-    masked = torch.ones(logits.shape[:2], dtype=torch.bool)
-    made: Proposal = propose(logits, masked, mask_id=3, step_B=zero, suffix_B=zero, eos=torch.tensor([2]), **options)  # type: ignore[arg-type]
-    return made
+def proposed(logits: torch.Tensor, sampling: Sampling | None = None, **options: object) -> Proposal:
+    zero, tokens = torch.zeros(len(logits), dtype=torch.long), torch.full(logits.shape[:2], 3)
+    facts = BlockFacts(torch.zeros_like(tokens, dtype=torch.bool), zero, zero, sampling)
+    return propose(logits, tokens, facts, mask_id=3, eos_E=torch.tensor([2]), **options)  # type: ignore[arg-type]
 
 
 def sampling(temperature: float, count: int, top_p: float | None = None, top_k: int | None = None) -> Sampling:

@@ -54,6 +54,8 @@ def evidence(
         filler_BL=torch.full_like(masked_BL, filler),
         step_B=torch.full((rows,), step),
         suffix_B=torch.full((rows,), suffix),
+        token_BL=torch.where(masked_BL, 999, 0),
+        fixed_BL=torch.zeros_like(masked_BL),
     )
 
 
@@ -121,7 +123,7 @@ def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
             continue
         together, _ = rule(proposal, memory(rule, *proposal.open_BL.shape))
         for row in range(len(together)):
-            alone = Proposal(*(part[row : row + 1] for part in proposal))
+            alone = proposal.rows(torch.tensor([row]))
             mask_BL, _ = rule(alone, memory(rule, 1, together.shape[1]))
             assert torch.equal(mask_BL[0], together[row]), rule
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import unmask
+from tests.reference import alone
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Request
-from unmask.engine.simple import decode
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, toy
 
@@ -30,7 +30,7 @@ def request(seed: int, tokens: int = 32) -> Request:
     )
 
 
-def told(completion: Completion) -> tuple[list[int], int, int]:
+def costs(completion: Completion) -> tuple[list[int], int, int]:
     return completion.token_ids, completion.forwards, completion.query_tokens
 
 
@@ -52,9 +52,9 @@ def test_many_clients_each_get_their_own_answer() -> None:
         async with serving() as engine:
             done = await asyncio.gather(*(engine.complete(one) for one in requests))
             for one, completion in zip(requests, done, strict=True):
-                assert told(completion) == told(decode(MODEL, [one])[0])
+                assert costs(completion) == costs(alone(MODEL, one))
             await asyncio.sleep(0.01)  # idle: the thread waits
-            assert told(await engine.complete(requests[0])) == told(done[0])
+            assert costs(await engine.complete(requests[0])) == costs(done[0])
 
     within(test)
 
@@ -80,7 +80,7 @@ def test_a_client_that_leaves_frees_what_it_held() -> None:
             assert await asyncio.gather(*waits, return_exceptions=True)
             assert all(task.cancelled() for task in waits)
             for seed, task in enumerate(stays):
-                assert told(await task) == told(decode(MODEL, [request(seed)])[0])
+                assert costs(await task) == costs(alone(MODEL, request(seed)))
 
     within(test)
 
@@ -99,7 +99,7 @@ def test_bad_requests_are_refused_and_failed_forwards_end_only_those_alive(monke
             failed = await asyncio.gather(*(engine.complete(request(seed)) for seed in range(3)), return_exceptions=True)
             assert all(isinstance(error, MemoryError) for error in failed)
             monkeypatch.setattr(Denoiser, "forward", forward)
-            assert told(await engine.complete(request(1))) == told(decode(MODEL, [request(1)])[0])
+            assert costs(await engine.complete(request(1))) == costs(alone(MODEL, request(1)))
 
     within(test)
 

@@ -9,9 +9,10 @@ import torch
 
 import unmask
 from tests.bytewise import Bytes
+from tests.reference import alone, same_forward
+from unmask.engine import simple
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Progress, Request
-from unmask.engine.simple import decode
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
@@ -51,7 +52,7 @@ def drawn(rng: random.Random, count: int) -> list[Request]:
     ]
 
 
-def told(completion: Completion) -> Completion:
+def timeless(completion: Completion) -> Completion:
     return dataclasses.replace(completion, seconds=0.0)
 
 
@@ -82,18 +83,17 @@ def test_it_equals_the_reference_loop_request_by_request(family: str, seed: int,
     engine = Engine(denoiser, Limits(memory=60 * denoiser.page_bytes, rows=7, tokens=900), ahead=ahead)
     seen = run(engine, requests, rng, watch=True)
     for request, progress in zip(requests, seen, strict=True):
-        records: list[unmask.StepRecord] = []
-        alone = decode(denoiser, [request], records.append)[0]
+        forwards: list[simple.Forward] = []
+        expected = alone(denoiser, request, forwards)
         completion = progress[-1].completion
         assert completion is not None
-        assert told(completion) == told(alone)
-        assert [made.completion for made in progress[:-1]] == [None] * (alone.forwards - 1)
-        for made, record in zip(progress, records, strict=True):
+        assert timeless(completion) == expected
+        assert [made.completion for made in progress[:-1]] == [None] * (expected.forwards - 1)
+        for number, (made, forward) in enumerate(zip(progress, forwards, strict=True)):
             assert made.record is not None
-            # What the last of several states showed depends on how many the batch tried; what was done does not.
-            bare = {"candidate": [], "confidence": []}
-            assert dataclasses.replace(made.record, **bare) == dataclasses.replace(record, **bare)
-        assert "".join(made.text for made in progress) == alone.text
+            assert made.record.forward == number
+            assert same_forward(made.record, forward)
+        assert "".join(made.text for made in progress) == expected.text
 
 
 def test_forwards_are_shared_by_any_methods_and_phases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_aborts_at_any_moment_free_everything_and_disturb_nobody(seed: int) -> N
     assert engine.load[:3] == (0, 0, 0)
     assert len(done) >= 10
     for number, completion in done.items():
-        assert told(completion) == told(decode(denoiser, [requests[number]])[0])
+        assert timeless(completion) == alone(denoiser, requests[number])
     engine.abort(numbers[0])  # long gone: nothing happens
 
 
@@ -232,7 +232,7 @@ def test_an_abort_in_the_air_lends_its_memory_behind_the_landing() -> None:
         engine.abort(gone)
         assert engine.load[:3] == (0, 0, 0)
         assert engine.busy  # the forward has yet to land
-        assert told(engine.generate([request])[0]) == told(decode(denoiser, [request])[0])
+        assert timeless(engine.generate([request])[0]) == alone(denoiser, request)
 
 
 def test_a_failed_forward_is_told_behind_what_has_landed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +261,7 @@ def test_a_failed_forward_is_told_behind_what_has_landed(monkeypatch: pytest.Mon
     assert not engine.busy
     assert engine.load[:3] == (0, 0, 0)
     failing = False
-    assert told(engine.generate(requests)[1]) == told(decode(denoiser, requests)[1])
+    assert timeless(engine.generate(requests)[1]) == alone(denoiser, requests[1])
 
 
 def test_requests_from_many_threads() -> None:
@@ -283,7 +283,7 @@ def test_requests_from_many_threads() -> None:
         done |= {made.number: made.completion for made in engine.step() if made.completion is not None}
     assert sorted(numbers) == sorted(done) == list(range(24))
     for number, completion in done.items():
-        assert told(completion) == told(decode(denoiser, [requests[numbers[number]]])[0])
+        assert timeless(completion) == alone(denoiser, requests[numbers[number]])
 
 
 def test_drafts_go_on_from_the_text_and_end_in_the_answer() -> None:

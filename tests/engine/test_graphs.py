@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import unmask
-from unmask.engine import graphs, runner
+from tests.reference import alone
+from unmask.engine import graphs
 from unmask.engine.engine import Engine, Limits
+from unmask.engine.generate import answer
 from unmask.engine.request import Completion, Request
-from unmask.engine.simple import decode
+from unmask.engine.state import RequestState
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, toy
@@ -48,7 +50,7 @@ def requests(count: int, seed: int = 0, **options: object) -> list[Request]:
     return asked
 
 
-def told(completion: Completion) -> Completion:
+def timeless(completion: Completion) -> Completion:
     return dataclasses.replace(completion, seconds=0.0)
 
 
@@ -59,9 +61,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     empty: list[int] = []
     call = graphs.BlockStep.__call__
 
-    def counted(self: graphs.BlockStep, seats: list[list[int]]) -> torch.Tensor:
-        empty.append(sum(kind.rows - len(some) for kind, some in zip(self._kinds, seats, strict=True)))
-        return call(self, seats)
+    def counted(self: graphs.BlockStep, indices: list[list[int]]) -> torch.Tensor:
+        empty.append(sum(key.rows - len(some) for key, some in zip(self._keys, indices, strict=True)))
+        return call(self, indices)
 
     monkeypatch.setattr(graphs.BlockStep, "__call__", counted)
     return empty
@@ -76,10 +78,10 @@ def test_they_decide_as_packed_forwards_do(
     """All presets in one batch: every record but the last digits of a confidence, padding and drafts included."""
     denoiser, asked = model(family, device), requests(3 * len(TABLE), seed, **options)
     staying: list[unmask.StepRecord] = []
-    answers = decode(denoiser, asked, staying.append)
+    answers = answer(denoiser, asked, staying.append)
     monkeypatch.setattr(Denoiser, "replayable", False)
     packed: list[unmask.StepRecord] = []
-    assert [told(row) for row in answers] == [told(row) for row in decode(denoiser, asked, packed.append)]
+    assert [timeless(row) for row in answers] == [timeless(row) for row in answer(denoiser, asked, packed.append)]
     for one, other in zip(staying, packed, strict=True):
         assert dataclasses.replace(one, confidence=[]) == dataclasses.replace(other, confidence=[])
         for mine, theirs in zip(one.confidence, other.confidence, strict=True):
@@ -97,12 +99,12 @@ def test_they_decide_alike_in_the_precision_of_kernels(
     denoiser = toy(family, seed=5, sharpness=3)
     denoiser = dataclasses.replace(denoiser, network=copy.deepcopy(denoiser.network).to(device))
     timesteps = unmask.method("vanilla", schedule="timestep", block_length=8, cache="dual")
-    alone = [Request(prompt=(1, 2), method=timesteps, max_new_tokens=24), *requests(len(TABLE), draft_steps=4)]
-    for asked in (*([request] for request in alone), requests(len(TABLE))):
+    single = [Request(prompt=(1, 2), method=timesteps, max_new_tokens=24), *requests(len(TABLE), draft_steps=4)]
+    for asked in (*([request] for request in single), requests(len(TABLE))):
         monkeypatch.setattr(Denoiser, "replayable", True)
-        answers = decode(denoiser, asked)
+        answers = answer(denoiser, asked)
         monkeypatch.setattr(Denoiser, "replayable", False)
-        assert [told(row) for row in answers] == [told(row) for row in decode(denoiser, asked)]
+        assert [timeless(row) for row in answers] == [timeless(row) for row in answer(denoiser, asked)]
     assert len(steps) > 50
 
 
@@ -110,14 +112,14 @@ def test_they_decide_alike_in_the_precision_of_kernels(
 def test_an_engine_of_them_equals_the_reference_of_packed_ones(
     device: str, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows come, go, change seats and places while refreshes fly beside the steps; longer rows move the tables."""
+    """Rows come, go and change places while refreshes run beside the steps; longer rows move the tables."""
     denoiser, asked = model("dream", device), requests(20, seed=1) + requests(10, seed=2, draft_steps=3)
     random.Random(0).shuffle(asked)
     answers = Engine(denoiser, Limits(memory=50 * denoiser.page_bytes, rows=5, tokens=500)).generate(asked)
     assert len(steps) > 80
     monkeypatch.setattr(Denoiser, "replayable", False)
-    for request, answer in zip(asked, answers, strict=True):
-        assert told(answer) == told(decode(denoiser, [request])[0])
+    for request, done in zip(asked, answers, strict=True):
+        assert timeless(done) == alone(denoiser, request)
 
 
 def test_nothing_is_copied_while_the_same_rows_go_on(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_nothing_is_copied_while_the_same_rows_go_on(steps: list[int], monkeypat
     monkeypatch.setattr(graphs, "stage", counted)
     method = unmask.method("vanilla-official", block_length=8, cache="dual")
     asked = [Request(prompt=(1, 2), method=method, max_new_tokens=tokens) for tokens in (32, 32, 16)]
-    decode(model("llada", "cpu"), asked)
+    answer(model("llada", "cpu"), asked)
     assert len(steps) == 4 * 7
     assert copies == [4, 2]  # three rows and an empty place; two rows
 
@@ -173,7 +175,7 @@ def test_only_forwards_of_one_shape_stay() -> None:
     denoiser = model("llada", "cpu")
     for cache, stays in (("none", False), ("prefix", False), ("dual", True)):
         request = Request(prompt=(1,), method=unmask.method("fast-dllm", block_length=8, cache=cache), max_new_tokens=16)
-        row = runner.Row.start(request, denoiser)
+        row = RequestState.start(request, denoiser)
         assert not graphs.graphable(row)
         row.block_forwards = 1
         assert graphs.graphable(row) is stays

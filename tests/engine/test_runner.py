@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import unmask
 from unmask.context.pool import pages_for
 from unmask.engine.request import Request
-from unmask.engine.row import Row
 from unmask.engine.runner import Runner
+from unmask.engine.state import RequestState
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import toy
@@ -63,19 +63,19 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, tuple | list) else []
 
 
-def seated(requests: list[Request]) -> tuple[Runner, list[Row]]:
-    rows = [Row.start(request, MODEL) for request in requests]
+def allocated(requests: list[Request]) -> tuple[Runner, list[RequestState]]:
+    rows = [RequestState.start(request, MODEL) for request in requests]
     made = Runner(MODEL, pages=sum(pages_for(row.slots) for row in rows), rows=len(rows))
     for row in rows:
-        made.seat(row)
+        made.allocate(row)
     return made, rows
 
 
 @pytest.mark.parametrize("stays", [False, True])
-def test_a_launch_never_waits_and_a_landing_reads_what_has_come_home(stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_never_waits_and_a_finish_reads_what_has_come_home(stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All presets, greedy and sampled, refreshes and block forwards: one copy to the host, and nothing else is read."""
     monkeypatch.setattr(Denoiser, "replayable", stays)
-    step, rows = seated(
+    step, rows = allocated(
         [
             Request(
                 prompt=(1, 2, 3),
@@ -89,11 +89,11 @@ def test_a_launch_never_waits_and_a_landing_reads_what_has_come_home(stays: bool
     )
     for _ in range(4):
         with Operations() as operations, Reads() as reads:
-            flight = step.launch(rows, [True] * len(rows))
+            pending = step.launch(rows, [True] * len(rows))
         assert not operations.waits
         assert reads.found == {"cpu": 1}
         with Operations() as operations, Reads() as reads:
-            records = step.land(flight)
+            records = step.finish(pending)
         assert not operations.waits
         assert set(reads.found) == {"tolist"}
         assert all(record is not None for record in records)
@@ -106,13 +106,13 @@ def test_memory_is_flat_in_blocks_and_forwards(stays: bool, monkeypatch: pytest.
     """Sixteen blocks of two rows: every block forward makes as many bytes as the first, and nothing piles up between them."""
     monkeypatch.setattr(Denoiser, "replayable", stays)
     method = unmask.method("r2-dllm-official", block_length=8, cache="dual", temporal_metric="ave")
-    step, rows = seated([Request(prompt=(1, 2, 3), method=method, max_new_tokens=128, seed=seed) for seed in range(2)])
+    step, rows = allocated([Request(prompt=(1, 2, 3), method=method, max_new_tokens=128, seed=seed) for seed in range(2)])
     made: list[int] = []
     kept: list[int] = []
     for _ in range(60):
         block_forward = not any(row.refreshes for row in rows)
         with Operations() as operations:
-            step.land(step.launch(rows, [False] * len(rows)))
+            step.finish(step.launch(rows, [False] * len(rows)))
         if block_forward:
             made.append(operations.bytes)
         if len(made) in (3, 20) and block_forward:

@@ -6,8 +6,7 @@ import dataclasses
 import pytest
 
 import unmask
-from unmask.engine.generate import ask
-from unmask.engine.simple import decode
+from unmask.engine.generate import answer, make_request
 from unmask.engine.text import read
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
@@ -51,8 +50,8 @@ def test_bad_requests_are_named_before_the_first_forward(
 @pytest.mark.parametrize("name", unmask.methods.TABLE)
 @pytest.mark.parametrize("limit", [1, 11, 16, 29, 32])
 def test_a_limit_cuts_the_answer_at_any_token(name: str, limit: int) -> None:
-    request = ask(MODEL, [1, 2], method=unmask.method(name, block_length=8), max_new_tokens=32)
-    whole, cut = decode(MODEL, [request, dataclasses.replace(request, limit=limit)])
+    request = make_request(MODEL, [1, 2], method=unmask.method(name, block_length=8), max_new_tokens=32)
+    whole, cut = answer(MODEL, [request, dataclasses.replace(request, limit=limit)])
     assert cut.token_ids == whole.token_ids[:limit]
     assert cut.tokens == min(whole.tokens, limit)
     assert cut.finish_reason == ("stop" if whole.tokens < limit else "length")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import unmask
-from unmask.engine.request import Request
 from unmask.engine.simple import decode
 from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong
 from unmask.evals.likelihood import Pair, greedy, log_likelihoods, masks
@@ -109,7 +108,7 @@ def test_greedy_is_what_vanilla_writes(family: str) -> None:
     expected = []
     for number, length in enumerate((1, 4, 6, 4, 2)):
         prompt = [number + 1, 7, 2 * number][: 1 + number % 3]
-        (done,) = decode(model, [Request(prompt=tuple(prompt), method=method, max_new_tokens=length)])
+        done = decode(model, prompt, method, max_new_tokens=length)
         pairs.append((prompt, done.token_ids))
         expected.append(True)
         for place in range(length):

@@ -14,10 +14,10 @@ from unmask.evals.space import space
 from unmask.methods import load
 from unmask.methods.method import Method
 from unmask.models.toy import toy
-from unmask.serve.asking import choose
 from unmask.serve.lines import Job, request
 from unmask.serve.options import Options
 from unmask.serve.protocol import Diffusion
+from unmask.serve.requests import choose
 from unmask.view.trace import Recorder
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 import unmask
 from unmask.cli import main
+from unmask.engine.generate import answer
 from unmask.engine.request import Completion, Request
-from unmask.engine.simple import decode
 from unmask.methods import TABLE
 from unmask.models import parallel
 from unmask.models.denoiser import Denoiser
@@ -67,7 +67,7 @@ def told(completions: Sequence[Completion]) -> list[Completion]:
 
 
 def answers(model: Denoiser) -> list[Completion]:
-    return told(decode(model, REQUESTS))
+    return told(answer(model, REQUESTS))
 
 
 def models(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ import unmask
 from tests.serve.live import CHAT, QUESTION, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Progress
-from unmask.engine.row import Row
+from unmask.engine.state import RequestState
 from unmask.models.denoiser import Denoiser
 from unmask.serve.options import Options
 
@@ -231,7 +231,7 @@ def test_hundreds_of_requests_leave_nothing_behind(serving: Serving, tiny: Denoi
             at_once(live, clients * 4)
         until(lambda: live.is_idle() and pending_tasks() <= resting)
         assert not engine._listeners
-        assert not alive(Row)
+        assert not alive(RequestState)
         assert resident() - before < 20 * 2**20
         assert live.chat().status_code == 200
 

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import unmask
-from unmask.engine.generate import ask
-from unmask.engine.row import Row
+from unmask.engine.generate import make_request
+from unmask.engine.state import RequestState
 from unmask.models.toy import toy
 from unmask.serve.lines import ANSWER, KEYS, OPTIONS, QUESTIONS, Job, answer, label, parse, refusal, request, scan
 
@@ -31,7 +31,7 @@ def job(**changes: Any) -> Job:
 
 
 def test_a_prompt_and_a_chat_of_one_turn_ask_the_same(model: unmask.Denoiser) -> None:
-    asked = ask(model, QUESTION, method="vanilla")
+    asked = make_request(model, QUESTION, method="vanilla")
     assert request(model, {"prompt": QUESTION}, job()) == asked
     assert request(model, {"messages": [{"role": "user", "content": QUESTION}]}, job()) == asked
     assert request(model, {"token_ids": list(asked.prompt)}, job()) == asked
@@ -83,7 +83,7 @@ def test_a_line_wins_over_the_command_and_the_command_over_the_method() -> None:
 )
 def test_a_bad_line_says_what_is_wrong_with_it(model: unmask.Denoiser, line: str, words: str) -> None:
     with pytest.raises(unmask.UnmaskError, match=words) as raised:
-        Row.start(request(model, parse(line.encode()), job()), model)
+        RequestState.start(request(model, parse(line.encode()), job()), model)
     assert len(refusal(raised.value)["error"].splitlines()) == 1
 
 
@@ -120,7 +120,7 @@ def test_any_line_is_a_request_or_a_mistake_of_the_user(kind: str, row: dict[str
     model = TOY if kind == "token_ids" else TINY
     sound = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "token_ids": [1]}[kind]
     with contextlib.suppress(unmask.UnmaskError):
-        Row.start(request(model, parse(json.dumps({kind: sound, **row}).encode()), job()), model)
+        RequestState.start(request(model, parse(json.dumps({kind: sound, **row}).encode()), job()), model)
 
 
 def test_an_answer_has_an_id_what_is_kept_and_the_fields_of_generate(model: unmask.Denoiser) -> None:

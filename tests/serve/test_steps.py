@@ -8,7 +8,7 @@ import pytest
 import unmask
 from tests.serve.live import CHAT, QUESTION
 from unmask.engine.engine import Engine
-from unmask.engine.generate import ask
+from unmask.engine.generate import make_request
 from unmask.engine.request import Completion
 from unmask.methods import TABLE
 from unmask.methods.table import looks
@@ -23,7 +23,7 @@ MODEL = unmask.load("unmask-tiny")
 
 def watched(**chosen: Any) -> tuple[list[dict[str, Any]], Completion]:
     """The steps of one answer as a client reads them, and the answer."""
-    choice = ask(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
+    choice = make_request(MODEL, QUESTION, **{"max_new_tokens": 64, **chosen})
     request = ApiRequest(
         body=ChatRequest.model_validate({"messages": CHAT, "diffusion": {"trace": True}}),
         model="unmask-tiny",

@@ -125,7 +125,7 @@ def record(
     return StepRecord(
         forward=0,
         rows=[0],
-        refresh=refresh,
+        refresh=[refresh],
         query_tokens=[[]],
         committed=[[10 + place for place in committed]],
         tokens=[[]],
@@ -187,8 +187,10 @@ def test_potential_triggers_are_what_the_rules_would_take() -> None:
                 masked,
                 still,
                 ~still,
-                torch.tensor([0 if step.refresh else 1]),
+                torch.tensor([0 if step.refresh[place] else 1]),
                 torch.tensor([0]),
+                torch.tensor([step.block[place]]),
+                torch.zeros_like(masked),
             )
             for rule, name in ((cluster, "positions"), (run, "runs"), (temporal, "temporal")):
                 mask, memory = rule(proposal, streaks[row] if name == "temporal" else None)

@@ -14,8 +14,7 @@ from torch import Tensor
 from unmask.bench.measure import rounds
 from unmask.bench.workload import Load, Report
 from unmask.decode.memory import Streak
-from unmask.decode.proposal import propose
-from unmask.decode.step import advance, status
+from unmask.decode.step import BlockFacts, StepSettings, decide
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
 
@@ -37,16 +36,18 @@ def step_inputs(rows: int, length: int, vocabulary: int, seed: int = 0) -> tuple
 def ours(
     logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method, *, mask_id: int = MASK, eos_id: int = EOS
 ) -> Callable[[], list[int]]:
-    """Our decision for this evidence, up to the one number a row that the host reads."""
+    """Our decision for this evidence, up to the one number per row that the host reads."""
     rules = method.rules(window_BL.shape[1], shifted=False)
-    memories = tuple(memory if rule.state is Streak else None for rule in rules)
+    settings = StepSettings(rules=rules, one_per_run=method.one_per_run, ending="first")
+    memories = tuple(None if rule.state is None else memory for rule in rules)
     step_B = torch.ones(len(window_BL), dtype=torch.int64, device=window_BL.device)
-    eos = torch.tensor([eos_id], device=window_BL.device)
+    facts = BlockFacts(torch.zeros_like(window_BL, dtype=torch.bool), step_B, step_B, None)
+    eos_E = torch.tensor([eos_id], device=window_BL.device)
 
     def step() -> list[int]:
-        proposal = propose(logits_BLV, window_BL == mask_id, mask_id=mask_id, step_B=step_B, suffix_B=step_B, eos=eos)
-        outcome = advance(rules, proposal, window_BL[:, None], memories, mask_id=mask_id, one_per_run=method.one_per_run)
-        left: list[int] = status(outcome.window_BL, mask_id=mask_id, eos=eos, ending="first").tolist()
+        states_BKL = window_BL[:, None]
+        _, left_B = decide(settings, logits_BLV, states_BKL, facts, memories, mask_id=mask_id, eos_E=eos_E)
+        left: list[int] = left_B.tolist()
         return left
 
     return step

@@ -19,7 +19,7 @@ from unmask.bench.measure import Timing, rounds
 from unmask.bench.replays import engine_for, replay, requests
 from unmask.bench.shapes import forwards
 from unmask.bench.workload import BLOCK, Load, Report
-from unmask.engine.generate import ask
+from unmask.engine.generate import make_request
 from unmask.engine.request import Completion, Request
 from unmask.methods import TABLE
 from unmask.methods import load as load_method
@@ -38,11 +38,11 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
     """
     made = tasks.problems("arithmetic", "test", seed=7)
     prompts = [problem.question for problem in itertools.islice(made, load.problems)]
-    vanilla = _Answering(model, [ask(model, prompt, method=load_method("vanilla")) for prompt in prompts], rows=1)
+    vanilla = _Answering(model, [make_request(model, prompt, method=load_method("vanilla")) for prompt in prompts], rows=1)
     for name in TABLE:
         report(f"{load.problems} problems with {name}")
         method = load_method(name)
-        asked = [ask(model, prompt, method=method) for prompt in prompts]
+        asked = [make_request(model, prompt, method=method) for prompt in prompts]
         sides = {"alone": vanilla if name == "vanilla" else _Answering(model, asked, rows=1)}
         if name != "vanilla":
             sides["vanilla"] = vanilla
@@ -50,7 +50,7 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
             sides["batch"] = _Answering(model, [asked[place % len(asked)] for place in range(BATCH)], rows=BATCH)
             if method.cache != "none":
                 bare = method.change(cache="none")
-                sides["no cache"] = _Answering(model, [ask(model, prompt, method=bare) for prompt in prompts], rows=1)
+                sides["no cache"] = _Answering(model, [make_request(model, prompt, method=bare) for prompt in prompts], rows=1)
         timings = rounds(list(sides.values()), model.device, repeats=load.repeats, seconds=load.seconds, warm=True)
         rate = {side: work.tokens / timing.seconds for (side, work), timing in zip(sides.items(), timings, strict=True)}
         yield {

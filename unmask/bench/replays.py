@@ -25,7 +25,7 @@ from unmask.decode.rules import COUNTED
 from unmask.decode.settings import whole_field
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
-from unmask.engine.row import Row
+from unmask.engine.state import RequestState
 from unmask.errors import ConfigError
 from unmask.methods.method import Method
 from unmask.methods.parts import Refresh
@@ -151,28 +151,25 @@ def decode(model: Denoiser, method: Replay, load: Load, *, batch: int, prompt: i
 
 def engine_for(model: Denoiser, asked: Sequence[Request], *, rows: int) -> Engine:
     """An engine with memory for that many rows of these requests and no more."""
-    waiting = [Row.start(request, model) for request in asked]
-    pages = sorted(pages_for(row.slots) for row in waiting)[-rows:]
-    tokens = max(Limits().tokens, *(row.most_tokens for row in waiting))
-    return Engine(model, Limits(rows=rows, memory=sum(pages) * model.page_bytes, tokens=tokens))
+    return Engine(model, Limits.fitting(model, asked, rows=rows, tokens=Limits().tokens))
 
 
 def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> Cost:
     """What all forwards and decisions of a replay must move and compute."""
     shape, size = model.network.shape, model.dtype.itemsize
-    row = Row.start(requests(model, method, batch=1, prompt=prompt, answer=answer)[0], model)
+    row = RequestState.start(requests(model, method, batch=1, prompt=prompt, answer=answer)[0], model)
     row.pages = tuple(range(pages_for(row.slots)))
     blocks = answer // BLOCK
     cost = counting.decision(batch, BLOCK, shape.vocab, size) * method.forwards
     for number in range(blocks):
-        row.begin = prompt + number * BLOCK
+        row.block_number = number
         steps = method.forwards // blocks + (number < method.forwards % blocks)
         for age, times in ((0, 1), (1, steps - 1)):
             cost += counting.forward(shape, [query(row, age)] * batch, size) * times
     return cost
 
 
-def query(row: Row, age: int) -> Query:
+def query(row: RequestState, age: int) -> Query:
     """What a row asks of its block's first forward (age 0) or of a later one."""
     row.block_forwards = age
     return row.query(row.plan(), 1)

@@ -19,7 +19,7 @@ from unmask.context.plan import assemble
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.memory import Streak
 from unmask.engine.graphs import capturing
-from unmask.engine.row import Row
+from unmask.engine.state import RequestState
 from unmask.methods import load as load_method
 from unmask.models.denoiser import Denoiser
 
@@ -87,13 +87,15 @@ def forwards(
     return {what: (cost, timing) for (what, cost), timing in zip(costs.items(), timings, strict=True)}
 
 
-def seated(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> tuple[list[Row], KVPool]:
+def seated(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> tuple[list[RequestState], KVPool]:
     """Rows at the middle block of their answers, and the memory that they have been lent."""
-    rows = [Row.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)]
+    rows = [
+        RequestState.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)
+    ]
     pool = model.pool(sum(pages_for(row.slots) for row in rows))
     for row in rows:
         row.pages = pool.take(pages_for(row.slots))
-        row.begin += answer // BLOCK // 2 * BLOCK
+        row.block_number = answer // BLOCK // 2
     return rows, pool
 
 

@@ -1,17 +1,28 @@
 """What one forward over any rows sees and recomputes, as tensors; the rows' own plans become one here.
 
 The queries of a forward lie packed, one behind the other without padding, so that a refresh of a thousand tokens and a
-block of thirty-two cost what they hold. Only attention asks who belongs to whom: queries of one length attend as a group.
+block of thirty-two cost what they hold. Only attention asks which tokens belong together: queries of one length attend as a
+group.
+
+A row's slots of key/value memory, and where the copies of its query lie when a forward tries K = 3 states of the block:
+
+    slot   0 ......... begin ....... end ........ seen = copies
+           [  prefix  ][ query       ][  suffix  ][ query of state 1 ][ query of state 2 ]
+    state 0 sees, and writes, the query where it belongs              shift 0
+    state 1 sees the same slots, but [begin, end) `shift` further on  shift copies - begin
+    state 2 likewise                                                  shift copies - begin + (end - begin)
+
+(With a pruned suffix a row sees fewer slots than it has positions: `copies` lies behind the slots of all of them.)
 
 Shapes: N query tokens of all rows together, M of them remembered, R tokens to predict, B queries of a group, S slots that
 each of them sees, P pages.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,10 +52,6 @@ class Query(NamedTuple):
     states: int = 1
     pages: tuple[int, ...] = ()
     copies: int = 0
-
-    def shift(self, state: int) -> int:
-        """How far behind their own slots a state's queried positions are kept."""
-        return 0 if state == 0 else self.copies - self.plan.query.start + (state - 1) * self.plan.tokens
 
 
 def entire(tokens: Sequence[int], start: int, end: int) -> Query:
@@ -94,7 +101,7 @@ class ForwardPlan(NamedTuple):
     """One model call.
 
     The query tokens stand at `positions` (rotary position ids, gaps allowed). The fresh keys and values of the first M
-    go to `slots` before anybody attends. `read` says which of the N are to be predicted, row by row in the order of the
+    go to `slots` before any query attends. `read` says which of the N are to be predicted, row by row in the order of the
     rows, and `first` where the query of each begins.
     """
 
@@ -105,61 +112,133 @@ class ForwardPlan(NamedTuple):
     slots_M: Tensor  # int64
 
 
+class _Piece(NamedTuple):
+    """One state of a row's query, as it lies in the forward."""
+
+    row: int  # number of its query
+    query: Query
+    state: int
+    place: int  # of its first token among the N
+
+    @property
+    def shift(self) -> int:
+        """How far behind their own slots its queried positions are kept."""
+        query = self.query.plan.query
+        return 0 if self.state == 0 else self.query.copies - query.start + (self.state - 1) * (query.stop - query.start)
+
+    @property
+    def slots(self) -> range:
+        """The row's slots that it writes."""
+        query = self.query.plan.query
+        return range(query.start + self.shift, query.stop + self.shift)
+
+    @property
+    def predicted(self) -> range:
+        """The places of its block's tokens among the N."""
+        # Before the suffix a slot's number is its position, so the block's place in the query is a difference of the two.
+        begin = self.place + self.query.start - self.query.plan.query.start
+        return range(begin, begin + self.query.length)
+
+    @property
+    def past(self) -> tuple[int, int, int, int, int]:
+        """Row, and `seen`, `begin`, `end`, `shift` of `Past`."""
+        plan = self.query.plan
+        return self.row, len(plan.positions), plan.query.start, plan.query.stop, self.shift
+
+
+Part = TypeVar("Part")
+
+
+class _Numbers(NamedTuple, Generic[Part]):
+    """All that the device must know of a forward: lists of whole numbers on the host, tensors once shipped."""
+
+    tokens: Part  # N
+    positions: Part  # N
+    read: Part  # R
+    first: Part  # R
+    owner: Part  # M: number of the row that remembers the token
+    slot: Part  # M: its slot in that row
+    pages: Part  # rows x P
+    past: Part  # 5 per query that remembers, group by group
+
+
 def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor, ForwardPlan]:
     """Pack rows of any length, block and phase into one forward: its tokens, int64 [N], and its plan.
 
-    The tokens of every state are the row's own; who drafts puts the guesses in at `read`.
+    The tokens of every state are the row's own; a decode that drafts puts the guesses in at `read`.
     """
-    packed = sorted(
-        ((number, state) for number, query in enumerate(queries) for state in range(query.states)),
-        key=lambda piece: _kind(queries[piece[0]]),
-    )
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    owners: list[int] = []
-    begins: dict[tuple[int, int], int] = {}
-    for number, state in packed:
-        query = queries[number]
-        begins[number, state] = len(tokens)
-        tokens += query.tokens
-        positions += query.plan.positions[query.plan.query]
-        if query.pages:
-            shift = query.shift(state)
-            slots += range(query.plan.query.start + shift, query.plan.query.stop + shift)
-            owners += [number] * query.plan.tokens
-    read: list[int] = []
-    first: list[int] = []
-    for number, query in enumerate(queries):
-        # Before the suffix a slot's number is its position, so the block's place in the query is a difference of the two.
-        place = query.start - query.plan.query.start
-        for state in range(query.states):
-            begin = begins[number, state]
-            read += range(begin + place, begin + place + query.length)
-            first += [begin] * query.length
-
-    kinds = [list(pieces) for _, pieces in itertools.groupby(packed, key=lambda piece: _kind(queries[piece[0]]))]
+    pieces = _packed(queries)
+    by_row = sorted(pieces, key=lambda piece: (piece.row, piece.state))
+    kept = [piece for piece in pieces if piece.query.pages]
+    groups = [list(group) for _, group in itertools.groupby(pieces, key=lambda piece: _kind(piece.query))]
     widest = max(1, *(len(query.pages) for query in queries))
-    tokens_N, positions_N, read_R, first_R, owners_M, slots_M, pages, *numbers = ship(
-        tokens,
-        positions,
-        read,
-        first,
-        owners,
-        slots,
-        page_table([query.pages for query in queries], widest),
-        *(_past(pieces, queries) for pieces in kinds),
-        device=device,
+    host = _Numbers(
+        tokens=_chained(piece.query.tokens for piece in pieces),
+        positions=_chained(piece.query.plan.queried for piece in pieces),
+        read=_chained(piece.predicted for piece in by_row),
+        first=_chained([piece.place] * piece.query.length for piece in by_row),
+        owner=_chained([piece.row] * piece.query.plan.tokens for piece in kept),
+        slot=_chained(piece.slots for piece in kept),
+        pages=page_table([query.pages for query in queries], widest),
+        past=_chained(piece.past for piece in pieces if not piece.query.plan.fresh),
     )
-    pages_QP = pages.view(-1, widest)
+    numbers = _Numbers(*ship(host, device=device))
+    pages_QP = numbers.pages.view(-1, widest)
     plan = ForwardPlan(
-        positions_N=positions_N,
-        read_R=read_R,
-        first_R=first_R,
-        groups=tuple(_group(pieces, queries, part, pages_QP) for pieces, part in zip(kinds, numbers, strict=True)),
-        slots_M=stored(pages_QP, owners_M, slots_M, page=PAGE),
+        positions_N=numbers.positions,
+        read_R=numbers.read,
+        first_R=numbers.first,
+        groups=_grouped(groups, numbers.past, pages_QP),
+        slots_M=stored(pages_QP, numbers.owner, numbers.slot, page=PAGE),
     )
-    return tokens_N, plan
+    return numbers.tokens, plan
+
+
+def _packed(queries: Sequence[Query]) -> list[_Piece]:
+    """Every state of every query, queries of a group behind each other."""
+    pieces, place = [], 0
+    for row, query in sorted(enumerate(queries), key=lambda numbered: _kind(numbered[1])):
+        for state in range(query.states):
+            pieces.append(_Piece(row, query, state, place))
+            place += query.plan.tokens
+    return pieces
+
+
+def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor) -> tuple[Group, ...]:
+    """The groups of a forward; those that remember take their numbers off `past` in turn."""
+    made = []
+    for pieces in groups:
+        plan = pieces[0].query.plan
+        if plan.fresh:
+            made.append(Group(len(pieces), plan.tokens, None))
+            continue
+        mine, past = past[: 5 * len(pieces)], past[5 * len(pieces) :]
+        owner_B, seen_B, begin_B, end_B, shift_B = mine.view(-1, 5).t().contiguous().unbind(0)
+        seen = [len(piece.query.plan.positions) for piece in pieces]
+        widest = max(len(piece.query.pages) for piece in pieces)
+        remembered = Past(
+            pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
+            seen_B=seen_B,
+            begin_B=begin_B,
+            end_B=end_B,
+            shift_B=shift_B,
+            shortest=min(seen),
+            longest=max(seen),
+        )
+        made.append(Group(len(pieces), plan.tokens, remembered))
+    return tuple(made)
+
+
+def _kind(query: Query) -> tuple[bool, int, int]:
+    """What the queries of a group share; those that are remembered come first.
+
+    What is seen is alike within a factor of two, so that no row pays for another's much longer prompt.
+    """
+    return not query.pages, 0 if query.plan.fresh else len(query.plan.positions).bit_length(), query.plan.tokens
+
+
+def _chained(parts: Iterable[Sequence[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(parts))
 
 
 def page_table(rows: Sequence[Sequence[int]], widest: int) -> list[int]:
@@ -171,49 +250,13 @@ def page_table(rows: Sequence[Sequence[int]], widest: int) -> list[int]:
     return [page for pages in rows for page in (*pages, *[0] * (widest - len(pages)))]
 
 
-def ship(*parts: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-    """Whole numbers of the host on the device, int64, in one copy that nobody waits for."""
-    packed = stage(list(itertools.chain(*parts)), device).to(device, non_blocking=True)
+def ship(numbers: Iterable[Sequence[int]], *, device: torch.device) -> tuple[Tensor, ...]:
+    """Lists of whole numbers as int64 tensors on the device, in one copy that is not waited for."""
+    parts = tuple(numbers)
+    packed = stage(_chained(parts), device).to(device, non_blocking=True)
     return torch.split(packed, [len(part) for part in parts])
 
 
 def stage(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Whole numbers where a copy to the device need not be waited for: on the host, pinned for a GPU."""
     return torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
-
-
-def _kind(query: Query) -> tuple[bool, int, int]:
-    """What the queries of a group share; those that are remembered come first.
-
-    What is seen is alike within a factor of two, so that no row pays for another's much longer prompt.
-    """
-    return not query.pages, 0 if query.plan.fresh else len(query.plan.positions).bit_length(), query.plan.tokens
-
-
-def _past(pieces: list[tuple[int, int]], queries: Sequence[Query]) -> list[int]:
-    """Owner, slots seen, begin, end and shift of each query of a group; nothing where they remember nothing."""
-    numbers: list[int] = []
-    for number, state in pieces:
-        query = queries[number]
-        if not query.plan.fresh:
-            numbers += (number, len(query.plan.positions), query.plan.query.start, query.plan.query.stop, query.shift(state))
-    return numbers
-
-
-def _group(pieces: list[tuple[int, int]], queries: Sequence[Query], numbers: Tensor, pages_QP: Tensor) -> Group:
-    plans = [queries[number].plan for number, _ in pieces]
-    if plans[0].fresh:
-        return Group(len(pieces), plans[0].tokens, None)
-    owner_B, seen_B, begin_B, end_B, shift_B = numbers.view(-1, 5).t().contiguous().unbind(0)
-    widest = max(len(queries[number].pages) for number, _ in pieces)
-    layouts = [len(plan.positions) for plan in plans]
-    past = Past(
-        pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
-        seen_B=seen_B,
-        begin_B=begin_B,
-        end_B=end_B,
-        shift_B=shift_B,
-        shortest=min(layouts),
-        longest=max(layouts),
-    )
-    return Group(len(pieces), plans[0].tokens, past)

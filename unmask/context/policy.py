@@ -1,11 +1,11 @@
 """What a forward of one row sees and recomputes, as pure functions of where its block stands.
 
 A context is a layout (which positions exist for this block: all of them, or the suffix pruned) times a refresh (which part
-of the layout a block's first forward queries) times a cache (which part the block's other forwards query). They know
-nothing of each other, so all of them go together.
+of the layout a block's first forward queries) times a cache (which part the block's other forwards query). None depends on
+another, so any three go together.
 
     layout   [0 ..... prompt ..... start ..... end ..... total)      pruned: [0 ... end + window) and the last `tail`
-    refresh  everything; or, where the prompt's keys and values are kept, everything behind the prompt
+    refresh  everything; or, where the prompt's keys and values are kept, all behind it
     none     everything, every time
     prefix   the block and the suffix
     dual     the block alone
@@ -15,15 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from unmask.errors import ModelError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """Where a row's block stands, in token positions: the prompt is [0, prompt), the block [start, end), the row [0, total).
 
-    `lookbehind` is how far before what it predicts a query must begin, 0 or 1: the model's own.
+    `lookbehind` is how far before what it predicts a query must begin, 0 or 1: the model's own. `origin` is where the grid
+    of blocks begins; None: behind the prompt. On another grid the first block holds the end of the prompt too.
 
-    >>> Window(prompt=5, start=13, end=17, total=21).number
-    2
+    >>> Window(prompt=5, start=13, end=17, total=21).number, Window(prompt=5, start=12, end=16, total=20, origin=0).number
+    (2, 2)
     """
 
     prompt: int
@@ -31,11 +34,34 @@ class Window:
     end: int
     total: int
     lookbehind: int = 0
+    origin: int | None = None
 
     @property
     def number(self) -> int:
-        """How many blocks lie before this one."""
-        return (self.start - self.prompt) // (self.end - self.start)
+        """How many blocks of the answer lie before this one."""
+        origin, length = self.prompt if self.origin is None else self.origin, self.end - self.start
+        return (self.start - origin) // length - (self.prompt - origin) // length
+
+
+def windows(prompt: int, answer: int, length: int, *, block: int | None = None, lookbehind: int = 0) -> tuple[Window, ...]:
+    """The blocks of `length` tokens that an answer is decoded in, in order; the last one may reach behind the answer.
+
+    They begin behind the prompt, or stand on the grid from position 0 where the model's attention has blocks of its own
+    (`ModelSpec.block`).
+
+    >>> [(window.start, window.end) for window in windows(5, 8, 4)]
+    [(5, 9), (9, 13)]
+    >>> [(window.start, window.end) for window in windows(5, 8, 4, block=4)]
+    [(4, 8), (8, 12), (12, 16)]
+    """
+    origin = None if block is None else 0
+    first = prompt if origin is None else prompt - prompt % length
+    starts = range(first, prompt + answer, length)
+    total = starts[-1] + length
+    return tuple(
+        Window(prompt=prompt, start=start, end=start + length, total=total, lookbehind=lookbehind, origin=origin)
+        for start in starts
+    )
 
 
 class RowPlan(NamedTuple):
@@ -50,6 +76,11 @@ class RowPlan(NamedTuple):
     query: slice
 
     @property
+    def queried(self) -> list[int]:
+        """The positions handed to the model."""
+        return self.positions[self.query]
+
+    @property
     def tokens(self) -> int:
         """How many tokens are handed to the model."""
         return int(self.query.stop - self.query.start)
@@ -61,7 +92,7 @@ class RowPlan(NamedTuple):
 
 
 class ContextPolicy(Protocol):
-    """`plan(window, age)`: age counts the forwards of the block, 0 is its first, and all behind it are alike. Pure."""
+    """`plan(window, age)`: age counts the forwards of the block, 0 is its first, and all later ones are alike. Pure."""
 
     def __call__(self, window: Window, age: int) -> RowPlan: ...
 
@@ -123,8 +154,16 @@ def pruned(window: Window, *, near: int, tail: int) -> list[int]:
     return [*range(kept), *range(max(kept, window.total - tail), window.total)]
 
 
-def policy(cache: str, suffix: tuple[int, int] | None, prompt_interval: int | None = 1) -> ContextPolicy:
-    """The policy of a cache's name, of (near, tail) if the suffix is to be pruned, and of `refresh`."""
+def policy(
+    cache: str, suffix: tuple[int, int] | None, prompt_interval: int | None = 1, *, block: int | None = None
+) -> ContextPolicy:
+    """The policy of a cache's name, of (near, tail) if the suffix is to be pruned, and of `refresh`.
+
+    `block` is the model's attention pattern (`ModelSpec.block`); here and nowhere else it decides. Raises ModelError for one
+    that cannot be decoded.
+    """
+    if block is not None:
+        return block_causal(block)
     query: Cache = CACHES[cache]
     layout: Callable[[Window], list[int]] = whole
     if suffix is not None:
@@ -139,6 +178,14 @@ def policy(cache: str, suffix: tuple[int, int] | None, prompt_interval: int | No
         return RowPlan(positions, refresh(window, total, prompt_interval) if age == 0 else query(window, total))
 
     return plan
+
+
+def block_causal(block: int) -> ContextPolicy:
+    """The policy of a model whose queries see their own and earlier blocks of `block` tokens alone."""
+    raise ModelError(
+        f"the model's attention is block-causal, in blocks of {block} tokens, which cannot be decoded yet: "
+        "take a model of full attention"
+    )
 
 
 def most_slots(cache: str, total: int, block_length: int, branches: int) -> int:

@@ -161,12 +161,15 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
     kept: list[Memory] = []
     for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
         mask_BL, memory = rule(proposal, memory)
-        mask_BL = mask_BL & proposal.open_BL
-        # What one takes is closed to the next: sums and exclusive ors are enough.
-        taken_BL = taken_BL.add(mask_BL, alpha=number)
-        kept.append(memory)
+        new_BL = mask_BL & proposal.open_BL
         if number < len(rules):
-            proposal = proposal._replace(open_BL=proposal.open_BL ^ mask_BL)
+            proposal = proposal._replace(open_BL=proposal.open_BL ^ new_BL)
+        if rule.edits:  # it also rewrites what no earlier rule has written in this step, where its token is another one
+            edited_BL = proposal.editable & (taken_BL == 0) & (proposal.candidate_BL != proposal.token_BL)
+            new_BL = new_BL | (mask_BL & edited_BL)
+        # What one rule takes is closed to the next, so that a sum is enough.
+        taken_BL = taken_BL.add(new_BL, alpha=number)
+        kept.append(memory)
     if one_per_run:
         # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
         key_BL = proposal.confidence_BL.sub(taken_BL, alpha=2).masked_fill(taken_BL == 0, -torch.inf)

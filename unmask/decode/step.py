@@ -1,16 +1,84 @@
-"""One decision: logits in, tokens out. Everything that happens between two forwards, and nothing else. Pure.
+"""One decision: logits in, tokens out. All that happens between two forwards, and nothing else. Pure.
 
-Shapes: B rows, L block length, V vocabulary, K states of a row's block that a forward has tried (1 unless drafting).
+    propose   logits -> what each position would become, and how surely
+    narrow    a constraint, where there is one, offers other candidates
+    advance   the rules take positions; with drafts, step after step while the evidence is at hand
+    status    what is left of the block, or that the answer has ended
+
+Shapes: B rows, L block length, V vocabulary, C model width, K states of a row's block that a forward has tried (1 unless
+drafting), R = B K L tokens that the forward has predicted.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmask.decode.memory import Memory, choose
-from unmask.decode.proposal import Proposal
-from unmask.decode.rules import Rule, ranks, select
+from unmask.decode.proposal import Proposal, Score
+from unmask.decode.rule import Rule, ranks, select
+from unmask.decode.sampling import Sampling, sample
+from unmask.kernels.vocabulary import evidence
+
+Ending = Literal["never", "first", "block", "whole block"]
+ENDED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """What a decision depends on beside its evidence: rows that decide together have it in common.
+
+    Attributes:
+        rules: in order; each sees what the earlier ones left open.
+        score: what quota and schedule rank by.
+        one_per_run: at most one commit per run of equal predictions, as in `select`.
+        precision: of confidences, or the logits' own if that is better.
+        subset: the published match of drafts, as in `advance`.
+        ending: when an answer is over before its last block, as in `status`.
+    """
+
+    rules: tuple[Rule, ...]
+    score: Score = "confidence"
+    one_per_run: bool = False
+    precision: torch.dtype = torch.float32
+    subset: bool = False
+    ending: Ending = "never"
+
+    @property
+    def edits(self) -> bool:
+        """Whether a rule may rewrite committed tokens, so that a block is final only when a step has changed nothing."""
+        return any(rule.edits for rule in self.rules)
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether a rule reads the last hidden states."""
+        return any(rule.reads_hidden for rule in self.rules)
+
+
+class BlockFacts(NamedTuple):
+    """What a decision must know of rows' blocks beside their tokens.
+
+    Attributes:
+        fixed_BL, step_B, suffix_B: as in `Proposal`.
+        sampling: None takes the most probable token.
+    """
+
+    fixed_BL: Tensor
+    step_B: Tensor
+    suffix_B: Tensor
+    sampling: Sampling | None
+
+    def repeat(self, times: int) -> "BlockFacts":
+        """Every row this many times in a row."""
+        if times == 1:
+            return self
+        fixed_BL, step_B, suffix_B = (part.repeat_interleave(times, dim=0) for part in self[:3])
+        return BlockFacts(fixed_BL, step_B, suffix_B, self.sampling and self.sampling.repeat(times))
+
+
+Narrow = Callable[[Tensor, Proposal], Proposal]
 
 
 class Outcome(NamedTuple):
@@ -20,7 +88,7 @@ class Outcome(NamedTuple):
         window_BL: the block's tokens afterwards.
         taken_BL: 0 where nothing was committed, else 1 + the index of the rule.
         step_B: commit steps made in the block so far.
-        memories: one a rule.
+        memories: one per rule.
         last: the evidence of the last step of each row, from which drafts are made.
     """
 
@@ -29,6 +97,103 @@ class Outcome(NamedTuple):
     step_B: Tensor
     memories: tuple[Memory, ...]
     last: Proposal
+
+
+def decide(
+    settings: StepSettings,
+    logits_RV: Tensor,
+    states_BKL: Tensor,
+    facts: BlockFacts,
+    memories: tuple[Memory, ...],
+    *,
+    mask_id: int,
+    eos_E: Tensor,
+    hidden_RC: Tensor | None = None,
+    narrow: Narrow | None = None,
+) -> tuple[Outcome, Tensor]:
+    """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row afterwards.
+
+    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them.
+    """
+    rows, states, length = states_BKL.shape
+    logits_BLV = logits_RV.view(rows * states, length, -1)
+    proposal = propose(
+        logits_BLV,
+        states_BKL.flatten(0, 1),
+        facts.repeat(states),
+        mask_id=mask_id,
+        eos_E=eos_E,
+        score=settings.score,
+        precision=settings.precision,
+    )
+    if hidden_RC is not None and settings.reads_hidden:
+        proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
+    if narrow is not None:
+        proposal = narrow(logits_BLV, proposal)
+    outcome = advance(
+        settings.rules,
+        proposal,
+        states_BKL,
+        memories,
+        mask_id=mask_id,
+        one_per_run=settings.one_per_run,
+        subset=settings.subset,
+    )
+    left_B = status(
+        outcome.window_BL,
+        facts.fixed_BL,
+        mask_id=mask_id,
+        eos_E=eos_E,
+        ending=settings.ending,
+        still_B=(outcome.taken_BL == 0).all(dim=1) if settings.edits else None,
+    )
+    return outcome, left_B
+
+
+def propose(
+    logits_BLV: Tensor,
+    token_BL: Tensor,
+    facts: BlockFacts,
+    *,
+    mask_id: int,
+    eos_E: Tensor,
+    score: Score = "confidence",
+    precision: torch.dtype = torch.float32,
+) -> Proposal:
+    """Candidate and confidence of every position, in `precision` or the logits' own if that is better.
+
+    `eos_E` are the ids that end an answer. Without sampling the candidate is the most probable token (the lowest id among
+    equals). The mask itself is never a candidate, though it has its share of the distribution.
+
+    >>> logits, zero = torch.tensor([[[0.0, 0.0, 2.0, 0.0]]]), torch.zeros(1, dtype=torch.long)
+    >>> facts = BlockFacts(torch.tensor([[False]]), zero, zero, None)
+    >>> made = propose(logits, torch.tensor([[3]]), facts, mask_id=3, eos_E=zero)
+    >>> made.candidate_BL.item(), round(made.confidence_BL.item(), 3)
+    (2, 0.711)
+    """
+    if precision == torch.float64:
+        logits_BLV = logits_BLV.double()
+    if facts.sampling is None:
+        # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
+        candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
+    else:
+        logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
+        candidate_BL = sample(logits, facts.sampling, mask_id)
+        confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
+        score_BL = confidence_BL if score == "confidence" else evidence(logits, mask_id, score).score_BL
+    masked_BL = token_BL == mask_id
+    return Proposal(
+        candidate_BL=candidate_BL,
+        confidence_BL=confidence_BL,
+        score_BL=score_BL,
+        masked_BL=masked_BL,
+        open_BL=masked_BL,
+        filler_BL=(candidate_BL[..., None] == eos_E).any(dim=-1),
+        step_B=facts.step_B,
+        suffix_B=facts.suffix_B,
+        token_BL=token_BL,
+        fixed_BL=facts.fixed_BL,
+    )
 
 
 def advance(
@@ -64,10 +229,10 @@ def advance(
     live_B = torch.ones_like(step_B, dtype=torch.bool)  # whether its evidence is still to be used
     for _ in range(branches):
         index_B = torch.arange(rows, device=device) * branches + at_B
-        evidence = Proposal(*(part[index_B] for part in proposal))._replace(step_B=step_B)
-        selected = select(rules, evidence, memories, one_per_run=one_per_run)
+        shown = proposal.rows(index_B)._replace(step_B=step_B)
+        selected = select(rules, shown, memories, one_per_run=one_per_run)
         new_BL = selected.taken_BL * live_B[:, None]
-        after_BL = torch.where(new_BL > 0, evidence.candidate_BL, window_BL)
+        after_BL = torch.where(new_BL > 0, shown.candidate_BL, window_BL)
         memories = tuple(choose(live_B, new, old) for new, old in zip(selected.memories, memories, strict=True))
         step_B = step_B + live_B
         equal_BKL = states_BKL == after_BL[:, None]
@@ -82,7 +247,7 @@ def advance(
             after_BL = torch.where(live_B[:, None], guess_BL, after_BL)
         taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
         window_BL = after_BL
-    return Outcome(window_BL, taken_BL, step_B, memories, evidence)
+    return Outcome(window_BL, taken_BL, step_B, memories, shown)
 
 
 def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int, mask_id: int) -> Tensor:
@@ -98,26 +263,39 @@ def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int
     return torch.where(fills_BKL, candidate_BL[:, None], window_BL[:, None])
 
 
-Ending = Literal["never", "first", "block", "whole block"]
-ENDED = -1
-
-
-def status(window_BL: Tensor, *, mask_id: int, eos: Tensor, ending: Ending) -> Tensor:
+def status(
+    window_BL: Tensor,
+    fixed_BL: Tensor,
+    *,
+    mask_id: int,
+    eos_E: Tensor,
+    ending: Ending,
+    still_B: Tensor | None = None,
+) -> Tensor:
     """What the host must know of each row, int64 [B]: the masks left in its block, or `ENDED`.
 
     A row ends with an EOS that has nothing masked before it ("first"), with a finished block that holds one ("block") or
-    that holds nothing else ("whole block"), or only with its last block ("never"). `eos` has shape [E].
+    that holds nothing else ("whole block"), or only with its last block ("never"). `eos_E` are the ids that count; where
+    the block is fixed they do not. Where rules edit, `still_B` says which rows' last step has changed nothing: no answer
+    ends before its block is complete and still.
 
-    >>> status(torch.tensor([[5, 1, 9], [5, 9, 9]]), mask_id=9, eos=torch.tensor([1]), ending="first")
-    tensor([-1,  2])
+    >>> fixed = torch.tensor([[False, False, False], [False, False, False], [False, True, False]])
+    >>> window, eos = torch.tensor([[5, 1, 9], [5, 9, 9], [5, 1, 9]]), torch.tensor([1])
+    >>> status(window, fixed, mask_id=9, eos_E=eos, ending="first")
+    tensor([-1,  2,  1])
     """
     masked_BL = window_BL == mask_id
     left_B = masked_BL.sum(dim=1)
     if ending == "never":
         return left_B
-    is_eos_BL = (window_BL[..., None] == eos).any(dim=-1)
+    is_eos_BL = (window_BL[..., None] == eos_E).any(dim=-1)
+    written_BL = is_eos_BL.masked_fill(fixed_BL, False)
     if ending == "first":
-        over_B = (is_eos_BL & (masked_BL.cumsum(dim=1) == 0)).any(dim=1)
+        over_B = (written_BL & (masked_BL.cumsum(dim=1) == 0)).any(dim=1)
+    elif ending == "block":
+        over_B = written_BL.any(dim=1) & (left_B == 0)
     else:
-        over_B = (is_eos_BL.any(dim=1) if ending == "block" else is_eos_BL.all(dim=1)) & (left_B == 0)
+        over_B = (is_eos_BL | fixed_BL).all(dim=1) & written_BL.any(dim=1) & (left_B == 0)
+    if still_B is not None:
+        over_B = over_B & still_B & (left_B == 0)
     return left_B.masked_fill(over_B, ENDED)

@@ -1,4 +1,4 @@
-"""The engine: many requests at once, each joining when there is room and leaving as soon as it is done.
+"""The engine: many requests at once, each joining when there is memory and leaving as soon as it is done.
 
     engine = Engine(model)
     number = engine.submit(request)              # any thread
@@ -6,8 +6,8 @@
         for progress in engine.step():           # what a forward made of each; one thread
             print(progress.number, progress.text, progress.completion)
 
-Where the device computes beside the host, a step lands the forward that the step before has launched and launches the next;
-the slow work on what has landed (text, drafts) is done meanwhile. On a CPU a forward is done when it is launched.
+Where the device computes beside the host, a step finishes the forward that the step before has launched and launches the
+next; the slow work on what has come of it (text, drafts) is done meanwhile. On a CPU a forward is done when it is launched.
 
 A request's answer, forwards and end are those of `simple.decode` for it alone: which rows share a forward is a matter of
 time and of nothing else.
@@ -17,15 +17,15 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
 from unmask.context.pool import PAGE, pages_for
-from unmask.engine.request import Completion, Draft, Progress, Request, StepRecord
-from unmask.engine.row import Row
-from unmask.engine.runner import Flight, Runner
+from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
+from unmask.engine.runner import PendingStep, Runner
 from unmask.engine.scheduler import admit, pick
+from unmask.engine.state import RequestState
 from unmask.errors import PromptTooLong, UnmaskError
 from unmask.methods.method import whole
 from unmask.models.denoiser import Denoiser
@@ -51,6 +51,23 @@ class Limits:
         whole("rows", self.rows, 1, required=True)
         whole("tokens", self.tokens, 1, required=True)
 
+    @classmethod
+    def fitting(
+        cls, model: Denoiser, requests: Sequence[Request], *, rows: int | None = None, tokens: int | None = None
+    ) -> Self:
+        """Enough for that many of these requests at once (None: all of them), whichever they are, and no more memory.
+
+        `tokens` is the budget of a forward where every request fits into it (None: all of them in one forward).
+
+        Raises RequestError or ConfigError where one cannot be answered.
+        """
+        states = [RequestState.start(request, model) for request in requests]
+        rows = rows or max(1, len(states))
+        pages = sorted(pages_for(state.slots) for state in states)[-rows:]
+        most = sorted((state.most_tokens for state in states), reverse=True)[:rows] or [1]
+        budget = sum(most) if tokens is None else max(tokens, most[0])
+        return cls(rows=rows, memory=sum(pages) * model.page_bytes, tokens=budget)
+
     def pages(self, model: Denoiser) -> int:
         """Pages of key/value memory for this model."""
         if self.memory is not None:
@@ -71,68 +88,77 @@ class Load(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class _Live:
+class _Entry:
     """A request in the engine."""
 
     number: int
-    row: Row
+    state: RequestState
     watch: bool
-    told: str = ""  # the text handed out so far
+    sent: str = ""  # the text handed out so far
+
+
+class _Finished(NamedTuple):
+    """What a forward made of one request."""
+
+    entry: _Entry
+    record: StepRecord | None
+    over: bool
 
 
 class Engine:
     """`submit` and `abort` from any thread; `step` from one."""
 
     def __init__(self, model: Denoiser, limits: Limits | None = None, *, ahead: bool | None = None) -> None:
-        """`ahead`: whether a forward is launched before it is told what came of the last; None: unless it is the CPU's."""
+        """`ahead`: whether a forward is launched before the host has dealt with the last; None: unless it is the CPU's."""
         self.model, self.limits = model, limits or Limits()
         self._ahead = model.device.type != "cpu" if ahead is None else ahead
         self._runner = Runner(model, pages=self.limits.pages(model), rows=self.limits.rows)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
-        self._waiting: dict[int, _Live] = {}
-        self._running: dict[int, _Live] = {}
-        self._air: tuple[list[_Live], Flight | Exception] | None = None
+        self._waiting: dict[int, _Entry] = {}
+        self._running: dict[int, _Entry] = {}
+        self._pending: tuple[list[_Entry], PendingStep | Exception] | None = None
         self._lock = threading.Lock()  # around both and what the runner lends; never held during a forward
 
     @property
     def busy(self) -> bool:
-        """Whether anybody waits or runs, or a forward is yet to land."""
-        return bool(self._waiting or self._running or self._air is not None)
+        """Whether a request waits or runs, or a forward is yet to be finished."""
+        return bool(self._waiting or self._running or self._pending is not None)
 
     @property
     def load(self) -> Load:
+        """How busy it is now."""
         with self._lock:
             lent = self._runner.pool.pages - self._runner.pool.free
             return Load(len(self._waiting), len(self._running), lent, self._runner.pool.pages)
 
-    def check(self, request: Request) -> Row:
-        """A request's row before its first forward.
+    def check(self, request: Request) -> RequestState:
+        """A request's state before its first forward.
 
         Raises ConfigError or RequestError where it can never be answered here, by its prompt, its method or the limits.
         """
-        row = Row.start(request, self.model)
-        if pages_for(row.slots) > self._runner.pool.pages:
+        state = RequestState.start(request, self.model)
+        if pages_for(state.slots) > self._runner.pool.pages:
             raise PromptTooLong(
-                f"the request needs key/value memory for {row.slots} tokens, and the engine's holds "
+                f"the request needs key/value memory for {state.slots} tokens, and the engine's holds "
                 f"{self._runner.pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
             )
-        if row.most_tokens > self.limits.tokens:
+        if state.most_tokens > self.limits.tokens:
             raise PromptTooLong(
-                f"the request needs forwards of up to {row.most_tokens} tokens, and the engine's hold "
+                f"the request needs forwards of up to {state.most_tokens} tokens, and the engine's hold "
                 f"{self.limits.tokens}: shorten it, draft less or let the engine's forwards hold more"
             )
-        return row
+        return state
 
     def submit(self, request: Request, *, watch: bool = False) -> int:
         """Take in a request; its number is that of its Progress. `watch` asks for records and drafts too.
 
         Raises what `check` raises.
         """
-        row = self.check(request)
+        state = self.check(request)
         with self._lock:
             number = next(self._numbers)
-            self._waiting[number] = _Live(number=number, row=row, watch=watch)
+            self._waiting[number] = _Entry(number=number, state=state, watch=watch)
         return number
 
     def __contains__(self, number: int) -> bool:
@@ -146,115 +172,127 @@ class Engine:
             self._free(number)
 
     def step(self) -> list[Progress]:
-        """Land the forward in the air and launch the next; what the landed one made of each of its requests.
+        """Finish the pending forward and launch the next; what the finished one made of each of its requests.
 
         Empty where all of them have been aborted, and at first where forwards are launched ahead. Raises what a forward
         raised, and its requests are gone.
         """
-        if self._ahead:
-            landed = self._land()
-            self._launch()
-        else:
-            self._launch()
-            landed = self._land()
-        made = [_progress(live, record, over) for live, record, over in landed]
+        made = [_progress(*finished) for finished in self._turn()]
         with self._lock:  # the others have been aborted
             return [progress for progress in made if progress.completion is not None or progress.number in self._running]
 
-    def _land(self) -> list[tuple[_Live, StepRecord | None, bool]]:
-        """What came of those in the air who are still wanted, and whether that was their last."""
-        if self._air is None:
-            return []
-        (lives, flight), self._air = self._air, None
-        try:
-            if isinstance(flight, Exception):
-                raise flight
-            records = self._runner.land(flight)
-        except Exception:
-            for live in lives:
-                self.abort(live.number)
-            raise
-        with self._lock:
-            wanted = [pair for pair in zip(lives, records, strict=True) if pair[0].number in self._running]
-        landed = [(live, record, live.row.settle()) for live, record in wanted]
-        with self._lock:
-            for live, _, over in landed:
-                if over:
-                    self._free(live.number)
-        return landed
+    def generate(self, requests: Sequence[Request], observer: Observer | None = None) -> list[Completion]:
+        """Answer these requests and no others; completions in their order. `observer` is called once per forward.
 
-    def _launch(self) -> None:
-        """Put those who can run into the air."""
-        with self._lock:
-            self._join()
-            line = list(self._running.values())
-            picked = [line[index] for index in pick([live.row.tokens for live in line], budget=self.limits.tokens)]
-            for live in picked:  # to the end of the line
-                self._running[live.number] = self._running.pop(live.number)
-        if not picked:
-            return
+        Raises ConfigError or RequestError before the first forward.
+        """
+        places: dict[int, int] = {}  # number -> place among the requests
         try:
-            flight = self._runner.launch([live.row for live in picked], [live.watch for live in picked])
-        except Exception as error:  # told when it should land, as a device tells its own: what has landed now comes first
-            self._air = picked, error
-        else:
-            self._air = picked, flight
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer these requests and nobody else's; completions in their order. Raises before the first forward."""
-        numbers: list[int] = []
-        try:
-            for request in requests:
-                numbers.append(self.submit(request))
+            for place, request in enumerate(requests):
+                places[self.submit(request, watch=observer is not None)] = place
         except UnmaskError:
-            for number in numbers:
+            for number in places:
                 self.abort(number)
             raise
         done: dict[int, Completion] = {}
+        forwards = itertools.count()
         while self.busy:
-            done |= {progress.number: progress.completion for progress in self.step() if progress.completion is not None}
-        return [done[number] for number in numbers]
+            finished = [finished for finished in self._turn() if finished.entry.number in places]
+            records = [record for _, record, _ in finished if record is not None]
+            if observer is not None and records:
+                rows = [places[entry.number] for entry, _, _ in finished]
+                observer(StepRecord.of_batch(records, forward=next(forwards), rows=rows))
+            done |= {places[entry.number]: entry.state.complete() for entry, _, over in finished if over}
+        return [done[place] for place in range(len(requests))]
+
+    def _turn(self) -> list[_Finished]:
+        """Finish a forward and launch one; the order is the device's."""
+        if self._ahead:
+            finished = self._finish()
+            self._launch()
+            return finished
+        self._launch()
+        return self._finish()
+
+    def _finish(self) -> list[_Finished]:
+        """What came of the pending forward's requests that have not been aborted."""
+        if self._pending is None:
+            return []
+        (entries, step), self._pending = self._pending, None
+        try:
+            if isinstance(step, Exception):
+                raise step
+            records = self._runner.finish(step)
+        except Exception:
+            for entry in entries:
+                self.abort(entry.number)
+            raise
+        with self._lock:
+            kept = [pair for pair in zip(entries, records, strict=True) if pair[0].number in self._running]
+        finished = [_Finished(entry, record, entry.state.settle()) for entry, record in kept]
+        with self._lock:
+            for entry, _, over in finished:
+                if over:
+                    self._free(entry.number)
+        return finished
+
+    def _launch(self) -> None:
+        """Put the requests that can run into a forward."""
+        with self._lock:
+            self._join()
+            line = list(self._running.values())
+            picked = [line[index] for index in pick([entry.state.tokens for entry in line], budget=self.limits.tokens)]
+            for entry in picked:  # to the end of the line
+                self._running[entry.number] = self._running.pop(entry.number)
+        if not picked:
+            return
+        try:
+            step = self._runner.launch([entry.state for entry in picked], [entry.watch for entry in picked])
+        except Exception as error:  # raised when it should finish, as a device's own errors are: what has finished comes first
+            self._pending = picked, error
+        else:
+            self._pending = picked, step
 
     def _join(self) -> None:
-        """Let those in who find room."""
-        wanted = [pages_for(live.row.slots) for live in self._waiting.values()]
-        joining = admit(wanted, free=self._runner.pool.free, rows=self.limits.rows - len(self._running))
+        """Let in the waiting requests that find memory."""
+        pages = [pages_for(entry.state.slots) for entry in self._waiting.values()]
+        joining = admit(pages, free=self._runner.pool.free, rows=self.limits.rows - len(self._running))
         for number in list(self._waiting)[:joining]:
-            live = self._running[number] = self._waiting.pop(number)
-            self._runner.seat(live.row)
+            entry = self._running[number] = self._waiting.pop(number)
+            self._runner.allocate(entry.state)
 
     def _free(self, number: int) -> None:
-        # Safe while it is in the air: only `step` seats anybody, and it lands first.
-        live = self._running.pop(number, None)
-        if live is not None:
-            self._runner.free(live.row)
+        # Safe while its forward is pending: only `step` lends to another, and it finishes that forward first.
+        entry = self._running.pop(number, None)
+        if entry is not None:
+            self._runner.free(entry.state)
 
 
-def _progress(live: _Live, record: StepRecord | None, over: bool) -> Progress:
-    """What a forward made of one request, whose row has settled since."""
-    row = live.row
-    completion = row.complete() if over else None
-    text = row.settled() if completion is None else completion.text
-    fresh = text[len(live.told) :]
-    live.told = text
-    draft = None if record is None or completion is not None else _draft(live, record)
-    return Progress(number=live.number, text=fresh, completion=completion, record=record, draft=draft)
+def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
+    """What a forward made of one request, which has settled since."""
+    state = entry.state
+    completion = state.complete() if over else None
+    text = state.settled() if completion is None else completion.text
+    fresh = text[len(entry.sent) :]
+    entry.sent = text
+    draft = None if record is None or completion is not None else _draft(entry, record)
+    return Progress(number=entry.number, text=fresh, completion=completion, record=record, draft=draft)
 
 
-def _draft(live: _Live, record: StepRecord) -> Draft | None:
-    """The guess at what is not settled yet of the forward's block; None where nothing of it is open."""
-    row, begin = live.row, record.start[0]
-    tokens = row.canvas.tokens[: begin + row.recipe.length]
-    places = [place for place in range(begin, len(tokens)) if tokens[place] == row.canvas.mask_id]
+def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
+    """The guess at what is not written yet of the forward's block; None where nothing of it is open."""
+    state, begin = entry.state, record.start[0]
+    tokens = state.canvas.tokens[: begin + state.recipe.length]
+    places = [place for place in range(begin, len(tokens)) if tokens[place] == state.canvas.mask_id]
     for place in places:
         tokens[place] = record.candidate[0][place - begin]
-    prompt = row.canvas.prompt
-    text = row.read(tokens[prompt:]).text
+    prompt = state.canvas.prompt
+    text = state.read(tokens[prompt:]).text
     if not places:
         return None
     return Draft(
-        start=len(live.told),
-        text=text[len(live.told) :],
-        masked=[place - prompt for place in places if place - prompt < row.wanted],
+        start=len(entry.sent),
+        text=text[len(entry.sent) :],
+        masked=[place - prompt for place in places if place - prompt < state.limit],
         forward=record.forward,
     )

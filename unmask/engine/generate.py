@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Observer, Request
-from unmask.engine.simple import decode
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load as load_method
 from unmask.methods.method import Method, whole
@@ -35,7 +35,7 @@ def generate(
         method: from `unmask.method`, or the name of a preset.
         max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
-        seed: one for all rows, or one a row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
+        seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
         stop: strings that end an answer.
         observer: called with a StepRecord after each forward.
 
@@ -55,7 +55,7 @@ def generate(
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
     requests = [
-        ask(
+        make_request(
             model,
             prompt,
             method=method,
@@ -68,10 +68,18 @@ def generate(
         )
         for prompt, row_seed in zip(prompts, seeds, strict=True)
     ]
-    return decode(model, requests, observer)
+    return answer(model, requests, observer)
 
 
-def ask(
+def answer(model: Denoiser, requests: Sequence[Request], observer: Observer | None = None) -> list[Completion]:
+    """Answer requests as one batch, in an engine of just their size; completions in their order.
+
+    Raises RequestError or ConfigError before the first forward.
+    """
+    return Engine(model, Limits.fitting(model, requests)).generate(requests, observer)
+
+
+def make_request(
     model: Denoiser,
     prompt: str | Sequence[int],
     *,
@@ -92,6 +100,7 @@ def ask(
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
+    # SWITCH ON at merge: method = method.with_defaults(model.defaults)
     stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")

@@ -1,7 +1,7 @@
 """Steps of block forwards over buffers that stay, so that a GPU replays each as one graph: forward, decision and all.
 
-A block forward's shapes depend on nothing but its kinds (recipe, states, rows), and what it computes on lies in tables by
-seat. So the host says who takes part, and says even that only when it changes. Whatever else a forward may be (refreshes,
+A block forward's shapes depend on nothing but its keys (recipe, states, rows), and what it computes on lies in the device
+state's tables. So the host only says which rows take part, and only when that changes. Every other forward (refreshes,
 forwards that query a suffix too) is long and seldom twice of one shape: that is launched kernel by kernel.
 
 On other devices the same code runs as a plain call; tests compare it with the packed forwards.
@@ -17,23 +17,26 @@ from torch import Tensor
 from unmask.context.blocks import assemble_blocks
 from unmask.context.plan import ship, stage
 from unmask.context.pool import KVPool
-from unmask.engine.cohort import Cohort, Kind, decide
-from unmask.engine.row import Row
-from unmask.engine.seats import Seats, widened
+from unmask.engine.decision import DecisionBatch, DecisionKey, decide_all, reads_hidden
+from unmask.engine.device_state import DeviceState, widened
+from unmask.engine.state import RequestState
 from unmask.models.denoiser import Denoiser
 
 OFTEN = 4  # calls of a step, of which the last is captured: what comes up less often is not worth it
-KEPT = 128  # graphs; rows whose settings differ from everybody's make many kinds, few of which come again
+KEPT = 128  # graphs; rows whose settings differ from all others' make many keys, few of which come again
 
 
-def graphable(row: Row) -> bool:
-    """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered."""
-    return row.recipe.cache == "dual" and not row.refreshes
+def graphable(row: RequestState) -> bool:
+    """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered.
+
+    A constraint computes what it likes, which no graph can hold.
+    """
+    return row.recipe.cache == "dual" and not row.refreshes and row.constraint is None
 
 
-def roomy(kind: Kind, rows: Sequence[Row]) -> Kind:
-    """The kind of step that these rows of a kind share with others: with room for a few more rows and pages."""
-    return kind._replace(rows=padded(kind.rows), pages=widened(max(len(row.pages) for row in rows)))
+def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:
+    """The key of a step that these rows share with others: with places for a few more rows and pages."""
+    return key._replace(rows=padded(key.rows), pages=widened(max(len(row.pages) for row in rows)))
 
 
 def padded(rows: int) -> int:
@@ -82,28 +85,33 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class BlockStep:
-    """One step of rows of these kinds, over buffers that stay; captured when it is sure to come up often."""
+    """One step of rows of these keys, over buffers that stay; captured when it is sure to come up often."""
 
     def __init__(
-        self, kinds: Sequence[Kind], model: Denoiser, pool: KVPool, seats: Seats, capture: Callable[[Compute], Compute | None]
+        self,
+        keys: Sequence[DecisionKey],
+        model: Denoiser,
+        pool: KVPool,
+        device_state: DeviceState,
+        capture: Callable[[Compute], Compute | None],
     ) -> None:
-        self._kinds, self._model, self._pool, self._nobody = kinds, model, pool, seats.nobody
-        sizes = [kind.rows for kind in kinds]
-        self._taking = [seats.nobody] * sum(sizes)
-        self._taking_B, *eos = ship(self._taking, *(kind.recipe.eos_ids for kind in kinds), device=model.device)
-        self._cohorts = [
-            Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
-            for kind, seats_B, eos_E in zip(kinds, torch.split(self._taking_B, sizes), eos, strict=True)
+        self._keys, self._model, self._pool, self._padding = keys, model, pool, device_state.padding
+        sizes = [key.rows for key in keys]
+        self._taking = [device_state.padding] * sum(sizes)
+        self._taking_B, *eos = ship([self._taking, *(key.recipe.eos_ids for key in keys)], device=model.device)
+        self._batches = [
+            DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=device_state, model=model)
+            for key, index_B, eos_E in zip(keys, torch.split(self._taking_B, sizes), eos, strict=True)
         ]
         self._capture, self._calls = capture, 0
         self._captured: Compute | None = None  # not `_compute` itself: a cycle would keep the pool's memory
 
-    def __call__(self, seats: Sequence[Sequence[int]]) -> Tensor:
-        """Of the rows in these seats, some for each kind: what `decide` tells of them, padding behind those of a kind."""
+    def __call__(self, indices: Sequence[Sequence[int]]) -> Tensor:
+        """Of the rows at these indices, some for each key: their numbers, padding behind those of a key."""
         taking = [
-            seat
-            for kind, some in zip(self._kinds, seats, strict=True)
-            for seat in (*some, *[self._nobody] * (kind.rows - len(some)))
+            index
+            for key, some in zip(self._keys, indices, strict=True)
+            for index in (*some, *[self._padding] * (key.rows - len(some)))
         ]
         if taking != self._taking:
             self._taking_B.copy_(stage(taking, self._taking_B.device), non_blocking=True)
@@ -114,30 +122,33 @@ class BlockStep:
         return self._compute() if self._captured is None else self._captured()
 
     def _compute(self) -> Tensor:
-        states = [cohort.states() for cohort in self._cohorts]
-        blocks = [cohort.blocks(states_BKL) for cohort, states_BKL in zip(self._cohorts, states, strict=True)]
+        states = [batch.states() for batch in self._batches]
+        blocks = [batch.blocks(states_BKL) for batch, states_BKL in zip(self._batches, states, strict=True)]
         tokens_N, plan = assemble_blocks(blocks)
-        return decide(self._cohorts, states, self._model.forward(tokens_N, plan, self._pool))
+        predicted = self._model.predict(tokens_N, plan, self._pool, hidden=reads_hidden(self._batches))
+        return decide_all(self._batches, states, *predicted)
 
 
 class BlockSteps:
-    """The steps of all kinds that come up."""
+    """The steps of all keys that come up."""
 
-    def __init__(self, model: Denoiser, pool: KVPool, seats: Seats) -> None:
-        self._model, self._pool, self._seats = model, pool, seats
+    def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState) -> None:
+        self._model, self._pool, self._device_state = model, pool, device_state
         self._capture = capturing(model.device)
-        self._shape = seats.shape
-        self._steps: OrderedDict[tuple[Kind, ...], BlockStep] = OrderedDict()  # the last used is last
+        self._shape = device_state.shape
+        self._steps: OrderedDict[tuple[DecisionKey, ...], BlockStep] = OrderedDict()  # the last used is last
 
-    def __call__(self, parts: Sequence[tuple[Kind, Sequence[int]]]) -> Tensor:
-        """Run the rows in these seats, at most as many of a kind as it has rows; what `decide` tells of them."""
-        if self._shape != self._seats.shape:  # the tables have moved
+    def __call__(self, parts: Sequence[tuple[DecisionKey, Sequence[int]]]) -> Tensor:
+        """Run the rows at these indices, at most as many of a key as it has rows; the numbers of their decisions."""
+        if self._shape != self._device_state.shape:  # the tables have moved
             self._steps.clear()
             self._capture = capturing(self._model.device)  # a memory pool that has lost its last graph takes no other
-            self._shape = self._seats.shape
-        kinds = tuple(kind for kind, _ in parts)
-        step = self._steps.pop(kinds, None) or BlockStep(kinds, self._model, self._pool, self._seats, self._capture)
-        self._steps[kinds] = step
+            self._shape = self._device_state.shape
+        keys = tuple(key for key, _ in parts)
+        step = self._steps.pop(keys, None)
+        if step is None:
+            step = BlockStep(keys, self._model, self._pool, self._device_state, self._capture)
+        self._steps[keys] = step
         if len(self._steps) > KEPT:
             self._steps.popitem(last=False)
-        return step([seats for _, seats in parts])
+        return step([indices for _, indices in parts])

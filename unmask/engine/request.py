@@ -1,9 +1,10 @@
 """What goes into an engine and what comes out: frozen values, no tensors."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from unmask.decode.constraint import Constraint
 from unmask.decode.rule import Look
 from unmask.methods.method import Method
 
@@ -18,12 +19,14 @@ class Request:
         prompt: token ids.
         method: how to decode; its own `max_new_tokens`, `temperature`, `top_p` and `top_k` are not looked at any more.
         max_new_tokens: length of the answer, EOS filler included.
-        limit: tokens of the answer that are wanted, if fewer: decoding in blocks goes on to the end of one, whoever asks for
-            100 tokens wants no 128. None: all of them.
+        limit: tokens of the answer that the client gets, if fewer: decoding in blocks goes on to the end of one, and a
+            request for 100 tokens must not get 128. None: all of them.
         temperature: 0 takes the most probable token.
         top_p, top_k: narrow the sampled distribution; None: the whole of it.
         seed: rows with the same prompt and seed get the same sample, whatever their batch.
         stop: strings that end the answer; needs a tokenizer.
+        fixed: offset in the answer -> the token that stands there from the start.
+        constraint: what the answer must be; such a request decides in a batch of its own.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +38,8 @@ class Request:
     top_k: int | None = None
     seed: int = 0
     stop: tuple[str, ...] = ()
+    fixed: Mapping[int, int] = field(default_factory=dict)
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class Completion:
         query_tokens: tokens handed to the model over all those calls, drafts included.
         finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens.
         seconds: from the request until the row was done, waiting included.
+        method: that was used, the model's own values filled in.
         commits: rule -> how many tokens it wrote, in the method's order; what lies behind the end of the answer counts too.
     """
 
@@ -59,27 +65,29 @@ class Completion:
     query_tokens: int
     finish_reason: FinishReason
     seconds: float
+    method: Method
     commits: Mapping[str, int]
 
     @property
     def tokens_per_forward(self) -> float:
+        """Tokens before the answer's end per model call."""
         return self.tokens / self.forwards if self.forwards else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One forward and what came of it; every list has one entry a row of the forward.
+    """One forward and what came of it; every list has one entry per row of the forward.
 
     Attributes:
         forward: 0-based number of the model call within the batch.
         rows: indices into the prompts.
+        refresh: whether it is the first forward of the row's block, which recomputes everything that it sees, or with a
+            `prompt_interval` now and then everything but the prompt.
         query_tokens: the ids handed to the model, without padding; drafts one after the other.
         committed: positions in the row (prompt included, 0-based) that were written, in rising order.
         tokens: the ids written there.
         rule: the rule that took each of them.
         looks: how the rules of the forward's rows are shown, by name.
-        refresh: whether the forward is the first of its rows' blocks, which recomputes everything that it sees, or with a
-            `prompt_interval` now and then everything but the prompt.
         start: where the row's block begins.
         block: the block's ids before the forward, mask ids where nothing is written.
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
@@ -88,16 +96,27 @@ class StepRecord:
 
     forward: int
     rows: list[int]
+    refresh: list[bool]
     query_tokens: list[list[int]]
     committed: list[list[int]]
     tokens: list[list[int]]
     rule: list[list[str]]
-    refresh: bool
     start: list[int]
     block: list[list[int]]
     candidate: list[list[int]]
     confidence: list[list[float]]
     looks: Mapping[str, Look] = field(default_factory=dict)
+
+    @classmethod
+    def of_batch(cls, records: Sequence["StepRecord"], *, forward: int, rows: list[int]) -> "StepRecord":
+        """One record of a forward from those of its rows."""
+        lists = {
+            part.name: [entry for record in records for entry in getattr(record, part.name)]
+            for part in fields(cls)
+            if part.name not in ("forward", "rows", "looks")
+        }
+        looks = {name: look for record in records for name, look in record.looks.items()}
+        return cls(forward=forward, rows=rows, looks=looks, **lists)
 
 
 Observer = Callable[[StepRecord], None]

@@ -1,148 +1,182 @@
-"""One step of any rows, in two halves: a shared forward and what it decides is launched; later it lands on the host.
+"""One step of any rows, in two halves: a shared forward and its decisions are launched; later the step is finished on the host.
 
-    launch:  plan -> forward -> propose -> advance -> a copy of what the host must know
-    land:    wait for that copy -> commit
+    launch:  plan -> forward -> decide -> a copy of what the host must know
+    finish:  wait for that copy -> commit
 
-The network does not know what a method is, so rows of different methods, lengths, blocks and phases share its forward;
-decisions are made per cohort, the rows with equal recipes, on their slice of the logits. No loop is here: `simple` and
-`engine` choose the rows.
+The network knows no methods, so rows of different methods, lengths, blocks and phases share its forward; decisions are made
+in batches, the rows with equal recipes, on their slice of the logits. No loop is here: the engine chooses the rows.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
-from unmask.engine.cohort import Cohort, Evidence, Kind, Told, decide, drafting
+from unmask.decode.step import Narrow
+from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, StepOutput, decide_all, reads_hidden
+from unmask.engine.device_state import FACTS, DeviceState, Facts
 from unmask.engine.graphs import BlockSteps, graphable, roomy
-from unmask.engine.recipe import Recipe
 from unmask.engine.request import StepRecord
-from unmask.engine.row import Row
-from unmask.engine.seats import FACTS, Facts, Seats
+from unmask.engine.state import RequestState
+from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
 
-Part = tuple[Kind, list[Row]]  # rows that decide together
+Rows = tuple[DecisionKey, list[RequestState]]  # that decide together
 
 
-class Flight(NamedTuple):
-    """A step on its way. Its rows stay as they are until it lands, and it lands before the next is launched.
+class PendingStep(NamedTuple):
+    """A step on its way. Its rows stay as they are until it is finished, and that is before the next is launched.
 
-    `told` holds each part's rows of numbers one behind the other. It is on the host, to be read behind `landed`; None
-    where nothing is asynchronous.
+    `numbers` holds each batch's rows of numbers one behind the other. They are on the host, to be read after `arrived`;
+    None where nothing is asynchronous.
     """
 
-    rows: list[Row]
+    rows: list[RequestState]
     watched: list[bool]
-    parts: list[Part]
-    told: Tensor
-    landed: torch.cuda.Event | None
+    parts: list[Rows]
+    numbers: Tensor
+    arrived: torch.cuda.Event | None
+
+
+Part = TypeVar("Part")
+
+
+class _Launch(NamedTuple, Generic[Part]):
+    """What a packed forward's decisions need of the host: lists of whole numbers there, tensors once shipped."""
+
+    opened: Part  # indices of the rows whose block begins; of each:
+    facts: Part
+    pages: Part
+    blocks: Part  # its tokens, masks up to the longest block
+    indices: Part  # indices of all rows, batch after batch
+    eos: Part  # what ends an answer, batch after batch
 
 
 class Runner:
-    """A model, what the device remembers of its rows, and the steps that they take."""
+    """A model, what the device remembers of the requests, and the steps that they take."""
 
     def __init__(self, model: Denoiser, *, pages: int, rows: int) -> None:
-        """`pages` of key/value memory for at most this many rows at once."""
+        """`pages` of key/value memory for at most this many requests at once."""
         self.model = model
         self.pool = model.pool(pages)
-        self._seats = Seats(rows, scratch=self.pool.scratch, device=model.device)
-        self._steps = BlockSteps(model, self.pool, self._seats)
+        self._device_state = DeviceState(rows, scratch=self.pool.scratch, device=model.device)
+        self._steps = BlockSteps(model, self.pool, self._device_state)
 
-    def seat(self, row: Row) -> None:
-        """Lend a row what it needs; the caller knows that there are pages and a seat."""
+    def allocate(self, row: RequestState) -> None:
+        """Lend a request what it needs; the caller knows that there are pages and an index."""
         row.pages = self.pool.take(pages_for(row.slots))
-        row.seat = self._seats.take(row.recipe.length, len(row.pages))
+        row.index = self._device_state.take(row.recipe, len(row.pages))
 
-    def free(self, row: Row) -> None:
-        """Take it back. A step in the air may still write there: it lands before anybody else is seated."""
+    def free(self, row: RequestState) -> None:
+        """Take it back. A pending step may still write there: it is finished before another request is let in."""
         self.pool.give(row.pages)
-        self._seats.give(row.seat)
+        self._device_state.give(row.index)
 
     @torch.inference_mode()
-    def launch(self, rows: Sequence[Row], watched: Sequence[bool]) -> Flight:
+    def launch(self, rows: Sequence[RequestState], watched: Sequence[bool]) -> PendingStep:
         """Put a step of these rows on its way: nothing here waits for the device."""
         stays = [graphable(row) for row in rows] if self.model.replayable else [False] * len(rows)
         replayed = [row for row, one in zip(rows, stays, strict=True) if one]
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             launched = [half(some) for half, some in ((self._packed, packed), (self._replayed, replayed)) if some]
-            told, landed = _home(torch.cat([numbers for _, numbers in launched]))
-        return Flight(list(rows), list(watched), [part for parts, _ in launched for part in parts], told, landed)
+            numbers, arrived = _to_host(torch.cat([numbers for _, numbers in launched]))
+        return PendingStep(list(rows), list(watched), [part for parts, _ in launched for part in parts], numbers, arrived)
 
-    def land(self, flight: Flight) -> list[StepRecord | None]:
+    def finish(self, step: PendingStep) -> list[StepRecord | None]:
         """Wait for a step and commit it to its rows; a record of each watched one, numbered by its own forwards."""
-        if flight.landed is not None:
-            flight.landed.synchronize()
-        wanted = {id(row) for row, watched in zip(flight.rows, flight.watched, strict=True) if watched}
+        if step.arrived is not None:
+            step.arrived.synchronize()
+        watched = {id(row) for row, watched in zip(step.rows, step.watched, strict=True) if watched}
         records: dict[int, StepRecord] = {}
         begin = 0
-        for kind, rows in flight.parts:
-            end = begin + kind.rows * kind.width
-            numbers_BW = flight.told[begin:end].view(kind.rows, -1)[: len(rows)]  # what follows is padding
+        for key, rows in step.parts:
+            end = begin + key.rows * key.width
+            numbers_BW = step.numbers[begin:end].view(key.rows, -1)[: len(rows)]  # what follows is padding
             begin = end
-            for row, told, numbers_W in zip(rows, kind.told(numbers_BW), numbers_BW, strict=True):
-                if id(row) in wanted:
-                    records[id(row)] = _record(row, told, kind.evidence(numbers_W))
-                queried = row.tried(kind.states) * row.plan().tokens
-                row.commit(told.block, told.taken, left=told.left, step=told.step, query_tokens=queried)
-        return [records.get(id(row)) for row in flight.rows]
+            for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
+                if id(row) in watched:
+                    records[id(row)] = _record(row, output, key.evidence(numbers_W))
+                queried = row.tried(key.states) * row.plan().tokens
+                row.commit(output.block, output.taken, left=output.left, step=output.step, query_tokens=queried)
+        return [records.get(id(row)) for row in step.rows]
 
-    def _packed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
-        """Forwards of any length, packed behind each other: who decides together, and what `decide` tells of them."""
-        parts = _cohorts(rows)
-        model, seats = self.model, self._seats
-        widest, _ = seats.shape
-        opening = [row for row in rows if row.refreshes]
-        opened, facts, pages, *numbers = ship(
-            [row.seat for row in opening],
-            [number for row in opening for number in Facts.of(row)],
-            page_table([row.pages for row in opening], widest),
-            *([row.seat for row in some] for _, some in parts),
-            *(kind.recipe.eos_ids for kind, _ in parts),
-            device=model.device,
-        )
-        if opening:
-            seats.fill(opened, facts.view(-1, FACTS), pages.view(len(opening), widest), model.spec.mask_id)
-        cohorts = [
-            Cohort(kind=kind, seats_B=seats_B, eos_E=eos_E, seats=seats, model=model)
-            for (kind, _), seats_B, eos_E in zip(parts, numbers[: len(parts)], numbers[len(parts) :], strict=True)
+    def _packed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
+        """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers."""
+        parts = _together(rows)
+        model, state = self.model, self._device_state
+        numbers = self._shipped(parts, [row for row in rows if row.refreshes])
+        if len(numbers.opened):
+            widest, longest = state.shape
+            blocks = numbers.blocks.view(-1, longest)
+            state.open(
+                numbers.opened,
+                numbers.facts.view(-1, FACTS),
+                numbers.pages.view(len(numbers.opened), widest),
+                blocks,
+                model.spec.mask_id,
+            )
+        batches = [
+            DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=state, model=model, narrow=_narrow(some[0]))
+            for (key, some), index_B, eos_E in zip(
+                parts,
+                torch.split(numbers.indices, [key.rows for key, _ in parts]),
+                torch.split(numbers.eos, [len(key.recipe.eos_ids) for key, _ in parts]),
+                strict=True,
+            )
         ]
-        queries = [row.query(row.plan(), kind.states) for kind, some in parts for row in some]
+        queries = [row.query(row.plan(), key.states) for key, some in parts for row in some]
         tokens_N, plan = assemble(queries, device=model.device)
-        states = [cohort.states() for cohort in cohorts]
-        if any(kind.states > 1 for kind, _ in parts):
+        states = [batch.states() for batch in batches]
+        if any(key.states > 1 for key, _ in parts):
             tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
-        return parts, decide(cohorts, states, model.forward(tokens_N, plan, self.pool))
+        predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
+        return parts, decide_all(batches, states, *predicted)
 
-    def _replayed(self, rows: Sequence[Row]) -> tuple[list[Part], Tensor]:
+    def _shipped(self, parts: Sequence[Rows], opening: Sequence[RequestState]) -> _Launch[Tensor]:
+        """What the decisions need of the host, on the device, in one copy."""
+        widest, longest = self._device_state.shape
+        mask_id = self.model.spec.mask_id
+        host = _Launch(
+            opened=[row.index for row in opening],
+            facts=[number for row in opening for number in Facts.of(row)],
+            pages=page_table([row.pages for row in opening], widest),
+            blocks=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.length))],
+            indices=[row.index for _, some in parts for row in some],
+            eos=[token for key, _ in parts for token in key.recipe.eos_ids],
+        )
+        return _Launch(*ship(host, device=self.model.device))
+
+    def _replayed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
         """Block forwards over buffers that stay; likewise."""
-        parts = [(roomy(kind, some), some) for kind, some in _cohorts(rows)]
-        # In one order, whoever comes first in line: two kinds are one step and not two.
-        # Nor by their hashes, of which processes that share a model have each their own.
+        parts = [(roomy(key, some), some) for key, some in _together(rows)]
+        # In one order, whichever row comes first in line: two keys are one step and not two.
+        # Nor by their hashes, which differ between processes that share a model.
         parts.sort(key=lambda part: repr(part[0].recipe))
-        return parts, self._steps([(kind, [row.seat for row in some]) for kind, some in parts])
+        return parts, self._steps([(key, [row.index for row in some]) for key, some in parts])
 
 
-def _record(row: Row, told: Told, evidence: Evidence) -> StepRecord:
+def _record(row: RequestState, output: StepOutput, evidence: Evidence) -> StepRecord:
     """The record of a row that has not committed the step yet."""
-    plan = row.plan()
+    plan, begin = row.plan(), row.window.start
     queries: list[int] = []
     for state in evidence.states[: row.tried(len(evidence.states))]:
-        tokens = [*row.canvas.tokens[: row.begin], *state, *row.canvas.tokens[row.begin + len(state) :]]
-        queries += [tokens[position] for position in plan.positions[plan.query]]
-    new = [offset for offset, rule in enumerate(told.taken) if rule]
+        tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
+        queries += [tokens[position] for position in plan.queried]
+    new = [offset for offset, rule in enumerate(output.taken) if rule]
     return StepRecord(
         forward=row.forwards,
         rows=[0],
-        refresh=row.refreshes,
+        refresh=[row.refreshes],
         query_tokens=[queries],
-        committed=[[row.begin + offset for offset in new]],
-        tokens=[[told.block[offset] for offset in new]],
-        rule=[[row.recipe.rules[told.taken[offset] - 1].name for offset in new]],
-        start=[row.begin],
+        committed=[[begin + offset for offset in new]],
+        tokens=[[output.block[offset] for offset in new]],
+        rule=[[row.recipe.rules[output.taken[offset] - 1].name for offset in new]],
+        start=[begin],
         block=[row.block()],
         candidate=[evidence.candidate],
         confidence=[evidence.confidence],
@@ -150,19 +184,29 @@ def _record(row: Row, told: Told, evidence: Evidence) -> StepRecord:
     )
 
 
-def _cohorts(rows: Sequence[Row]) -> list[Part]:
-    """Which of these rows decide together."""
-    found: dict[tuple[Recipe, bool], list[Row]] = {}
+def _together(rows: Sequence[RequestState]) -> list[Rows]:
+    """Which of these rows decide together. One with a constraint decides alone."""
+    found: dict[tuple[Recipe, bool, int | None], list[RequestState]] = {}
     for row in rows:
-        found.setdefault((row.recipe, drafting(row)), []).append(row)
-    return [(Kind.of(some), some) for some in found.values()]
+        alone = None if row.constraint is None else id(row)
+        found.setdefault((row.recipe, row.drafts, alone), []).append(row)
+    return [(DecisionKey.of(some), some) for some in found.values()]
 
 
-def _home(told: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+def _narrow(row: RequestState) -> Narrow | None:
+    """The row's constraint at its block."""
+    if row.constraint is None:
+        return None
+    window = row.window
+    prompt = max(0, window.prompt - window.start)
+    return partial(row.constraint.narrow, prompt=prompt, behind=row.canvas.tokens[window.end :])
+
+
+def _to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     """Numbers on the way to the host, in pinned memory where the device is another, and what says that they are there."""
-    if told.device.type != "cuda":
-        return told.cpu(), None
+    if numbers.device.type != "cuda":
+        return numbers.cpu(), None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    host = told.to("cpu", non_blocking=True)
-    event.record(torch.cuda.current_stream(told.device))
+    host = numbers.to("cpu", non_blocking=True)
+    event.record(torch.cuda.current_stream(numbers.device))
     return host, event

@@ -1,53 +1,210 @@
-"""The reference loop: one batch, no scheduler. Papers and tests read this one.
+"""The reference loop: one prompt, one forward after the other, nothing shared and nothing hidden.
 
-A round takes the rows that are at the same kind of forward (refreshes, or block forwards), launches one model call for
-them and, when it has landed, lets each commit. Rows never wait for each other's blocks and never see each other's tokens.
+    window -> policy -> assemble -> forward -> decide -> commit, until the answer has ended
+
+Read it from top to bottom: it needs nothing of the engine, which does the same for many requests at once and is tested
+against it. Text, stop strings and limits are the engine's.
+
+Shapes: B is 1, L block length, K states of a block that a forward tries (1 unless drafting), R = K L tokens to predict,
+N query tokens, V vocabulary, C model width, E ids that end an answer.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
-from unmask.context.pool import pages_for
-from unmask.engine.request import Completion, Observer, Request, StepRecord
-from unmask.engine.row import Row
-from unmask.engine.runner import Runner
+import torch
+from torch import Tensor
+
+from unmask.context.plan import Query, assemble
+from unmask.context.policy import ContextPolicy, Window, most_slots, policy, windows
+from unmask.context.pool import KVPool, pages_for
+from unmask.decode.constraint import Constraint
+from unmask.decode.memory import Memory
+from unmask.decode.proposal import Proposal
+from unmask.decode.sampling import Sampling
+from unmask.decode.step import ENDED, BlockFacts, Outcome, decide, drafts
+from unmask.methods.method import Method
+from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
 
 
-def decode(model: Denoiser, requests: Sequence[Request], observer: Observer | None = None) -> list[Completion]:
-    """Answer all requests as one batch; completions in their order. Each may have its own method and length.
+class Forward(NamedTuple):
+    """One model call: whether it is its block's first, what was handed to the model, and which rule wrote what where."""
 
-    Raises RequestError or ConfigError before the first forward.
+    refresh: bool
+    query_tokens: list[int]
+    committed: list[int]
+    tokens: list[int]
+    rule: list[str]
+
+
+class Decoded(NamedTuple):
+    """An answer of exactly the tokens asked for, filler behind its end included, and the forwards that it took."""
+
+    token_ids: list[int]
+    forwards: list[Forward]
+
+
+@torch.inference_mode()
+def decode(
+    model: Denoiser,
+    prompt: Sequence[int],
+    method: Method,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int = 0,
+    fixed: Mapping[int, int] = MappingProxyType({}),
+    constraint: Constraint | None = None,
+) -> Decoded:
+    """Decode one prompt. `fixed` maps offsets in the answer to tokens that stand there from the start.
+
+    Raises ConfigError where the method does not suit the length.
+
+    >>> from unmask.methods import load
+    >>> from unmask.models.toy import toy
+    >>> made = decode(toy(), [1, 2, 3], load("vanilla", block_length=4), max_new_tokens=4)
+    >>> len(made.token_ids), [len(forward.committed) for forward in made.forwards]
+    (4, [1, 1, 1, 1])
     """
-    rows = [Row.start(request, model) for request in requests]
-    runner = Runner(model, pages=sum(pages_for(row.slots) for row in rows), rows=len(rows))
-    for row in rows:
-        runner.seat(row)
-    done: dict[int, Completion] = {}
-    calls = 0
-    while len(done) < len(rows):
-        alive = [index for index in range(len(rows)) if index not in done]
-        refreshing = [index for index in alive if rows[index].refreshes]
-        going_on = [index for index in alive if not rows[index].refreshes]
-        for indices in (refreshing, going_on):
-            if not indices:
-                continue
-            flight = runner.launch([rows[index] for index in indices], [observer is not None] * len(indices))
-            records = runner.land(flight)
-            if observer is not None:
-                observer(_joined(records, indices, calls))
-            calls += 1
-        done |= {index: rows[index].complete() for index in alive if rows[index].settle()}
-    return [done[index] for index in range(len(rows))]
+    settings = recipe(method, model.spec, answer_length=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
+    mask_id, block = model.spec.mask_id, model.spec.block
+    blocks = windows(len(prompt), max_new_tokens, settings.length, block=block, lookbehind=settings.lookbehind)
+    total = blocks[-1].total
+    pool = model.pool(pages_for(most_slots(settings.cache, total, settings.length, settings.branches)))
+    row = _Row(
+        model=model,
+        settings=settings,
+        policy=policy(settings.cache, settings.suffix, settings.prompt_interval, block=block),
+        tokens=[*prompt, *(fixed.get(offset, mask_id) for offset in range(total - len(prompt)))],
+        sampling=_sampling(settings, temperature, top_p, top_k, seed, model.device),
+        pool=pool,
+        pages=pool.take(pool.pages),
+        forwards=[],
+    )
+    for window in blocks:
+        if row.decode_block(window, constraint) == ENDED:
+            break
+        constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.end])
+    answer = row.tokens[len(prompt) : len(prompt) + max_new_tokens]
+    return Decoded(_cut(answer, settings, mask_id, end=window.end - len(prompt)), row.forwards)
 
 
-def _joined(records: Sequence[StepRecord | None], indices: list[int], forward: int) -> StepRecord:
-    """One record of a forward from those of its rows."""
-    found = [record for record in records if record is not None]
-    lists = {
-        part.name: [entry for record in found for entry in getattr(record, part.name)]
-        for part in dataclasses.fields(StepRecord)
-        if part.name not in ("forward", "rows", "refresh", "looks")
-    }
-    looks = {name: look for record in found for name, look in record.looks.items()}
-    return StepRecord(forward=forward, rows=indices, refresh=found[0].refresh, looks=looks, **lists)
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """The prompt and its answer, and how they are decoded."""
+
+    model: Denoiser
+    settings: Recipe
+    policy: ContextPolicy
+    tokens: list[int]
+    sampling: Sampling | None  # of a block at the start of the answer
+    pool: KVPool  # of keys and values
+    pages: tuple[int, ...]
+    forwards: list[Forward]
+
+    def decode_block(self, window: Window, constraint: Constraint | None) -> int:
+        """Make forwards until nothing of the block is left to do; what `status` says of it then."""
+        settings, mask_id, device = self.settings, self.model.spec.mask_id, self.model.device
+        block, offset = slice(window.start, window.end), window.start - window.prompt
+        facts = BlockFacts(
+            fixed_BL=torch.tensor([self.tokens[block]], device=device) != mask_id,
+            step_B=torch.zeros(1, dtype=torch.int64, device=device),
+            suffix_B=torch.tensor([len(self.policy(window, 0).positions) - window.end], device=device),
+            sampling=self.sampling and self.sampling._replace(positions_BL=self.sampling.positions_BL + offset),
+        )
+        narrow = None
+        if constraint is not None:
+            narrow = partial(constraint.narrow, prompt=max(0, -offset), behind=self.tokens[window.end :])
+        eos_E = torch.tensor(settings.eos_ids, device=device)
+        precision = torch.promote_types(self.model.dtype, settings.precision)
+        memories: tuple[Memory, ...] = tuple(
+            None if rule.state is None else rule.state.empty(1, settings.length, device, precision) for rule in settings.rules
+        )
+        left, changed, age = self.tokens[block].count(mask_id), False, 0
+        last: Proposal | None = None
+        # A block that is complete when it begins takes no forward; where rules edit it ends when a step changes nothing.
+        while left > 0 or changed or (settings.anchored and age == 1):
+            states_BKL = torch.tensor([[self.tokens[block]]], device=device)
+            if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
+                count = min(settings.branches, max(1, left))
+                states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id)
+            query_tokens, logits_RV, hidden_RC = self.predict(window, age, states_BKL)
+            outcome, left_B = decide(
+                settings,
+                logits_RV,
+                states_BKL,
+                facts,
+                memories,
+                mask_id=mask_id,
+                eos_E=eos_E,
+                hidden_RC=hidden_RC,
+                narrow=narrow,
+            )
+            written = self.commit(window, age, query_tokens, outcome)
+            facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
+            left, changed, age = int(left_B), settings.edits and written, age + 1
+            if left == ENDED:
+                break
+        return left
+
+    def predict(self, window: Window, age: int, states_BKL: Tensor) -> tuple[list[int], Tensor, Tensor | None]:
+        """One forward over these states of the block: the tokens handed to the model, logits [R, V], hidden states [R, C]."""
+        plan_of_row = self.policy(window, age)
+        query = Query(
+            plan=plan_of_row,
+            tokens=[self.tokens[position] for position in plan_of_row.queried],
+            start=window.start,
+            length=self.settings.length,
+            states=states_BKL.shape[1],
+            pages=self.pages,
+            copies=window.total,
+        )
+        tokens_N, plan = assemble([query], device=self.model.device)
+        tokens_N[plan.read_R] = states_BKL.flatten()
+        return tokens_N.tolist(), *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
+
+    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> bool:
+        """Write the block and record the forward; whether a token was written."""
+        self.tokens[window.start : window.end] = outcome.window_BL[0].tolist()
+        taken = {place: rule for place, rule in enumerate(outcome.taken_BL[0].tolist(), window.start) if rule > 0}
+        made = Forward(
+            refresh=age == 0,
+            query_tokens=query_tokens,
+            committed=list(taken),
+            tokens=[self.tokens[place] for place in taken],
+            rule=[self.settings.rules[rule - 1].name for rule in taken.values()],
+        )
+        self.forwards.append(made)
+        return bool(taken)
+
+
+def _sampling(
+    settings: Recipe, temperature: float, top_p: float | None, top_k: int | None, seed: int, device: torch.device
+) -> Sampling | None:
+    """The numbers that a block at the start of the answer is sampled with; None takes the most probable token."""
+    if settings.sampled is None:
+        return None
+    return Sampling(
+        temperature_B1=torch.tensor([[temperature]], device=device),
+        seed_B1=torch.tensor([[seed]], device=device),
+        positions_BL=torch.arange(settings.length, device=device)[None],
+        top_p_B1=torch.tensor([[top_p]], device=device) if settings.sampled.top_p else None,
+        top_k_B1=torch.tensor([[top_k]], device=device) if settings.sampled.top_k else None,
+    )
+
+
+def _cut(answer: list[int], settings: Recipe, mask_id: int, *, end: int) -> list[int]:
+    """The answer up to its end, and filler behind it. It ends before `end` at its first EOS, or with its last block."""
+    kept = answer[:end]
+    if mask_id in kept:
+        kept = kept[: kept.index(mask_id)]
+    if settings.ending == "first":
+        ends = [offset for offset, token in enumerate(kept) if token in settings.ends]
+        kept = kept[: ends[0] + 1] if ends else kept
+    return kept + [settings.filler] * (len(answer) - len(kept))

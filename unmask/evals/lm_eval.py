@@ -26,9 +26,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from tqdm import tqdm
 
-from unmask.engine.generate import DEFAULT_METHOD
+from unmask.engine.generate import DEFAULT_METHOD, answer
 from unmask.engine.request import Request
-from unmask.engine.simple import decode
 from unmask.engine.text import decode as to_text
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.evals.likelihood import greedy, log_likelihoods
@@ -174,7 +173,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         sizes = [(length, len(prompt)) for length, prompt in zip(lengths, prompts, strict=True)]
         for chunk in self._batches(sizes, "generate_until", disable_tqdm):
             batch = [replace(asked[place], prompt=prompts[place], max_new_tokens=lengths[place]) for place in chunk]
-            for place, completion in zip(chunk, decode(self.model, batch), strict=True):
+            for place, completion in zip(chunk, answer(self.model, batch), strict=True):
                 wanted, text = asked[place].max_new_tokens, completion.text
                 if completion.tokens > wanted:
                     text = to_text(self.tokenizer, completion.token_ids[:wanted])

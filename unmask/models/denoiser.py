@@ -66,6 +66,16 @@ class Denoiser:
         logits: Tensor = self.network(tokens_N[None], plan, pool)
         return logits[0]
 
+    def predict(
+        self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None, *, hidden: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and with `hidden` the last layer's normalised states [R, C] that its logits are made of."""
+        if not hidden:
+            return self.forward(tokens_N, plan, pool), None
+        states_NC = self.network.hidden(tokens_N[None], plan, pool)[0]
+        hidden_RC = states_NC[self.network.predicting(plan.read_R, plan.first_R)]
+        return self.network.project(hidden_RC), hidden_RC
+
     @property
     def page_bytes(self) -> int:
         """Bytes of a page of key/value memory, in this process."""

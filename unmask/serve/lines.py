@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.engine.generate import DEFAULT_NEW_TOKENS, ask, chat
+from unmask.engine.generate import DEFAULT_NEW_TOKENS, chat, make_request
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import from_client
@@ -137,7 +137,7 @@ def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
     if len(asked) != 1:
         raise RequestError(f"a line has one of {', '.join(QUESTIONS)}; this one has {' and '.join(asked) or 'none'}")
     options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
-    return ask(model, _prompt(model, asked[0], row[asked[0]]), **options | {"method": _method(options["method"])})
+    return make_request(model, _prompt(model, asked[0], row[asked[0]]), **options | {"method": _method(options["method"])})
 
 
 def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:

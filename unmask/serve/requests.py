@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmask.engine.generate import ask, chat
+from unmask.engine.generate import chat, make_request
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
@@ -77,7 +77,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options) -> list[Reque
     block = method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     made = [
-        ask(
+        make_request(
             model,
             prompt,
             method=method,

@@ -75,8 +75,10 @@ class Recorder:
             masked_BL=masked_BL,
             open_BL=masked_BL & ~taken_BL & ~filler_BL,
             filler_BL=filler_BL,
-            step_B=torch.full((rows,), 0 if record.refresh else 1),
+            step_B=torch.tensor([0 if first else 1 for first in record.refresh]),
             suffix_B=torch.zeros(rows, dtype=torch.int64),
+            token_BL=block_BL,
+            fixed_BL=torch.zeros_like(masked_BL),
         )
         fresh = Streak.empty(1, length, torch.device("cpu"), confidence_BL.dtype)
         kept = [self._streaks.get(row, fresh) for row in record.rows]

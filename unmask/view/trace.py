@@ -189,7 +189,7 @@ class Recorder:
             )
             row.steps.append(
                 Step(
-                    refresh=record.refresh,
+                    refresh=record.refresh[number],
                     queried=len(record.query_tokens[number]),
                     start=first,
                     commits=commits,

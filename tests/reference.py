@@ -1,0 +1,83 @@
+"""What the engine must make of a request: the reference loop's answer, and of its forwards those before a stop or a limit."""
+
+from collections import Counter
+
+import unmask
+from unmask.engine import simple
+from unmask.engine.request import Completion, Request
+from unmask.engine.text import read
+from unmask.methods.recipe import recipe
+from unmask.models.denoiser import Denoiser
+
+
+def forwards_of(model: Denoiser, request: Request) -> simple.Decoded:
+    """The reference loop's decode of a request, which knows no stop strings and no limit."""
+    return simple.decode(
+        model,
+        request.prompt,
+        request.method,
+        max_new_tokens=request.max_new_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        seed=request.seed,
+        fixed=request.fixed,
+        constraint=request.constraint,
+    )
+
+
+def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | None = None) -> Completion:
+    """The completion of a request that is decoded alone, `seconds` being 0; `forwards` gets those that it took."""
+    decoded = forwards_of(model, request)
+    made = recipe(
+        request.method,
+        model.spec,
+        answer_length=request.max_new_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+    )
+    limit = request.limit or request.max_new_tokens
+    kept, ids = _until_enough(model, request, decoded, made.ends, made.ending == "first")
+    answer = read(ids[:limit], model.tokenizer, made.ends, request.stop)
+    token_ids = ids[:limit]
+    if made.ending == "first":
+        end = answer.tokens + (answer.tokens < len(token_ids) and token_ids[answer.tokens] in made.ends)
+        token_ids = token_ids[:end]
+    if forwards is not None:
+        forwards += kept
+    commits = Counter(rule for forward in kept for rule in forward.rule)
+    return Completion(
+        text=answer.text,
+        token_ids=token_ids + [made.filler] * (limit - len(token_ids)),
+        tokens=answer.tokens,
+        forwards=len(kept),
+        query_tokens=sum(len(forward.query_tokens) for forward in kept),
+        finish_reason="stop" if answer.stopped else "length",
+        seconds=0.0,
+        method=request.method,
+        commits={rule.name: commits[rule.name] for rule in made.rules},
+    )
+
+
+def _until_enough(
+    model: Denoiser, request: Request, decoded: simple.Decoded, ends: tuple[int, ...], early: bool
+) -> tuple[list[simple.Forward], list[int]]:
+    """The forwards up to the one after which a stop string or the limit ends the answer, and the answer then."""
+    limit, mask_id, begin = request.limit or request.max_new_tokens, model.spec.mask_id, len(request.prompt)
+    if early and (request.stop or limit < request.max_new_tokens):
+        answer = [request.fixed.get(offset, mask_id) for offset in range(request.max_new_tokens)]
+        for count, forward in enumerate(decoded.forwards, start=1):
+            for position, token in zip(forward.committed, forward.tokens, strict=True):
+                answer[position - begin] = token
+            written = answer[: answer.index(mask_id)] if mask_id in answer else answer
+            if len(written) >= limit or read(written[:limit], model.tokenizer, ends, request.stop).stopped:
+                return decoded.forwards[:count], written
+    return decoded.forwards, decoded.token_ids
+
+
+def same_forward(record: unmask.StepRecord, forward: simple.Forward) -> bool:
+    """Whether a record of one row tells of the reference loop's forward."""
+    (refresh,), (query_tokens,), (committed,) = record.refresh, record.query_tokens, record.committed
+    (tokens,), (rule,) = record.tokens, record.rule
+    return simple.Forward(refresh, query_tokens, committed, tokens, rule) == forward

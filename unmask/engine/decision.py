@@ -1,0 +1,177 @@
+"""Rows that decide together: what their forward tries, and what its evidence leads to. No number leaves the device here.
+
+Shapes: B rows of a batch, padding included, L block length, K states of a block tried at once (1 unless drafting),
+R = B K L tokens to predict, V vocabulary, C model width, W numbers per row that go to the host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.context.blocks import Blocks
+from unmask.decode.sampling import Sampling
+from unmask.decode.step import BlockFacts, Narrow, Outcome, decide, drafts
+from unmask.engine.device_state import DeviceState, Facts
+from unmask.engine.state import RequestState
+from unmask.methods.recipe import Recipe
+from unmask.models.denoiser import Denoiser
+
+
+class StepOutput(NamedTuple):
+    """What the host learns of one row."""
+
+    left: int  # masks left in its block, or ENDED
+    step: int
+    block: list[int]
+    taken: list[int]
+
+
+class Evidence(NamedTuple):
+    """What only records show of one row: the states tried, and what the last of them led to."""
+
+    states: list[list[int]]
+    candidate: list[int]
+    confidence: list[float]
+
+
+class DecisionKey(NamedTuple):
+    """All that the decision of a batch depends on beside what is on the device."""
+
+    recipe: Recipe
+    states: int  # K
+    rows: int  # B
+    pages: int = 0  # of the row with most, where the device itself looks up what it remembers
+
+    @classmethod
+    def of(cls, rows: Sequence[RequestState]) -> "DecisionKey":
+        """Of rows with one recipe that all draft, or all do not."""
+        recipe, states = rows[0].recipe, 1
+        if rows[0].drafts:
+            states = min(recipe.branches, max(1, *(row.left for row in rows)))
+        return cls(recipe, states, len(rows))
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return 2 + (4 + self.states) * self.recipe.length
+
+    def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
+        """What came of each row, from a decision's numbers on the host."""
+        length = self.recipe.length
+        rows = numbers_BW[:, : 2 + 2 * length].tolist()
+        return [StepOutput(left, step, rest[:length], rest[length:]) for left, step, *rest in rows]
+
+    def evidence(self, numbers_W: Tensor) -> Evidence:
+        """Of one row, from its numbers on the host."""
+        length = self.recipe.length
+        candidate_L, confidence_L, states = torch.split(numbers_W[2 + 2 * length :], [length, length, self.states * length])
+        return Evidence(
+            states=states.view(self.states, length).tolist(),
+            candidate=candidate_L.tolist(),
+            confidence=confidence_L.view(torch.float64).tolist(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecisionBatch:
+    """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
+
+    `narrow` is the constraint of the batch's only row.
+    """
+
+    key: DecisionKey
+    index_B: Tensor
+    eos_E: Tensor
+    device_state: DeviceState
+    model: Denoiser
+    narrow: Narrow | None = None
+
+    def states(self) -> Tensor:
+        """The states of the block that the forward tries, [B, K, L]: the true one first."""
+        recipe, states = self.key.recipe, self.key.states
+        window_BL = self.device_state.window(self.index_B, recipe.length)
+        if states == 1:
+            return window_BL[:, None]
+        return drafts(window_BL, *self.device_state.guess(self.index_B, recipe.length), states, self.model.spec.mask_id)
+
+    def blocks(self, states_BKL: Tensor) -> Blocks:
+        """The block forward that tries them."""
+        facts, before = self.device_state.facts(self.index_B), self.key.recipe.lookbehind
+        before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+        return Blocks(
+            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            before=before,
+            begin_B=facts.begin,
+            seen_B=facts.seen,
+            copies_B=facts.copies,
+            pages_BP=self.device_state.pages(self.index_B, self.key.pages),
+        )
+
+    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Tensor:
+        """Commit what the evidence leads to, to the device state. For the host, as `DecisionKey` reads it: int64 [B, W]."""
+        recipe = self.key.recipe
+        facts = self.device_state.facts(self.index_B)
+        outcome, left_B = decide(
+            recipe,
+            logits_RV,
+            states_BKL,
+            BlockFacts(
+                fixed_BL=self.device_state.fixed(self.index_B, recipe.length),
+                step_B=self.device_state.step(self.index_B),
+                suffix_B=facts.suffix,
+                sampling=_sampling(recipe, facts),
+            ),
+            self.device_state.memories(self.index_B, recipe, torch.promote_types(self.model.dtype, recipe.precision)),
+            mask_id=self.model.spec.mask_id,
+            eos_E=self.eos_E,
+            hidden_RC=hidden_RC,
+            narrow=self.narrow,
+        )
+        self.device_state.keep(self.index_B, outcome, recipe)
+        return _numbers(outcome, left_B, states_BKL)
+
+
+def decide_all(
+    batches: Sequence[DecisionBatch], states: Sequence[Tensor], logits_RV: Tensor, hidden_RC: Tensor | None
+) -> Tensor:
+    """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat."""
+    sizes = [states_BKL.numel() for states_BKL in states]
+    logits = torch.split(logits_RV, sizes)
+    hidden = [None] * len(sizes) if hidden_RC is None else list(torch.split(hidden_RC, sizes))
+    decided = [
+        batch.decide(states_BKL, mine_RV, hidden_RC)
+        for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
+    ]
+    return torch.cat([numbers_BW.flatten() for numbers_BW in decided])
+
+
+def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
+    """Whether a rule of a batch reads the last hidden states, so that the forward must give them."""
+    return any(batch.key.recipe.reads_hidden for batch in batches)
+
+
+def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
+    confidence_BL = outcome.last.confidence_BL.to(torch.float64).view(torch.int64)
+    output = (left_B[:, None], outcome.step_B[:, None], outcome.window_BL, outcome.taken_BL)
+    evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
+    return torch.cat((*output, *evidence), dim=1)
+
+
+def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:
+    """The rows' own numbers as columns [B, 1]; None where the most probable token is taken."""
+    if recipe.sampled is None:
+        return None
+
+    def real(bits_B: Tensor) -> Tensor:
+        return bits_B.view(torch.float64).to(torch.float32)[:, None]
+
+    return Sampling(
+        temperature_B1=real(facts.temperature),
+        seed_B1=facts.seed[:, None],
+        positions_BL=facts.offset[:, None] + torch.arange(recipe.length, device=facts.offset.device),
+        top_p_B1=real(facts.top_p) if recipe.sampled.top_p else None,
+        top_k_B1=facts.top_k[:, None] if recipe.sampled.top_k else None,
+    )

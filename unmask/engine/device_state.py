@@ -1,0 +1,205 @@
+"""What the device knows of each request from forward to forward, so that a block forward need only be given its rows.
+
+A request has an index here as it has pages: lent when it joins, its own until it leaves. A block's first forward fills in
+its place; every forward reads it and writes back in place what it decided, so nothing that a forward returns has to outlive
+the next one. It knows no rule: a rule's state is kept as the rule declares it (decode/memory.py).
+
+Shapes: S places, the last of which is padding, which no request holds; B rows of a forward; F facts and P pages of a row; L
+the longest block.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from unmask.decode.memory import Memory, State
+from unmask.decode.step import Outcome
+from unmask.engine.state import RequestState
+from unmask.methods.recipe import Recipe
+
+Number = TypeVar("Number", int, Tensor)
+
+
+class Facts(NamedTuple, Generic[Number]):
+    """What stays as it is for a block: whole numbers of one row on the host, columns [B] on the device.
+
+    Attributes:
+        begin: the slot at which a block forward's query begins, before the block by the model's lookbehind.
+        seen: slots that the row sees.
+        suffix: how many of them lie behind the block.
+        copies: the slot behind which drafts keep their copies.
+        before: the token at `begin`.
+        offset: where the block stands in the answer; below 0 where it holds the prompt's end.
+        seed, temperature, top_p, top_k: how it is sampled; the floats as the bits of a float64.
+    """
+
+    begin: Number
+    seen: Number
+    suffix: Number
+    copies: Number
+    before: Number
+    offset: Number
+    seed: Number
+    temperature: Number
+    top_p: Number
+    top_k: Number
+
+    @classmethod
+    def of(cls, row: RequestState) -> "Facts[int]":
+        """Of a request that stands before its block's first forward."""
+        plan, window, request = row.plan(), row.window, row.request
+        begin = window.start - window.lookbehind
+        return Facts(
+            begin=begin,
+            seen=len(plan.positions),
+            suffix=len(plan.positions) - window.end,
+            copies=window.total,
+            before=row.canvas.tokens[begin],
+            offset=window.start - window.prompt,
+            seed=request.seed,
+            temperature=_bits(request.temperature),
+            top_p=_bits(1.0 if request.top_p is None else request.top_p),
+            top_k=row.model.spec.vocab_size if request.top_k is None else request.top_k,
+        )
+
+
+FACTS = len(Facts._fields)
+
+
+def _bits(number: float) -> int:
+    (whole,) = struct.unpack("<q", struct.pack("<d", number))
+    return int(whole)
+
+
+class DeviceState:
+    """Places for this many requests; `padding` is the index that none holds, and its pages are the pool's scratch page."""
+
+    def __init__(self, rows: int, *, scratch: int, device: torch.device) -> None:
+        self.padding, self._scratch = rows, scratch
+        self._free = list(range(rows))
+
+        def table(dtype: torch.dtype) -> Tensor:
+            return torch.zeros((rows + 1, 0), dtype=dtype, device=device)
+
+        self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
+        self._facts_FS[Facts._fields.index("seen"), rows] = 1
+        self._step_S = torch.zeros(rows + 1, dtype=torch.int64, device=device)
+        self._pages_SP = table(torch.int64)
+        self._window_SL, self._fixed_SL = table(torch.int64), table(torch.bool)
+        self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
+        # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
+        # float64 and come back as they were.
+        self._memories: dict[tuple[int, type[State]], State] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """P and L; where they change, the tables have moved."""
+        return self._pages_SP.shape[1], self._window_SL.shape[1]
+
+    def take(self, recipe: Recipe, pages: int) -> int:
+        """An index for a request of this recipe and that many pages; the caller knows that there is one."""
+        widest, longest = self.shape
+        longer, wider = max(0, recipe.length - longest), max(0, widened(pages) - widest)
+        if wider:
+            self._pages_SP = pad(self._pages_SP, (0, wider))
+            self._pages_SP[self.padding] = self._scratch
+        if longer:
+            self._window_SL, self._fixed_SL, self._candidate_SL, self._score_SL = (
+                pad(table, (0, longer)) for table in (self._window_SL, self._fixed_SL, self._candidate_SL, self._score_SL)
+            )
+            for key, tables in self._memories.items():
+                self._memories[key] = type(tables)(*(pad(table, (0, longer)) for table in tables))
+        for key in _states(recipe):
+            if key not in self._memories:
+                self._memories[key] = self._empty(key[1], self.padding + 1)
+        return self._free.pop()
+
+    def give(self, index: int) -> None:
+        """Take an index back."""
+        self._free.append(index)
+
+    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, mask_id: int) -> None:
+        """Before a block's first forward: what its forwards will need, its tokens, no step made and every rule's state new."""
+        self._facts_FS.index_copy_(1, index_B, facts_BF.t())
+        self._pages_SP.index_copy_(0, index_B, pages_BP)
+        self._step_S.index_fill_(0, index_B, 0)
+        self._window_SL.index_copy_(0, index_B, window_BL)
+        self._fixed_SL.index_copy_(0, index_B, window_BL != mask_id)  # what is not masked now was given
+        for tables in self._memories.values():
+            for table, part_BL in zip(tables, self._empty(type(tables), len(index_B)), strict=True):
+                table.index_copy_(0, index_B, part_BL)
+
+    def facts(self, index_B: Tensor) -> Facts[Tensor]:
+        """What `open` was given of the rows, columns [B]."""
+        return Facts(*self._facts_FS.index_select(1, index_B).unbind(0))
+
+    def pages(self, index_B: Tensor, widest: int) -> Tensor:
+        """The first pages of each row, [B, widest]."""
+        return _rows(self._pages_SP, index_B, widest)
+
+    def step(self, index_B: Tensor) -> Tensor:
+        """Commit steps made in the block, [B]."""
+        return self._step_S.index_select(0, index_B)
+
+    def window(self, index_B: Tensor, length: int) -> Tensor:
+        """The block's tokens, [B, L]."""
+        return _rows(self._window_SL, index_B, length)
+
+    def fixed(self, index_B: Tensor, length: int) -> Tensor:
+        """Which of them were given when the block was opened, [B, L]."""
+        return _rows(self._fixed_SL, index_B, length)
+
+    def guess(self, index_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Candidates and scores [B, L] of the newest evidence; kept only where drafts are made from it."""
+        return _rows(self._candidate_SL, index_B, length), _rows(self._score_SL, index_B, length)
+
+    def memories(self, index_B: Tensor, recipe: Recipe, precision: torch.dtype) -> tuple[Memory, ...]:
+        """What each rule carries, real numbers in `precision`."""
+
+        def rows(table: Tensor) -> Tensor:
+            part = _rows(table, index_B, recipe.length)
+            return part.to(precision) if table.is_floating_point() else part
+
+        kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(recipe)}
+        return tuple(kept.get(place) for place in range(len(recipe.rules)))
+
+    def keep(self, index_B: Tensor, outcome: Outcome, recipe: Recipe) -> None:
+        """What a forward decided becomes what the next one starts from."""
+        kept = [(self._window_SL, outcome.window_BL)]
+        for place, tables in self._tables(recipe):
+            memory = outcome.memories[place]
+            assert memory is not None, "a rule that carries a state hands it back"
+            kept += zip(tables, memory, strict=True)
+        if recipe.branches > 1:
+            kept += [(self._candidate_SL, outcome.last.candidate_BL), (self._score_SL, outcome.last.score_BL)]
+        for table, part_BL in kept:
+            table[:, : recipe.length].index_copy_(0, index_B, part_BL.to(table.dtype))
+        self._step_S.index_copy_(0, index_B, outcome.step_B)
+
+    def _empty(self, kind: type[State], rows: int) -> State:
+        return kind.empty(rows, self._window_SL.shape[1], self._window_SL.device, torch.float64)
+
+    def _tables(self, recipe: Recipe) -> Iterator[tuple[int, State]]:
+        """The places of the rules that carry a state, and its tables."""
+        return ((key[0], self._memories[key]) for key in _states(recipe))
+
+
+def _states(recipe: Recipe) -> Iterator[tuple[int, type[State]]]:
+    return ((place, rule.state) for place, rule in enumerate(recipe.rules) if rule.state is not None)
+
+
+def widened(pages: int) -> int:
+    """Width of the page tables that hold rows of this many: they double, so that longer prompts seldom change them.
+
+    >>> [widened(pages) for pages in (0, 1, 5, 64)]
+    [0, 1, 8, 64]
+    """
+    return 2 ** (pages - 1).bit_length() if pages else 0
+
+
+def _rows(table_SL: Tensor, index_B: Tensor, length: int) -> Tensor:
+    return table_SL[:, :length].index_select(0, index_B)

@@ -1,0 +1,269 @@
+"""One request on its way: where it stands, what it asks of the next forward, and how it ends.
+
+It owns all that is its own (tokens, block, pages), so requests come and go without touching each other.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from unmask.context.plan import Query
+from unmask.context.policy import ContextPolicy, RowPlan, Window, most_slots, most_tokens, policy, windows
+from unmask.decode.canvas import Canvas
+from unmask.decode.constraint import Constraint
+from unmask.decode.spec import ModelSpec
+from unmask.decode.step import ENDED
+from unmask.engine.request import Completion, Request
+from unmask.engine.text import Answer, read, settled
+from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
+from unmask.methods.recipe import Recipe, recipe
+from unmask.models.denoiser import Denoiser
+
+
+def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
+    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
+    if not prompt:
+        raise EmptyPrompt("the prompt is empty: give it at least one token")
+    if spec.mask_id in prompt:
+        place = prompt.index(spec.mask_id)
+        raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
+    odd = [token for token in prompt if not 0 <= token < spec.vocab_size]
+    if odd:
+        raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
+    surplus = len(prompt) + answer - spec.max_length
+    if surplus > 0:
+        raise PromptTooLong(
+            f"{len(prompt)} prompt tokens and {answer} new ones exceed the model's "
+            f"{spec.max_length} by {surplus}: shorten the prompt or ask for fewer new tokens"
+        )
+
+
+def _check_fixed(request: Request, spec: ModelSpec) -> None:
+    """Raises a RequestError where fixed text does not fit into the answer, or leaves nothing to decode."""
+    for offset, token in request.fixed.items():
+        if not 0 <= offset < request.max_new_tokens:
+            raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
+        if not 0 <= token < spec.vocab_size or token == spec.mask_id:
+            raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
+    if len(request.fixed) == request.max_new_tokens:
+        raise RequestError("every token of the answer is fixed: leave at least one open")
+
+
+@dataclass(kw_only=True, eq=False)
+class RequestState:
+    """Where one request stands; `start` makes one.
+
+    Attributes:
+        windows: its blocks, in order; `block_number` is the place among them of the one that is decoded now.
+        constraint: what the answer must be behind the finished blocks.
+        left: masks left in the block when last looked at, or ENDED.
+        changed: whether the last forward wrote something.
+        block_forwards: forwards of the block so far; 0 stands before its first, the refresh.
+        step: commit steps made in the block.
+        commits: tokens that each rule wrote, by 1 + its index.
+        index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
+        began, ended: the clock when it came, and when it was over.
+    """
+
+    request: Request
+    recipe: Recipe
+    model: Denoiser
+    canvas: Canvas
+    policy: ContextPolicy
+    windows: tuple[Window, ...]
+    constraint: Constraint | None
+    block_number: int = 0
+    left: int = 0
+    changed: bool = False
+    block_forwards: int = 0
+    step: int = 0
+    forwards: int = 0
+    query_tokens: int = 0
+    commits: Counter[int] = field(default_factory=Counter)
+    index: int = -1
+    pages: tuple[int, ...] = ()
+    began: float = field(default_factory=time.perf_counter)
+    ended: float | None = None
+    _planned: tuple[tuple[int, bool], RowPlan] | None = field(default=None, init=False)
+
+    @classmethod
+    def start(cls, request: Request, model: Denoiser) -> "RequestState":
+        """Before the first forward. Raises RequestError, ConfigError or ModelError where the request cannot be answered."""
+        spec, prompt, answer = model.spec, request.prompt, request.max_new_tokens
+        check(prompt, answer, spec)
+        _check_fixed(request, spec)
+        made = recipe(
+            request.method,
+            spec,
+            answer_length=answer,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+        )
+        blocks = windows(len(prompt), answer, made.length, block=spec.block, lookbehind=made.lookbehind)
+        state = cls(
+            request=request,
+            recipe=made,
+            model=model,
+            canvas=Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed),
+            policy=policy(made.cache, made.suffix, made.prompt_interval, block=spec.block),
+            windows=blocks,
+            constraint=request.constraint,
+        )
+        state._open(0)
+        return state
+
+    # --- the next forward
+
+    @property
+    def window(self) -> Window:
+        """Its block."""
+        return self.windows[self.block_number]
+
+    @property
+    def total(self) -> int:
+        """Positions of the prompt and of all blocks."""
+        return len(self.canvas.tokens)
+
+    @property
+    def slots(self) -> int:
+        """Slots of key/value memory that it can need."""
+        return most_slots(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+
+    @property
+    def tokens(self) -> int:
+        """Most query tokens of its next forward; fewer where a block has less to draft than the method allows."""
+        return self.plan().tokens * (1 if self.refreshes else self.recipe.branches)
+
+    @property
+    def most_tokens(self) -> int:
+        """Query tokens that any forward of it can need."""
+        return most_tokens(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether its next forward is a block's first."""
+        return self.block_forwards == 0
+
+    @property
+    def drafts(self) -> bool:
+        """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
+        return self.recipe.branches > 1 and not self.refreshes
+
+    def block(self) -> list[int]:
+        """The block's tokens."""
+        return self.canvas.tokens[self.window.start : self.window.end]
+
+    def plan(self) -> RowPlan:
+        """What the next forward sees and recomputes. All but a block's first are alike, so it is made twice per block."""
+        where = self.block_number, self.refreshes
+        if self._planned is None or self._planned[0] != where:
+            self._planned = where, self.policy(self.window, self.block_forwards)
+        return self._planned[1]
+
+    def query(self, plan: RowPlan, states: int) -> Query:
+        """The next forward's query, with this many states of the block."""
+        tokens = self.canvas.tokens
+        return Query(
+            plan=plan,
+            tokens=[tokens[place] for place in plan.queried],
+            start=self.window.start,
+            length=self.recipe.length,
+            states=states,
+            pages=self.pages,
+            copies=self.total,
+        )
+
+    def tried(self, states: int) -> int:
+        """How many of a forward's states are its own; the others repeat a complete block for the batch."""
+        return min(states, max(1, self.left))
+
+    # --- what came of it
+
+    def commit(self, block: list[int], taken: list[int], *, left: int, step: int, query_tokens: int) -> None:
+        """Take in one forward: the block, and at each place 0 or 1 + the index of the rule that wrote it."""
+        self.canvas.commit(self.window.start, block)
+        self.commits.update(taken)
+        self.left, self.step, self.changed = left, step, any(taken)
+        self.forwards += 1
+        self.block_forwards += 1
+        self.query_tokens += query_tokens
+
+    def settle(self) -> bool:
+        """Whether the request is over; if only its block is, it moves to the next one that has something to decode."""
+        over = self.left == ENDED or (self.recipe.ending == "first" and self._has_enough())
+        if not over and self._block_over():
+            over = not self._open(self.block_number + 1)
+        if over:
+            self.ended = time.perf_counter()
+        return over
+
+    def _block_over(self) -> bool:
+        # The published Dream loops spend one forward on the block even where the refresh has completed it.
+        if self.left > 0 or (self.recipe.anchored and self.block_forwards < 2):
+            return False
+        return not (self.recipe.edits and self.changed)
+
+    def _open(self, number: int) -> bool:
+        """Go on to the first block from `number` on that holds a mask; False where there is none."""
+        for later in range(number, len(self.windows)):
+            if later > 0 and self.constraint is not None:
+                window = self.windows[later - 1]
+                self.constraint = self.constraint.after(self.canvas.tokens[max(window.start, window.prompt) : window.end])
+            window = self.windows[later]
+            self.left = self.canvas.tokens[window.start : window.end].count(self.canvas.mask_id)
+            if self.left > 0:
+                self.block_number, self.block_forwards, self.step, self.changed = later, 0, 0, False
+                return True
+        return False
+
+    def _has_enough(self) -> bool:
+        """Whether a stop string or the limit ends the answer, though the block may not be complete."""
+        stopped = bool(self.request.stop) and self.answer().stopped
+        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the answer that the client gets."""
+        return self.request.limit or self.request.max_new_tokens
+
+    @property
+    def final(self) -> list[int]:
+        """The answer as far as it can no longer change: to its first mask, or where rules edit to the end of a block."""
+        written = self.canvas.written
+        if self.recipe.edits and self.ended is None:
+            return written[: max(0, self.window.start - self.canvas.prompt)]
+        return written
+
+    def answer(self) -> Answer:
+        """What is final, cut where it ends."""
+        return self.read(self.final)
+
+    def read(self, answer: list[int]) -> Answer:
+        """Any answer to the request, cut where it ends."""
+        return read(answer[: self.limit], self.model.tokenizer, self.recipe.ends, self.request.stop)
+
+    def settled(self) -> str:
+        """The text so far that can no longer change."""
+        return settled(self.final[: self.limit], self.model.tokenizer, self.recipe.ends, self.request.stop)
+
+    def complete(self) -> Completion:
+        """The completion of a request that is over."""
+        assert self.ended is not None, "the request is not over"
+        ids, answer, recipe = self.final[: self.limit], self.answer(), self.recipe
+        if recipe.ending == "first":
+            kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
+        else:
+            kept = min(self.window.end - self.canvas.prompt, len(ids)) if self.left == ENDED else len(ids)
+        return Completion(
+            text=answer.text,
+            token_ids=ids[:kept] + [recipe.filler] * (self.limit - kept),
+            tokens=answer.tokens,
+            forwards=self.forwards,
+            query_tokens=self.query_tokens,
+            finish_reason="stop" if answer.stopped else "length",
+            seconds=self.ended - self.began,
+            method=self.request.method,
+            commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
+        )
