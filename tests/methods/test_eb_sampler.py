@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unmask
-from unmask.decode.proposal import Proposal, propose
+from unmask.decode.proposal import Proposal
+from unmask.decode.step import BlockFacts, propose
 from unmask.methods.eb_sampler import EntropyBound
 from unmask.methods.table import TABLE
 
@@ -60,9 +61,9 @@ def test_at_least_one_each_row_alone_more_with_more_and_never_over_the_bound(see
     logits = 3 * torch.randn(3, 8, 12, generator=generator)
     masked = torch.rand(3, 8, generator=generator) < 0.7
     zero = torch.zeros(3, dtype=torch.long)
-    made = propose(
-        logits, masked, mask_id=11, step_B=zero, suffix_B=zero, eos=zero[:1], score=EntropyBound(gamma=gamma).evidence()
-    )
+    facts = BlockFacts(torch.zeros_like(masked), zero, zero, None)
+    tokens = torch.where(masked, 11, 0)
+    made = propose(logits, tokens, facts, mask_id=11, eos_E=zero[:1], score=EntropyBound(gamma=gamma).evidence())
     mask_BL, _ = EntropyBound(gamma=gamma)(made, None)
     assert (mask_BL.any(dim=1) == masked.any(dim=1)).all()
     assert not (mask_BL & ~masked).any()
