@@ -39,7 +39,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
     )
     limit = request.limit or request.max_new_tokens
     kept, ids = _until_enough(model, request, decoded, made.ends, made.ending == "first")
-    answer = read(ids[:limit], model.tokenizer, made.ends, request.stop)
+    answer = read(ids[:limit], model.tokenizer, made.ends, request.stop, request.fixed)
     token_ids = ids[:limit]
     if made.ending == "first":
         end = answer.tokens + (answer.tokens < len(token_ids) and token_ids[answer.tokens] in made.ends)
@@ -71,7 +71,7 @@ def _until_enough(
             for position, token in zip(forward.committed, forward.tokens, strict=True):
                 answer[position - begin] = token
             written = answer[: answer.index(mask_id)] if mask_id in answer else answer
-            if len(written) >= limit or read(written[:limit], model.tokenizer, ends, request.stop).stopped:
+            if len(written) >= limit or read(written[:limit], model.tokenizer, ends, request.stop, request.fixed).stopped:
                 return decoded.forwards[:count], written
     return decoded.forwards, decoded.token_ids
 

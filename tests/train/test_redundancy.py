@@ -266,7 +266,15 @@ def test_a_collection_that_failed_at_once_leaves_nothing_in_the_way(bases: dict[
 def test_what_a_model_wrote_is_kept_with_the_end_of_its_turn() -> None:
     def answer(ids: list[int], tokens: int) -> Completion:
         return Completion(
-            text="", token_ids=ids, tokens=tokens, forwards=1, query_tokens=1, finish_reason="stop", seconds=0.0, commits={}
+            text="",
+            token_ids=ids,
+            tokens=tokens,
+            forwards=1,
+            query_tokens=1,
+            finish_reason="stop",
+            seconds=0.0,
+            method=unmask.method("vanilla"),
+            commits={},
         )
 
     spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64, turn_ids=(3,))

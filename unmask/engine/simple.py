@@ -92,7 +92,7 @@ def decode(
             break
         constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.end])
     answer = row.tokens[len(prompt) : len(prompt) + max_new_tokens]
-    return Decoded(_cut(answer, settings, mask_id, end=window.end - len(prompt)), row.forwards)
+    return Decoded(_cut(answer, settings, mask_id, fixed, end=window.end - len(prompt)), row.forwards)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,12 +199,12 @@ def _sampling(
     )
 
 
-def _cut(answer: list[int], settings: Recipe, mask_id: int, *, end: int) -> list[int]:
+def _cut(answer: list[int], settings: Recipe, mask_id: int, fixed: Mapping[int, int], *, end: int) -> list[int]:
     """The answer up to its end, and filler behind it. It ends before `end` at its first EOS, or with its last block."""
     kept = answer[:end]
     if mask_id in kept:
         kept = kept[: kept.index(mask_id)]
     if settings.ending == "first":
-        ends = [offset for offset, token in enumerate(kept) if token in settings.ends]
+        ends = [offset for offset, token in enumerate(kept) if token in settings.ends and offset not in fixed]
         kept = kept[: ends[0] + 1] if ends else kept
     return kept + [settings.filler] * (len(answer) - len(kept))

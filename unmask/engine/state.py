@@ -242,11 +242,13 @@ class RequestState:
 
     def read(self, answer: list[int]) -> Answer:
         """Any answer to the request, cut where it ends."""
-        return read(answer[: self.limit], self.model.tokenizer, self.recipe.ends, self.request.stop)
+        request = self.request
+        return read(answer[: self.limit], self.model.tokenizer, self.recipe.ends, request.stop, request.fixed)
 
     def settled(self) -> str:
         """The text so far that can no longer change."""
-        return settled(self.final[: self.limit], self.model.tokenizer, self.recipe.ends, self.request.stop)
+        request = self.request
+        return settled(self.final[: self.limit], self.model.tokenizer, self.recipe.ends, request.stop, request.fixed)
 
     def complete(self) -> Completion:
         """The completion of a request that is over."""

@@ -1,6 +1,6 @@
 """Token ids to text, and where an answer ends: the same rule for every method."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 
@@ -12,12 +12,18 @@ class Answer(NamedTuple):
     stopped: bool
 
 
-def read(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop: Sequence[str] = ()) -> Answer:
-    """Cut an answer at its first EOS, then at the first stop string in its text.
+def read(
+    token_ids: Sequence[int],
+    tokenizer: Any,
+    eos_ids: Sequence[int],
+    stop: Sequence[str] = (),
+    fixed: Container[int] = (),
+) -> Answer:
+    """Cut an answer at its first EOS, then at the first stop string in its text; an EOS at a `fixed` place is text.
 
     `tokens` counts the ids before the cut; an id in which a stop string begins is not counted.
     """
-    end = _end(token_ids, eos_ids)
+    end = _end(token_ids, eos_ids, fixed)
     stopped = end < len(token_ids)
     if tokenizer is None:
         return Answer("", end, stopped)
@@ -36,14 +42,20 @@ def read(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop:
     return Answer(whole, low, True)
 
 
-def settled(token_ids: Sequence[int], tokenizer: Any, eos_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+def settled(
+    token_ids: Sequence[int],
+    tokenizer: Any,
+    eos_ids: Sequence[int],
+    stop: Sequence[str] = (),
+    fixed: Container[int] = (),
+) -> str:
     """The text of a growing answer that no further token can change, so that a stream never takes anything back.
 
     Held back at the end: a letter of which some bytes are still to come, and what may turn out to begin a stop string.
     """
     if tokenizer is None:
         return ""
-    end = _end(token_ids, eos_ids)
+    end = _end(token_ids, eos_ids, fixed)
     text = decode(tokenizer, token_ids[:end])
     cut = _cut(text, stop)
     if end == len(token_ids):
@@ -63,9 +75,10 @@ def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return text
 
 
-def _end(token_ids: Sequence[int], eos_ids: Sequence[int]) -> int:
-    """The place of the first EOS, or the end."""
-    return next((place for place, token in enumerate(token_ids) if token in eos_ids), len(token_ids))
+def _end(token_ids: Sequence[int], eos_ids: Sequence[int], fixed: Container[int]) -> int:
+    """The place of the first EOS that the model has written, or the end."""
+    ends = (place for place, token in enumerate(token_ids) if token in eos_ids and place not in fixed)
+    return next(ends, len(token_ids))
 
 
 def _cut(text: str, stop: Sequence[str]) -> int:
