@@ -77,7 +77,7 @@ class StepRecord:
         committed: positions in the row (prompt included, 0-based) that were written, in rising order.
         tokens: the ids written there.
         rule: the rule that took each of them.
-        looks: how the rules of the forward's rows are shown, by name.
+        looks: how the rules of the row are shown, by name.
         refresh: whether the forward is the first of its rows' blocks, which recomputes everything that it sees, or with a
             `prompt_interval` now and then everything but the prompt.
         start: where the row's block begins.
@@ -97,7 +97,7 @@ class StepRecord:
     block: list[list[int]]
     candidate: list[list[int]]
     confidence: list[list[float]]
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    looks: list[Mapping[str, Look]] = field(default_factory=list)
 
 
 Observer = Callable[[StepRecord], None]

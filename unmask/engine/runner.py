@@ -146,7 +146,7 @@ def _record(row: Row, told: Told, evidence: Evidence) -> StepRecord:
         block=[row.block()],
         candidate=[evidence.candidate],
         confidence=[evidence.confidence],
-        looks={rule.name: rule.look for rule in row.recipe.rules},
+        looks=[{rule.name: rule.look for rule in row.recipe.rules}],
     )
 
 

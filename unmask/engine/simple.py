@@ -47,7 +47,6 @@ def _joined(records: Sequence[StepRecord | None], indices: list[int], forward: i
     lists = {
         part.name: [entry for record in found for entry in getattr(record, part.name)]
         for part in dataclasses.fields(StepRecord)
-        if part.name not in ("forward", "rows", "refresh", "looks")
+        if part.name not in ("forward", "rows", "refresh")
     }
-    looks = {name: look for record in found for name, look in record.looks.items()}
-    return StepRecord(forward=forward, rows=indices, refresh=found[0].refresh, looks=looks, **lists)
+    return StepRecord(forward=forward, rows=indices, refresh=found[0].refresh, **lists)
