@@ -87,7 +87,7 @@ class StepRecord:
         committed: positions in the row (prompt included, 0-based) that were written, in rising order.
         tokens: the ids written there.
         rule: the rule that took each of them.
-        looks: how the rules of the forward's rows are shown, by name.
+        looks: how the rules of the row are shown, by name.
         start: where the row's block begins.
         block: the block's ids before the forward, mask ids where nothing is written.
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
@@ -105,7 +105,7 @@ class StepRecord:
     block: list[list[int]]
     candidate: list[list[int]]
     confidence: list[list[float]]
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    looks: list[Mapping[str, Look]] = field(default_factory=list)
 
     @classmethod
     def of_batch(cls, records: Sequence["StepRecord"], *, forward: int, rows: list[int]) -> "StepRecord":
@@ -113,10 +113,9 @@ class StepRecord:
         lists = {
             part.name: [entry for record in records for entry in getattr(record, part.name)]
             for part in fields(cls)
-            if part.name not in ("forward", "rows", "looks")
+            if part.name not in ("forward", "rows")
         }
-        looks = {name: look for record in records for name, look in record.looks.items()}
-        return cls(forward=forward, rows=rows, looks=looks, **lists)
+        return cls(forward=forward, rows=rows, **lists)
 
 
 Observer = Callable[[StepRecord], None]

@@ -180,7 +180,7 @@ def _record(row: RequestState, output: StepOutput, evidence: Evidence) -> StepRe
         block=[row.block()],
         candidate=[evidence.candidate],
         confidence=[evidence.confidence],
-        looks={rule.name: rule.look for rule in row.recipe.rules},
+        looks=[{rule.name: rule.look for rule in row.recipe.rules}],
     )
 
 

@@ -169,7 +169,8 @@ class Recorder:
 
     def __call__(self, record: StepRecord) -> None:
         """Take in one forward."""
-        self._looks |= record.looks
+        for own in record.looks:
+            self._looks |= own
         for number, index in enumerate(record.rows):
             block = record.start[number]
             row = self._rows.setdefault(index, _Row(start=block))
