@@ -15,7 +15,8 @@ from tests.reference import alone, forwards_of
 from unmask.context import policy as policies
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal
-from unmask.decode.rules import Plain, Rule, best
+from unmask.decode.rule import Look, Rule, RulePart, best
+from unmask.decode.settings import filled_field, whole_field
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import answer
 from unmask.engine.request import Request
@@ -91,6 +92,9 @@ def test_a_model_of_blocks_is_refused_in_one_line() -> None:
 # --- rules that edit, rules with any state, rules that read hidden states -----------------------------------------------
 
 
+LOOK = Look(label="toy", sentence="a rule of these tests", terminal="red", light="#cc0000", dark="#ff6666")
+
+
 class Edits(NamedTuple):
     """How often each position has been rewritten, and a confidence to show that its precision is kept."""
 
@@ -104,14 +108,14 @@ class Edits(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite:
+class Rewrite(RulePart):
     """Every written position whose prediction has changed, at most `times` times in a block."""
 
-    times: int = 2
+    times: int = whole_field(1, default=2, search="a toy")
     name: ClassVar[str] = "rewrite"
+    look: ClassVar[Look] = LOOK
     state: ClassVar[type[State] | None] = Edits
     edits: ClassVar[bool] = True
-    reads_hidden: ClassVar[bool] = False
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         assert isinstance(memory, Edits)
@@ -129,8 +133,8 @@ class Rewrite:
 class With(Method):
     """A method and one rule more, after its own or (`first`) before them."""
 
-    rule: Rule
-    first: bool = False
+    rule: Rule = filled_field(None)
+    first: bool = filled_field(False)
 
     def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
         own = super().rules(answer_length, shifted=shifted)
@@ -209,11 +213,12 @@ def test_a_stream_hands_out_only_what_can_no_longer_change() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Plain):
+class Probe(RulePart):
     """The surest position, by the logits that the hidden states project to: those that the proposal was made of."""
 
-    project: Tensor  # [V, C]
+    project: Tensor = filled_field(None)  # [V, C]
     name: ClassVar[str] = "probe"
+    look: ClassVar[Look] = LOOK
     reads_hidden: ClassVar[bool] = True
 
     def __hash__(self) -> int:
