@@ -1,8 +1,7 @@
 """What a pre-training begins from: a config.json of the wanted size, and weights, drawn or taken over from another model."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +11,11 @@ from unmask.models.layers import TransformerLayer, init_weights
 from unmask.models.network import Network
 from unmask.train.tokenizer import EOS, MASK, PAD
 
-
-class Sizes(Protocol):
-    """The part of a pre-training's settings that a config.json holds."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def mlp(self) -> int: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def block_length(self) -> int: ...
+if TYPE_CHECKING:
+    from unmask.train.pretrain import PretrainConfig
 
 
-def llada_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
+def llada_config(sizes: "PretrainConfig", vocab_size: int) -> dict[str, Any]:
     """The config.json of a LLaDA checkpoint of this size."""
     return {
         "architectures": ["LLaDAModelLM"],
@@ -76,7 +61,7 @@ def llada_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def sdar_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
+def sdar_config(sizes: "PretrainConfig", vocab_size: int) -> dict[str, Any]:
     """The config.json of an SDAR checkpoint of this size; `block_length` becomes its `block_size`."""
     return {
         "architectures": ["SDARForCausalLM"],
@@ -124,59 +109,60 @@ def initialise(network: Network, generator: torch.Generator) -> None:
         head.copy_(0.02 * embedding)
 
 
-def roles(network: Network) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter with what it does, which is the same word in every family: "o.2.weight" in the third layer.
+def roles(network: Network) -> dict[str, nn.Parameter]:
+    """Every parameter by what it does, in words that all families share: "2.qkv.0.weight" makes the third layer's queries.
 
     >>> from unmask.models.toy import toy
-    >>> dict(roles(toy("llada").network)).keys() < dict(roles(toy("sdar").network)).keys()
-    True
+    >>> sorted(roles(toy("sdar").network).keys() - roles(toy("llada").network).keys())
+    ['0.k_norm.0.weight', '0.q_norm.0.weight', '1.k_norm.0.weight', '1.q_norm.0.weight']
     """
-    owners: list[tuple[str, nn.Module]] = [("", network)]
-    owners += [(f".{number}", layer) for number, layer in enumerate(network.blocks())]
-    for role, names in network.names._asdict().items():
-        for suffix, owner in owners:
-            for place, name in enumerate(names if isinstance(names, tuple) else [names]):
-                module = dict(owner.named_modules()).get(name) if name else None
-                if role != "layers" and module is not None:
-                    for leaf, parameter in module.named_parameters():
-                        yield f"{role}{place}{suffix}.{leaf}", parameter
+    found = {}
+    for place, owner in [("", network), *((f"{number}.", layer) for number, layer in enumerate(network.blocks()))]:
+        modules = dict(owner.named_modules())
+        for role, names in network.names._asdict().items():
+            for number, name in enumerate(names if isinstance(names, tuple) else (names,)):
+                if role != "layers" and name and name in modules:
+                    for leaf, parameter in modules[name].named_parameters():
+                        found[f"{place}{role}.{number}.{leaf}"] = parameter
+    return found
 
 
 @torch.no_grad()
-def take_over(network: Network, before: Network, rows_BT: Tensor) -> None:
+def take_over(network: Network, before: Network, tokens_BT: Tensor) -> None:
     """Begin with the weights of a network of the same shape, whatever its family calls them.
 
     Norms of queries and keys that only `network` has start at the root mean square that `before` gives queries and keys on
     these tokens [B, T]: the function it starts as is then close to that of `before`.
 
-    Raises ConfigError where the shapes differ by more than those norms.
+    Raises ConfigError where the two differ by more than those norms.
     """
-    if before.shape != replace(network.shape, qk_norm=before.shape.qk_norm) or before.shape.qk_norm > network.shape.qk_norm:
+    wanted, given = roles(network), roles(before)
+    new = {role for role in wanted.keys() - given.keys() if "q_norm" not in role and "k_norm" not in role}
+    if before.shape != replace(network.shape, qk_norm=before.shape.qk_norm) or new or given.keys() - wanted.keys():
         raise ConfigError(f"weights of the shape {before.shape} cannot begin a model of the shape {network.shape}")
-    given = dict(roles(before))
-    for role, parameter in roles(network):
-        if role in given:
-            parameter.copy_(given[role])
+    for role, parameter in given.items():
+        wanted[role].copy_(parameter)
     if network.shape.qk_norm and not before.shape.qk_norm:
-        for layer, sizes in zip(network.blocks(), head_sizes(before, rows_BT), strict=True):
-            for name, size in zip((layer.names.q_norm, layer.names.k_norm), sizes, strict=True):
-                layer.get_parameter(f"{name}.weight").fill_(size)
+        for number, (queries, keys) in enumerate(head_sizes(before, tokens_BT)):
+            wanted[f"{number}.q_norm.0.weight"].fill_(queries)
+            wanted[f"{number}.k_norm.0.weight"].fill_(keys)
 
 
 @torch.no_grad()
-def head_sizes(network: Network, rows_BT: Tensor) -> list[tuple[float, float]]:
-    """The mean, over tokens and heads, of the root mean square of queries and of keys, in every layer."""
+def head_sizes(network: Network, tokens_BT: Tensor) -> list[tuple[float, float]]:
+    """The mean, over tokens and heads, of the root mean square of a head's queries and of its keys, in every layer."""
     found: list[tuple[float, float]] = []
 
     def measure(layer: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(layer, TransformerLayer)
         parts = layer.parts()
         queries, keys, _ = parts.qkv(parts.attention_norm(given[0]))
-        q, k = (x.unflatten(-1, (-1, parts.head_size)).square().mean(-1).sqrt().mean().item() for x in (queries, keys))
+        heads = [channels.unflatten(-1, (-1, parts.head_size)) for channels in (queries, keys)]
+        q, k = (x.square().mean(-1).sqrt().mean().item() for x in heads)
         found.append((q, k))
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in network.blocks()]
-    network.hidden(rows_BT)
+    network.hidden(tokens_BT)
     for hook in hooks:
         hook.remove()
     return found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.decode.spec import ModelSpec
 from unmask.train.layout import noisy_and_clean
 from unmask.train.noise import Hidden
 
@@ -42,30 +43,39 @@ class Question(NamedTuple):
         return Question(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
 
 
-def ask(tokens_BT: Tensor, hidden: Hidden, mask_id: int, block: int | None = None) -> Question:
+def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     """Put the masks in and list what is supervised: every token whose weight is not 0.
 
-    With `block`, the block length of a block-causal model, the clean tokens come along (layout.py): what is hidden in one
-    block is then visible to all later ones, and the forward begins with the first block that is asked about.
+    A block-causal model is also given the clean tokens (layout.py): what is hidden in one block is then visible to all later
+    ones. Its forward begins with the first block that is asked about.
 
     >>> made = Hidden(torch.tensor([[False, True]]), torch.tensor([[0.0, 2.0]]), torch.tensor([2.0]))
-    >>> question = ask(torch.tensor([[7, 8]]), made, mask_id=9)
+    >>> spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64)
+    >>> question = ask(torch.tensor([[7, 8]]), made, spec)
     >>> question.input_BQ.tolist(), question.place_N.tolist(), question.target_N.tolist(), question.total
     ([[7, 9]], [1], [8], 2.0)
     """
     row_N, place_N = (hidden.weight_BT > 0).nonzero(as_tuple=True)
-    noisy_BT = tokens_BT.masked_fill(hidden.hidden_BT, mask_id)
-    first = 0 if block is None or not len(place_N) else int(place_N.min()) // block * block
-    shown = (noisy_BT, None, None) if block is None else noisy_and_clean(noisy_BT, tokens_BT, block, first)
-    return Question(
-        input_BQ=shown[0],
+    noisy_BT = tokens_BT.masked_fill(hidden.hidden_BT, spec.mask_id)
+    question = Question(
+        input_BQ=noisy_BT,
         row_N=row_N,
-        place_N=place_N - first,
+        place_N=place_N,
         target_N=tokens_BT[row_N, place_N],
         weight_N=hidden.weight_BT[row_N, place_N],
         total=hidden.total_B.sum().item(),
-        positions_Q=shown[1],
-        mask_QQ=shown[2],
+    )
+    if spec.block is None:
+        return question
+    first = int(place_N.min()) // spec.block * spec.block if len(place_N) else 0
+    layout = noisy_and_clean(noisy_BT, tokens_BT, spec.block, first)
+    places_N = place_N - first
+    if spec.lookbehind:
+        # A block's first token is predicted by the clean row before it, as in decoding.
+        clean_N = place_N + noisy_BT.shape[1] - first
+        places_N = torch.where(place_N % spec.block == 0, clean_N, places_N)
+    return question._replace(
+        input_BQ=layout.tokens_BQ, place_N=places_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ
     )
 
 

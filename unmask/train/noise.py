@@ -138,10 +138,18 @@ def redundancy_aware(
             [0., 0., 2., 0.]])
     """
     drawn, later = draw_block(answer_BT, length, blocks_B, generator)
-    first = drawn & (torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device) < rate)
-    total_B = drawn.sum(dim=1).float()
-    views = [Hidden(first | later, first / rate, total_B)]
+    return views(drawn, later, rate, generator, complementary=complementary)
+
+
+def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Generator, *, complementary: bool) -> Hidden:
+    """Hide each of the asked tokens with `rate`, and all later ones: one view of a row, or two that complement each other.
+
+    For a block-causal model the whole answer is asked and nothing is later: every block is R2-dLLM's block at once.
+    """
+    first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
+    total_B = asked_BT.sum(dim=1).float()
+    made = [Hidden(first | later_BT, first / rate, total_B)]
     if complementary:
-        second = drawn & ~first
-        views.append(Hidden(second | later, second / (1 - rate), total_B))
-    return Hidden(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+        second = asked_BT & ~first
+        made.append(Hidden(second | later_BT, second / (1 - rate), total_B))
+    return Hidden(*(torch.cat(parts) for parts in zip(*made, strict=True)))

@@ -9,7 +9,7 @@ block by block (`hide_on_grid`). Every batch is a function of its step number.
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from unmask.train import checkpoint, noise
 from unmask.train.begin import CONFIGS, initialise, take_over
 from unmask.train.data import Batch, batch, drill, similar
 from unmask.train.loss import Question, ask
-from unmask.train.tokenizer import MASK, build, save, vocabulary
+from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trainer import Report, Schedule, TrainingConfig, check_number, fit, start
 
 
@@ -184,12 +184,12 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
             if network.spec.block is None:
                 data = lesson(config, tokenizer, number)
-                made.append(ask(data.tokens_BT, hide(data, digits, config.block_length, generator), MASK))
+                made.append(ask(data.tokens_BT, hide(data, digits, config.block_length, generator), network.spec))
             else:
                 block = lengths[number % len(lengths)]
                 data = lesson(config, tokenizer, number, block)
                 hidden = hide_on_grid(data, digits, block, config.wholly, generator)
-                made.append(ask(data.tokens_BT, hidden, MASK, block))
+                made.append(ask(data.tokens_BT, hidden, replace(network.spec, block=block)))
         return made
 
     weights = fit(accelerator, network, optimizers(config, network), questions, config, config.steps, report)
