@@ -1,4 +1,4 @@
-"""What a pre-training begins from: a config.json of the wanted size, and weights, drawn or taken over from another model."""
+"""What a pre-training begins from: a config.json of the wanted size, and weights, drawn or taken over."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,8 @@ CONFIGS = {"LLaDAModelLM": llada_config, "SDARForCausalLM": sdar_config}
 def initialise(network: Network, generator: torch.Generator) -> None:
     """Large embeddings, small matrices, and an output matrix that starts as a small copy of the embeddings.
 
-    With embeddings as small as the rest, what sets one name apart from another is soon drowned by what all names share, and
-    copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
+    With embeddings as small as the rest, what sets one name apart from another is soon drowned by what all names share,
+    and copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
     """
     init_weights(network, std=0.02, generator=generator)
     embedding, head = (network.get_parameter(f"{name}.weight") for name in (network.names.embedding, network.names.head))
@@ -110,7 +110,9 @@ def initialise(network: Network, generator: torch.Generator) -> None:
 
 
 def roles(network: Network) -> dict[str, nn.Parameter]:
-    """Every parameter by what it does, in words that all families share: "2.qkv.0.weight" makes the third layer's queries.
+    """Every parameter by what it does, in words that all families share.
+
+    The matrix of the third layer's queries is "2.qkv.0.weight", the embedding "embedding.0.weight".
 
     >>> from unmask.models.toy import toy
     >>> sorted(roles(toy("sdar").network).keys() - roles(toy("llada").network).keys())
@@ -131,8 +133,8 @@ def roles(network: Network) -> dict[str, nn.Parameter]:
 def take_over(network: Network, before: Network, tokens_BT: Tensor) -> None:
     """Begin with the weights of a network of the same shape, whatever its family calls them.
 
-    Norms of queries and keys that only `network` has start at the root mean square that `before` gives queries and keys on
-    these tokens [B, T]: the function it starts as is then close to that of `before`.
+    Norms of queries and keys that only `network` has start at the root mean square that `before` gives queries and keys
+    on these tokens [B, T]: the function it starts as is then close to that of `before`.
 
     Raises ConfigError where the two differ by more than those norms.
     """
@@ -150,14 +152,14 @@ def take_over(network: Network, before: Network, tokens_BT: Tensor) -> None:
 
 @torch.no_grad()
 def head_sizes(network: Network, tokens_BT: Tensor) -> list[tuple[float, float]]:
-    """The mean, over tokens and heads, of the root mean square of a head's queries and of its keys, in every layer."""
+    """Per layer, the root mean square of a head's queries, and that of its keys: the mean over tokens and heads."""
     found: list[tuple[float, float]] = []
 
     def measure(layer: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(layer, TransformerLayer)
         parts = layer.parts()
         queries, keys, _ = parts.qkv(parts.attention_norm(given[0]))
-        heads = [channels.unflatten(-1, (-1, parts.head_size)) for channels in (queries, keys)]
+        heads = [torch.unflatten(channels, -1, (-1, parts.head_size)) for channels in (queries, keys)]
         q, k = (x.square().mean(-1).sqrt().mean().item() for x in heads)
         found.append((q, k))
 

@@ -69,12 +69,13 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     count = _count(config) if examples is None else examples
     steps = config.steps(count)
     views = 2 if config.objective == "block" and config.complementary else 1
-    copies = 1 if network.spec.block is None else 2  # a block-causal model is given the clean row beside the noisy one
+    copies = 1 if network.spec.block is None else 2  # the clean row beside the noisy one
     tokens = steps * config.batch_size * views * config.length
     passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
     matrix = form.vocab * form.width
     inside = parameters - matrix * (1 if form.tied else 2)
-    attention = 2 * form.layers * copies * config.length * form.width  # scores and values, a token against all, per factor of 2
+    # Scores and values, a token against all, per factor of 2.
+    attention = 2 * form.layers * copies * config.length * form.width
     # The output matrix meets supervised tokens only: half of an answer, or a block's share.
     share = 1.0 if views == 2 else config.mask_rate  # two views together ask for the whole block
     answer = config.block(network.spec) if network.spec.block is None else config.length

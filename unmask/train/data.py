@@ -56,8 +56,9 @@ def batch(
     The canvas behind the prompt is a whole number of blocks: just enough for the row's answer, or in one batch of four a
     drawn number of them more, up to `longest` tokens, so that the model also learns long EOS tails. All of it may be hidden.
 
-    With `on_grid` blocks are counted from position 0, as a block-causal model counts them: the prompt's last tokens share the
-    answer's first block, and the canvas ends with the block that holds the first EOS, behind which no such model decodes.
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them: the prompt's last tokens share
+    the answer's first block, and the canvas ends with the block that holds the first EOS, behind which no such model
+    decodes.
     """
     assert tokenizer.eos_token_id is not None
     rows: list[tuple[list[int], list[int]]] = []

@@ -7,7 +7,7 @@ spread over devices and a big batch are the same number and the same gradient.
 Shapes: B rows, T tokens, N supervised tokens of them, Q tokens that a forward is given.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,12 +21,12 @@ class Question(NamedTuple):
     """What a network is shown and asked: one micro-batch, ready for it.
 
     Attributes:
-        input_BQ: the tokens, the hidden ones replaced by the mask; for a block-causal model, clean ones beside them.
+        input_BQ: the tokens, the hidden ones replaced by the mask; of a block-causal model both copies (layout.py).
         row_N, place_N: where in it the supervised tokens are.
         target_N: what they are.
         weight_N: float, the weight of each.
         total: this micro-batch's part of the divisor.
-        positions_Q, mask_QQ: where the tokens stand and who sees whom (layout.py); None: one copy, as the network has it.
+        positions_Q, mask_QQ: where the tokens of both copies stand, and which keys a query sees; None: one copy.
     """
 
     input_BQ: Tensor
@@ -40,14 +40,15 @@ class Question(NamedTuple):
 
     def to(self, device: torch.device) -> "Question":
         """The same question on a device."""
-        return Question(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
+        moved: list[Any] = [part.to(device) if isinstance(part, Tensor) else part for part in self]
+        return Question(*moved)
 
 
 def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     """Put the masks in and list what is supervised: every token whose weight is not 0.
 
-    A block-causal model is also given the clean tokens (layout.py): what is hidden in one block is then visible to all later
-    ones. Its forward begins with the first block that is asked about.
+    A block-causal model is also given the clean tokens (layout.py): what is hidden in one block is then visible to all
+    later ones. Its forward begins with the first block that is asked about.
 
     >>> made = Hidden(torch.tensor([[False, True]]), torch.tensor([[0.0, 2.0]]), torch.tensor([2.0]))
     >>> spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64)

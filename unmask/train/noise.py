@@ -79,8 +79,8 @@ def block(answer_BT: Tensor, length: int, rate_B: Tensor, generator: torch.Gener
 def grid(answer_BT: Tensor, length: int, whole: float, generator: torch.Generator) -> Tensor:
     """Hide every block of the grid (positions 0 to `length` - 1, and so on) at a rate of its own, bool [B, T].
 
-    A share `whole` of the blocks is hidden wholly, as decoding finds them; the others' rates are spread evenly over (0, 1).
-    At least one token of a row is hidden.
+    A share `whole` of the blocks is hidden wholly, as decoding finds them; the others' rates are spread evenly over
+    (0, 1). At least one token of a row is hidden.
 
     >>> grid(torch.ones(1, 4, dtype=torch.bool), 2, 1.0, torch.Generator().manual_seed(0))
     tensor([[True, True, True, True]])
@@ -142,9 +142,9 @@ def redundancy_aware(
 
 
 def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Generator, *, complementary: bool) -> Hidden:
-    """Hide each of the asked tokens with `rate`, and all later ones: one view of a row, or two that complement each other.
+    """Hide each of the asked tokens with `rate`, and all later ones: one view of a row, or two complementary ones.
 
-    For a block-causal model the whole answer is asked and nothing is later: every block is R2-dLLM's block at once.
+    A block-causal model is asked about the whole answer and nothing is later: R2-dLLM's objective for all blocks at once.
     """
     first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
     total_B = asked_BT.sum(dim=1).float()

@@ -3,15 +3,14 @@
     unmask train pretrain --config configs/unmask-tiny.yaml
     unmask train pretrain --config configs/unmask-tiny-block.yaml
 
-Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`), for a block-causal model
-block by block (`hide_on_grid`). Every batch is a function of its step number.
+Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`), for a block-causal
+model block by block (`hide_on_grid`). Every batch is a function of its step number.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import DistributedType
@@ -37,7 +36,8 @@ class PretrainConfig(TrainingConfig):
     Attributes:
         mixture: task -> weight; see unmask.tasks.
         architecture: the layout of the checkpoint, by its Hugging Face name.
-        begin: a model of the same shape and tokenizer to go on from with a new schedule, of any family; None: from nothing.
+        begin: a model of the same shape and tokenizer to go on from with a new schedule; None: from nothing. Its family
+            may be another one.
         block_length: of the noise, and of a block-causal model that is made.
         block_lengths: what a block-causal model learns, batch by batch in turn; none: `block_length` alone.
         wholly: of a block-causal model's blocks, the share that is hidden wholly.
@@ -137,9 +137,10 @@ def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Genera
 
 
 def hide_on_grid(data: Batch, digits: Tensor, block: int, wholly: float, generator: torch.Generator) -> noise.Hidden:
-    """Every block of a row is hidden at a rate of its own, a share `wholly` of them wholly; of every third row only `digits`.
+    """Every block of a row is hidden at a rate of its own, a share `wholly` of them wholly.
 
-    The model sees clean earlier blocks beside them (layout.py), so all blocks learn at once.
+    Of every third row only `digits` are hidden, as in `hide`. All blocks learn at once, since each has clean blocks before
+    it (layout.py).
     """
     third = (torch.arange(len(data.tokens_BT)) % 3 == 2)[:, None]
     hidden = noise.grid(torch.where(third, _numbers(data, digits), data.answer_BT), block, wholly, generator)

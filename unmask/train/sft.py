@@ -5,7 +5,8 @@
     unmask train merge --config configs/r2-tiny.yaml
 
 The prompt stays visible; the answer is filled up with EOS to whole blocks. Objective "block" is the paper's, "masked" the
-usual one of masked diffusion (train/noise.py). A block-causal model learns all blocks of an answer at once (train/layout.py).
+usual one of masked diffusion (train/noise.py). A block-causal model learns all blocks of an answer at once
+(train/layout.py).
 """
 
 import functools
@@ -107,7 +108,7 @@ class SFTConfig(TrainingConfig):
             raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
 
     def block(self, spec: ModelSpec) -> int:
-        """The block length of this training. Raises ConfigError if a block-causal model has another than the named one."""
+        """The block length of this training. Raises ConfigError if a block-causal model has another one than named."""
         if spec.block is not None and self.block_length not in (None, spec.block):
             raise ConfigError(f"block_length {self.block_length}: {self.model} has blocks of {spec.block} tokens; leave it out")
         return spec.block or self.block_length or BLOCK
@@ -130,8 +131,8 @@ def lay_out(
 ) -> Rows:
     """Prompt, answer, EOS: every row `length` tokens, of which the answer's whole blocks may be hidden.
 
-    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and what may be hidden ends with the
-    block of the first EOS: no such model decodes behind it.
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and what may be hidden ends
+    with the block of the first EOS: no such model decodes behind it.
 
     Raises ConfigError for a prompt that leaves no room for a block.
 
