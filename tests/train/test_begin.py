@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import unmask
 from tests.train.test_train import interrupted, small
@@ -19,6 +20,7 @@ from unmask.train.begin import CONFIGS, initialise, roles, take_over
 from unmask.train.data import batch
 from unmask.train.pretrain import PretrainConfig, pretrain
 
+ROOT = Path(__file__).parents[2]
 SMALL = small(Path())
 VOCABULARY = 40
 
@@ -88,6 +90,12 @@ def test_a_block_causal_model_goes_on_from_a_full_one(tmp_path: Path) -> None:
     assert [parts[step] for step in range(6)] == whole
     with pytest.raises(unmask.ConfigError, match="another tokenizer"):
         pretrain(replace(config, output=str(tmp_path / "other"), mixture={"sorting": 1.0}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("unmask-tiny*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_embedded_models_can_be_read(path: Path) -> None:
+    config = PretrainConfig.from_dict(yaml.safe_load(path.read_text()))
+    assert Path(config.output) == Path("runs") / path.stem
 
 
 @pytest.mark.parametrize(

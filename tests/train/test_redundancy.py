@@ -502,6 +502,16 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
         estimate(tuning(Path("./nowhere"), tmp_path), None, 10)
 
 
+def test_the_estimate_counts_both_copies_of_a_block_causal_model(bases: dict[str, Path], tmp_path: Path) -> None:
+    full = estimate(tuning(bases["llada"], tmp_path, block_length=8), None, None)
+    both = estimate(tuning(bases["sdar"], tmp_path), None, None)
+    assert (both.tokens, both.rows_per_step) == (full.tokens, full.rows_per_step)
+    assert both.flops > 2 * full.flops  # and more tokens meet the output matrix
+    assert both.activation_bytes > 2 * full.activation_bytes
+    with pytest.raises(unmask.ConfigError, match="has blocks of 8 tokens"):
+        estimate(tuning(bases["sdar"], tmp_path, block_length=32), None, None)
+
+
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +544,7 @@ SHARDED: dict[str, dict[str, Any]] = {
     "llada": {"lora": None, "objective": "masked", "batch_size": 5, "micro_batch": 2, "epochs": 3},
     "llada-lora": {"clip": 0.01},
     "dream-lora": {"gradient_checkpointing": True, "ema": 0.9},
+    "sdar": {"lora": None, "gradient_checkpointing": True},
 }
 
 

@@ -78,7 +78,8 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     attention = 2 * form.layers * copies * config.length * form.width
     # The output matrix meets supervised tokens only: half of an answer, or a block's share.
     share = 1.0 if views == 2 else config.mask_rate  # two views together ask for the whole block
-    answer = config.block(network.spec) if network.spec.block is None else config.length
+    block = config.block(network.spec)
+    answer = block if network.spec.block is None else config.length  # tokens of a row that the block objective asks for
     asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * answer * share
     flops = passes * (float(tokens) * copies * (inside + attention) + asked * matrix)
     return Budget(

@@ -70,14 +70,11 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
         return question
     first = int(place_N.min()) // spec.block * spec.block if len(place_N) else 0
     layout = noisy_and_clean(noisy_BT, tokens_BT, spec.block, first)
-    places_N = place_N - first
-    if spec.lookbehind:
-        # A block's first token is predicted by the clean row before it, as in decoding.
-        clean_N = place_N + noisy_BT.shape[1] - first
-        places_N = torch.where(place_N % spec.block == 0, clean_N, places_N)
-    return question._replace(
-        input_BQ=layout.tokens_BQ, place_N=places_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ
-    )
+    index_N = place_N - first
+    if spec.lookbehind:  # a block's first token is predicted by the clean row before it, as in decoding
+        clean_N = index_N + noisy_BT.shape[1]
+        index_N = torch.where(place_N % spec.block == 0, clean_N, index_N)
+    return question._replace(input_BQ=layout.tokens_BQ, place_N=index_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ)
 
 
 def weighted(losses_N: Tensor, weight_N: Tensor, total: float) -> Tensor:
