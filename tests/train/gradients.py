@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import save_file
 
-from unmask.models.toy import MASK, toy
+from unmask.models.toy import toy
 from unmask.train import noise
 from unmask.train.loss import Question, ask
 from unmask.train.trainer import TrainingConfig, fit, start
@@ -24,7 +24,7 @@ def questions(step: int, process: int, processes: int) -> Sequence[Question]:
     hidden = noise.masked(torch.ones(ROWS, 12, dtype=torch.bool), generator)
     mine = range(process * ROWS // processes, (process + 1) * ROWS // processes)
     parts = [slice(first, min(first + MICRO, mine.stop)) for first in mine[::MICRO]]
-    return [ask(tokens_BT[part], hidden.rows(part), MASK) for part in parts]
+    return [ask(tokens_BT[part], hidden.rows(part), toy().spec) for part in parts]
 
 
 def main(folder: str, steps: int) -> None:

@@ -32,9 +32,11 @@ from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
 from unmask.models.toy import CONFIGS, MASK, toy
 from unmask.train import adapter, checkpoint, sharding
+from unmask.train.begin import CONFIGS as LAYOUTS
+from unmask.train.begin import initialise
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
-from unmask.train.pretrain import PretrainConfig, initialise, model_config, pretrain
+from unmask.train.pretrain import PretrainConfig, pretrain
 from unmask.train.selection import choose, examples
 from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
 from unmask.train.tokenizer import build, save, vocabulary
@@ -47,14 +49,15 @@ MIXTURE = {"chain": 1.0, "equations": 1.0}
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained checkpoints of both families with a tokenizer."""
+    """Untrained checkpoints of three families with a tokenizer; the third is block-causal, with blocks of eight."""
     tokenizer = build(vocabulary(MIXTURE), model_max_length=256)
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("llada", "dream")}
-    config = PretrainConfig(output="", mixture=MIXTURE, width=32, layers=2, heads=2, mlp=48, max_length=256)
-    settings = model_config(config, len(tokenizer))
-    network = loading.build(settings, Path("llada")).to_empty(device="cpu")
-    initialise(network, torch.Generator().manual_seed(0))
-    checkpoint.export(dict(network.state_dict()), settings, folders["llada"])
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("llada", "dream", "sdar")}
+    config = PretrainConfig(output="", mixture=MIXTURE, width=32, layers=2, heads=2, mlp=48, max_length=256, block_length=8)
+    for name, architecture in (("llada", "LLaDAModelLM"), ("sdar", "SDARForCausalLM")):
+        settings = LAYOUTS[architecture](config, len(tokenizer))
+        network = loading.build(settings, Path(name)).to_empty(device="cpu")
+        initialise(network, torch.Generator().manual_seed(0))
+        checkpoint.export(dict(network.state_dict()), settings, folders[name])
     ids = {"vocab_size": len(tokenizer), "eos_token_id": 1, "mask_token_id": 2}
     dream = {**CONFIGS["dream"], **ids, "max_position_embeddings": 256}
     network = loading.build(dream, Path("dream")).to_empty(device="cpu")
@@ -360,20 +363,45 @@ def test_masks_depend_on_neither_split(objective: str) -> None:
     """The questions of a step are the same for any micro-batch and any number of processes."""
     pairs = [([5, 6, 7], list(range(8, 20 + row))) for row in range(7)]
     rows = lay_out(pairs, length=40, block_length=8, eos_id=1)
+    spec = ModelSpec(mask_id=2, eos_ids=(1,), vocab_size=40, max_length=64)
 
     def shown(micro: int, processes: int) -> list[list[int]]:
         config = SFTConfig(
             output="", model="", data="", batch_size=5, micro_batch=micro, objective=objective, block_length=8, length=40
         )
-        parts = [part for process in range(processes) for part in questions(rows, config, 2, 4, process, processes)]
-        return [row for part in parts for row in part.input_BT.tolist()]
+        parts = [part for process in range(processes) for part in questions(rows, config, spec, 4, process, processes)]
+        return [row for part in parts for row in part.input_BQ.tolist()]
 
     assert shown(1, 1) == shown(16, 1) == shown(3, 2) == shown(2, 4)
     with pytest.raises(unmask.ConfigError, match="raise batch_size"):
         shown(1, 11)
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("objective", ["block", "masked"])
+def test_a_block_causal_model_is_asked_about_all_blocks_at_once(objective: str, bases: dict[str, Path]) -> None:
+    """Blocks lie on the grid, the first one with the prompt's tail, and the last one holds the first EOS."""
+    pairs = [([5, 6, 7], list(range(8, 20 + row))) for row in range(7)]
+    rows = lay_out(pairs, length=40, block_length=8, eos_id=1, on_grid=True)
+    for (prompt, answer), mask, blocks in zip(pairs, rows.answer_BT, rows.blocks_B.tolist(), strict=True):
+        places = mask.nonzero()[:, 0].tolist()
+        assert places == list(range(3, 8 * blocks))
+        assert 0 < 8 * blocks - len(prompt) - len(answer) <= 8
+    spec = unmask.load(bases["sdar"]).spec
+    config = SFTConfig(output="", model="", data="", batch_size=4, micro_batch=8, objective=objective, length=40)
+    (part,) = questions(rows, config, spec, 0, 0, 1)
+    picked = rows.answer_BT[order(len(pairs), config, 0)]
+    asked = torch.zeros_like(picked.repeat(2, 1) if objective == "block" else picked)
+    assert part.positions_Q is not None
+    asked[part.row_N, part.positions_Q[part.place_N]] = True
+    if objective == "block":
+        assert torch.equal(asked[:4] ^ asked[4:], picked)  # the second view hides what the first one shows
+    else:
+        assert not (asked & ~picked).any()
+    with pytest.raises(unmask.ConfigError, match="has blocks of 8 tokens; leave it out"):
+        replace(config, block_length=16).block(spec)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
 def test_lora_learns_merges_and_loads_everywhere(family: str, bases: dict[str, Path], tmp_path: Path) -> None:
     config = tuning(bases[family], tmp_path, epochs=20)
     losses: list[float] = []
@@ -503,6 +531,16 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
         estimate(tuning(Path("./nowhere"), tmp_path), None, 10)
 
 
+def test_the_estimate_counts_both_copies_of_a_block_causal_model(bases: dict[str, Path], tmp_path: Path) -> None:
+    full = estimate(tuning(bases["llada"], tmp_path, block_length=8), None, None)
+    both = estimate(tuning(bases["sdar"], tmp_path), None, None)
+    assert (both.tokens, both.rows_per_step) == (full.tokens, full.rows_per_step)
+    assert both.flops > 2 * full.flops  # and more tokens meet the output matrix
+    assert both.activation_bytes > 2 * full.activation_bytes
+    with pytest.raises(unmask.ConfigError, match="has blocks of 8 tokens"):
+        estimate(tuning(bases["sdar"], tmp_path, block_length=32), None, None)
+
+
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +573,7 @@ SHARDED: dict[str, dict[str, Any]] = {
     "llada": {"lora": None, "objective": "masked", "batch_size": 5, "micro_batch": 2, "epochs": 3},
     "llada-lora": {"clip": 0.01},
     "dream-lora": {"gradient_checkpointing": True, "ema": 0.9},
+    "sdar": {"lora": None, "gradient_checkpointing": True},
 }
 
 

@@ -1,4 +1,4 @@
-"""Noise, loss, tokenizer, data, and a training that goes on after a kill as if nothing had happened."""
+"""Loss, tokenizer, data, and a training that goes on after a kill as if nothing had happened."""
 
 import itertools
 import json
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
 import unmask
+from unmask.models.network import Network
 from unmask.models.toy import MASK as TOY_MASK
 from unmask.models.toy import toy
 from unmask.tasks import TASKS, problems, sums
@@ -47,89 +48,37 @@ def small(output: Path, steps: int = 6, lessons: int = 2) -> PretrainConfig:
     )
 
 
-# --- noise ------------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10), st.integers(0, 2**31))
-def test_noise_hides_answers_only_and_something_of_each(rows: int, answer: int, prompt: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    answer_BT = torch.zeros(rows, prompt + answer, dtype=torch.bool)
-    answer_BT[:, prompt:] = True
-    rates = noise.stratified(rows, generator)
-    assert ((rates > 0) & (rates <= 1)).all()
-    uniform = noise.bernoulli(answer_BT, rates, generator)
-    hidden, inside = noise.block(answer_BT, 8, rates, generator)
-    for mask in (uniform, hidden, inside):
-        assert not (mask & ~answer_BT).any()
-        assert mask.any(dim=1).all()
-    assert not (inside & ~hidden).any()
-    for row in range(rows):
-        places = inside[row].nonzero()[:, 0] - prompt
-        first, last = int(places.min()) // 8, int(places.max()) // 8
-        assert first == last
-        later = hidden[row, prompt + (first + 1) * 8 :]
-        assert later.all()
-        assert not hidden[row, : prompt + first * 8].any()
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 5), st.floats(0.1, 0.9), st.integers(0, 2**31))
-def test_the_block_objective_is_the_papers(rows: int, blocks: int, prompt: int, rate: float, seed: int) -> None:
-    """One block a row, complementary views, weights 1 / p and 1 / (1 - p), earlier blocks clean, later ones hidden."""
-    size = 4
-    answer_BT = torch.zeros(rows, prompt + blocks * size + 2, dtype=torch.bool)  # two tokens behind the canvas
-    answer_BT[:, prompt : prompt + blocks * size] = True
-    eligible = torch.randint(1, blocks + 1, (rows,), generator=torch.Generator().manual_seed(seed))
-    made = noise.redundancy_aware(answer_BT, size, eligible, rate, torch.Generator().manual_seed(seed))
-    assert len(made.hidden_BT) == 2 * rows
-    for row in range(rows):
-        first, second = made.weight_BT[row], made.weight_BT[row + rows]
-        asked = (first > 0) | (second > 0)
-        assert not ((first > 0) & (second > 0)).any()
-        places = asked.nonzero()[:, 0] - prompt
-        assert places.tolist() == list(range(int(places[0]), int(places[0]) + size))
-        block = int(places[0]) // size
-        assert int(places[0]) % size == 0
-        assert block < eligible[row]
-        for view, weight, value in ((row, first, 1 / rate), (row + rows, second, 1 / (1 - rate))):
-            torch.testing.assert_close(weight[weight > 0], torch.full_like(weight[weight > 0], value))
-            assert made.total_B[view] == size
-            hidden = made.hidden_BT[view]
-            assert not hidden[: prompt + block * size].any()
-            assert hidden[prompt + (block + 1) * size : prompt + blocks * size].all()
-            assert not hidden[prompt + blocks * size :].any()
-            assert torch.equal(hidden & asked, weight > 0)
-
-
-def test_blocks_and_masks_are_drawn_for_every_row() -> None:
-    answer_BT = torch.ones(64, 64, dtype=torch.bool)
-    made = noise.redundancy_aware(answer_BT, 32, torch.full((64,), 2), 0.5, torch.Generator().manual_seed(0))
-    second = (made.weight_BT[:64, 32:] > 0).any(dim=1)
-    assert 20 < int(second.sum()) < 44
-    patterns = {tuple(row.tolist()) for row in made.weight_BT[:64] > 0}
-    assert len(patterns) == 64
-
-
-def test_the_masked_objective_weighs_one_over_t() -> None:
-    answer_BT = torch.ones(8, 40, dtype=torch.bool)
-    made = noise.masked(answer_BT, torch.Generator().manual_seed(0))
-    share = made.hidden_BT.float().mean(dim=1)
-    torch.testing.assert_close(made.weight_BT, made.hidden_BT / share[:, None])
-    assert made.total_B.tolist() == [40.0] * 8
-
-
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
-def example(family: str) -> tuple[torch.nn.Module, torch.Tensor, noise.Hidden]:
+FAMILIES = ["llada", "dream", "sdar", "shifted"]  # the last is block-causal, and its row i - 1 predicts token i
+
+
+def example(family: str) -> tuple[Network, torch.Tensor, noise.Hidden]:
     generator = torch.Generator().manual_seed(3)
-    network = toy(family, dtype=torch.float64).network.requires_grad_(True)
+    network = toy("sdar" if family == "shifted" else family, dtype=torch.float64).network.requires_grad_(True)
+    if family == "shifted":
+        network.spec = replace(network.spec, lookbehind=1)
     tokens_BT = torch.randint(0, 20, (4, 11), generator=generator)
     answer_BT = torch.zeros(4, 11, dtype=torch.bool)
     answer_BT[:, 3:] = True
     made = noise.redundancy_aware(answer_BT, 4, torch.tensor([2, 1, 2, 2]), 0.4, generator)
     return network, tokens_BT.repeat(2, 1), made
+
+
+def losses_of(network: Network, question: Question) -> torch.Tensor:
+    losses: torch.Tensor = Student(network)(*question[:4], question.positions_Q, question.mask_QQ)[0]
+    return losses
+
+
+def logits_of(network: Network, noisy: list[int], clean: list[int], place: int) -> torch.Tensor:
+    """The logits of one token as decoding asks for it: nothing behind its block, and only clean tokens before."""
+    block, shift = network.spec.block, network.spec.lookbehind
+    begin, end = (0, len(noisy)) if block is None else (place // block * block, (place // block + 1) * block)
+    if block is not None and place == begin and shift:
+        end = begin
+    logits: torch.Tensor = network(torch.tensor([(clean[:begin] + noisy[begin:])[:end]]))
+    return logits[0, place - shift]
 
 
 def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
@@ -138,25 +87,23 @@ def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_the_formula(family: str) -> None:
-    """Against eq. 5 written out token by token in float64, Dream's shift included."""
+    """Against eq. 5 written out token by token in float64: with shifts, and block by block where the model is so."""
     network, tokens_BT, made = example(family)
-    question = ask(tokens_BT, made, TOY_MASK)
-    losses, _ = Student(network)(*question[:4])
-    loss = weighted(losses, question.weight_N, question.total)
+    question = ask(tokens_BT, made, network.spec)
+    loss = weighted(losses_of(network, question), question.weight_N, question.total)
     loss.backward()
     ours = gradients(network)
 
     slow = torch.zeros((), dtype=torch.float64)
-    shift = 1 if family == "dream" else 0
     for row in range(len(tokens_BT)):
         shown = [TOY_MASK if made.hidden_BT[row, place] else int(tokens_BT[row, place]) for place in range(11)]
-        logits_TV = network(torch.tensor([shown]))[0]
         for place in range(11):
             if made.weight_BT[row, place] > 0:
                 weight = 1 / 0.4 if row < 4 else 1 / 0.6
-                slow = slow - weight * log_softmax(logits_TV[place - shift], dim=-1)[tokens_BT[row, place]]
+                logits_V = logits_of(network, shown, tokens_BT[row].tolist(), place)
+                slow = slow - weight * log_softmax(logits_V, dim=-1)[tokens_BT[row, place]]
     slow = slow / (8 * 4)  # eight views of blocks of four
     slow.backward()
     torch.testing.assert_close(loss, slow, rtol=1e-6, atol=1e-9)  # the weights are float32
@@ -164,30 +111,29 @@ def test_gradients_are_those_of_the_formula(family: str) -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cut", [1, 3, 8])
-def test_an_accumulated_batch_is_a_big_batch(cut: int) -> None:
-    network, tokens_BT, made = example("llada")
-    whole = ask(tokens_BT, made, TOY_MASK)
-    losses, _ = Student(network)(*whole[:4])
-    weighted(losses, whole.weight_N, whole.total).backward()
+def test_an_accumulated_batch_is_a_big_batch(cut: int, family: str) -> None:
+    network, tokens_BT, made = example(family)
+    whole = ask(tokens_BT, made, network.spec)
+    weighted(losses_of(network, whole), whole.weight_N, whole.total).backward()
     big = gradients(network)
     parts = [slice(first, first + cut) for first in range(0, 8, cut)]
-    questions = [ask(tokens_BT[part], made.rows(part), TOY_MASK) for part in parts]
+    questions = [ask(tokens_BT[part], made.rows(part), network.spec) for part in parts]
     assert sum(question.total for question in questions) == whole.total
     for question in questions:
-        losses, _ = Student(network)(*question[:4])
-        weighted(losses, question.weight_N, whole.total).backward()
+        weighted(losses_of(network, question), question.weight_N, whole.total).backward()
     for mine, reference in zip(gradients(network), big, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
-def test_recomputing_layers_changes_no_gradient() -> None:
-    network, tokens_BT, made = example("dream")
-    question = ask(tokens_BT, made, TOY_MASK)
+@pytest.mark.parametrize("family", ["dream", "sdar"])
+def test_recomputing_layers_changes_no_gradient(family: str) -> None:
+    network, tokens_BT, made = example(family)
+    question = ask(tokens_BT, made, network.spec)
     found = []
     for network.checkpointing in (False, True):
-        losses, _ = Student(network)(*question[:4])
-        losses.sum().backward()
+        losses_of(network, question).sum().backward()
         found.append(gradients(network))
     for kept, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(kept, recomputed)
@@ -224,6 +170,23 @@ def test_a_batch_is_prompts_answers_and_eos() -> None:
         assert len(answer) % 32 == 0
         assert TOKENIZER.decode([token for token in answer if token != EOS]) == problem.worked
         assert answer[-1] == EOS
+
+
+@pytest.mark.parametrize("block", [4, 16])
+def test_on_the_grid_an_answer_ends_with_the_block_of_its_eos(block: int) -> None:
+    source = list(itertools.islice(problems("chain", "train", seed=0), 50))
+    data = batch(TOKENIZER, source, random.Random(3), tokens=1024, block_length=block, longest=128, on_grid=True)
+    starts = set()
+    for row, mask, problem in zip(data.tokens_BT, data.answer_BT, source, strict=False):
+        places = mask.nonzero()[:, 0].tolist()
+        assert places == list(range(places[0], places[-1] + 1))
+        assert (places[-1] + 1) % block == 0
+        answer = row[mask].tolist()
+        assert TOKENIZER.decode(answer[: answer.index(EOS)]) == problem.worked
+        assert set(answer[answer.index(EOS) :]) == {EOS}
+        assert len(answer) - answer.index(EOS) <= block
+        starts.add(places[0] % block)
+    assert len(starts) > 1  # prompts end anywhere in a block
 
 
 def test_similar_problems_are_near_in_length_and_short_ones_come_first() -> None:
@@ -336,7 +299,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 def test_a_moving_average_is_what_is_kept(tmp_path: Path) -> None:
     """With an average the weights that come back are not the last ones, and a continued run has the same."""
     network, tokens_BT, made = example("llada")
-    question = Question(*ask(tokens_BT, made, TOY_MASK))
+    question = Question(*ask(tokens_BT, made, network.spec))
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
     def run(folder: str, steps: int, ema: float | None, report: Report | None = None) -> dict[str, torch.Tensor]:

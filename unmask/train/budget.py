@@ -69,15 +69,19 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     count = _count(config) if examples is None else examples
     steps = config.steps(count)
     views = 2 if config.objective == "block" and config.complementary else 1
+    copies = 1 if network.spec.block is None else 2  # the clean row beside the noisy one
     tokens = steps * config.batch_size * views * config.length
     passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
     matrix = form.vocab * form.width
     inside = parameters - matrix * (1 if form.tied else 2)
-    attention = 2 * form.layers * config.length * form.width  # scores and values, a token against all, per factor of 2
+    # Scores and values, a token against all, per factor of 2.
+    attention = 2 * form.layers * copies * config.length * form.width
     # The output matrix meets supervised tokens only: half of an answer, or a block's share.
     share = 1.0 if views == 2 else config.mask_rate  # two views together ask for the whole block
-    asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * config.block_length * share
-    flops = passes * (float(tokens) * (inside + attention) + asked * matrix)
+    block = config.block(network.spec)
+    answer = block if network.spec.block is None else config.length  # tokens of a row that the block objective asks for
+    asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * answer * share
+    flops = passes * (float(tokens) * copies * (inside + attention) + asked * matrix)
     return Budget(
         parameters=parameters,
         trained=trained,
@@ -88,18 +92,19 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
         flops=flops,
         weights_bytes=parameters * (_BYTES[config.dtype] if config.lora else 8),
         optimizer_bytes=trained * (16 if config.lora else 8),
-        activation_bytes=_activations(config, form),
+        activation_bytes=_activations(config, form, copies, answer),
     )
 
 
-def _activations(config: SFTConfig, shape: Shape) -> int:
+def _activations(config: SFTConfig, shape: Shape, copies: int, answer: int) -> int:
     # Kept of a layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
     numbers = 7 * shape.width + 2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp
-    layer = 2 * numbers * config.length
-    kept = 2 * shape.width * config.length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
+    length = copies * config.length
+    layer = 2 * numbers * length
+    kept = 2 * shape.width * length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
     # A micro-batch may hold nothing but the fuller of the two views, or rows that are all hidden.
     rate = max(config.mask_rate, 1 - config.mask_rate) if config.complementary else config.mask_rate
-    asked = rate * config.block_length if config.objective == "block" else config.length
+    asked = rate * answer if config.objective == "block" else config.length
     return round(config.micro_batch * (kept + 3 * 4 * asked * shape.vocab))
 
 

@@ -49,20 +49,26 @@ def batch(
     tokens: int,
     block_length: int,
     longest: int,
+    on_grid: bool = False,
 ) -> Batch:
     """About `tokens` tokens of the source's problems, a row each: chat prompt, worked answer, EOS to the end.
 
     The canvas behind the prompt is a whole number of blocks: just enough for the row's answer, or in one batch of four a
     drawn number of them more, up to `longest` tokens, so that the model also learns long EOS tails. All of it may be hidden.
+
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them: the prompt's last tokens share
+    the answer's first block, and the canvas ends with the block that holds the first EOS, behind which no such model
+    decodes.
     """
     assert tokenizer.eos_token_id is not None
     rows: list[tuple[list[int], list[int]]] = []
-    longer = rng.randrange(1, max(2, longest // block_length)) if rng.random() < 0.25 else 0
+    longer = rng.randrange(1, max(2, longest // block_length)) if not on_grid and rng.random() < 0.25 else 0
     width = 0
     for problem in source:
         prompt, answer = encode(tokenizer, problem)
-        blocks = -(-(len(answer) + 1) // block_length)
-        canvas = max(blocks, min(blocks + longer, longest // block_length)) * block_length
+        begun = len(prompt) % block_length if on_grid else 0
+        blocks = -(-(begun + len(answer) + 1) // block_length)
+        canvas = max(blocks, min(blocks + longer, longest // block_length)) * block_length - begun
         width = max(width, len(prompt) + canvas)
         if rows and (len(rows) + 1) * width > tokens:
             break

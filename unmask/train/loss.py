@@ -4,13 +4,16 @@ The loss of a step is the sum of weight * cross-entropy over all supervised toke
 every micro-batch, divided by the sum of the rows' totals (noise.Hidden) over the same. So an accumulated batch, a batch
 spread over devices and a big batch are the same number and the same gradient.
 
-Shapes: B rows, T tokens, N supervised tokens of them.
+Shapes: B rows, T tokens, N supervised tokens of them, Q tokens that a forward is given.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from unmask.decode.spec import ModelSpec
+from unmask.train.layout import noisy_and_clean
 from unmask.train.noise import Hidden
 
 
@@ -18,39 +21,60 @@ class Question(NamedTuple):
     """What a network is shown and asked: one micro-batch, ready for it.
 
     Attributes:
-        input_BT: the tokens, the hidden ones replaced by the mask.
-        row_N, place_N: where the supervised tokens are.
+        input_BQ: the tokens, the hidden ones replaced by the mask; of a block-causal model both copies (layout.py).
+        row_N, place_N: where in it the supervised tokens are.
         target_N: what they are.
         weight_N: float, the weight of each.
         total: this micro-batch's part of the divisor.
+        positions_Q, mask_QQ: where the tokens of both copies stand, and which keys a query sees; None: one copy.
     """
 
-    input_BT: Tensor
+    input_BQ: Tensor
     row_N: Tensor
     place_N: Tensor
     target_N: Tensor
     weight_N: Tensor
     total: float
+    positions_Q: Tensor | None = None
+    mask_QQ: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Question":
+        """The same question on a device."""
+        moved: list[Any] = [part.to(device) if isinstance(part, Tensor) else part for part in self]
+        return Question(*moved)
 
 
-def ask(tokens_BT: Tensor, hidden: Hidden, mask_id: int) -> Question:
+def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     """Put the masks in and list what is supervised: every token whose weight is not 0.
 
-    >>> import torch
+    A block-causal model is also given the clean tokens (layout.py): what is hidden in one block is then visible to all
+    later ones. Its forward begins with the first block that is asked about.
+
     >>> made = Hidden(torch.tensor([[False, True]]), torch.tensor([[0.0, 2.0]]), torch.tensor([2.0]))
-    >>> question = ask(torch.tensor([[7, 8]]), made, mask_id=9)
-    >>> question.input_BT.tolist(), question.place_N.tolist(), question.target_N.tolist(), question.total
+    >>> spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64)
+    >>> question = ask(torch.tensor([[7, 8]]), made, spec)
+    >>> question.input_BQ.tolist(), question.place_N.tolist(), question.target_N.tolist(), question.total
     ([[7, 9]], [1], [8], 2.0)
     """
     row_N, place_N = (hidden.weight_BT > 0).nonzero(as_tuple=True)
-    return Question(
-        input_BT=tokens_BT.masked_fill(hidden.hidden_BT, mask_id),
+    noisy_BT = tokens_BT.masked_fill(hidden.hidden_BT, spec.mask_id)
+    question = Question(
+        input_BQ=noisy_BT,
         row_N=row_N,
         place_N=place_N,
         target_N=tokens_BT[row_N, place_N],
         weight_N=hidden.weight_BT[row_N, place_N],
         total=hidden.total_B.sum().item(),
     )
+    if spec.block is None:
+        return question
+    first = int(place_N.min()) // spec.block * spec.block if len(place_N) else 0
+    layout = noisy_and_clean(noisy_BT, tokens_BT, spec.block, first)
+    index_N = place_N - first
+    if spec.lookbehind:  # a block's first token is predicted by the clean row before it, as in decoding
+        clean_N = index_N + noisy_BT.shape[1]
+        index_N = torch.where(place_N % spec.block == 0, clean_N, index_N)
+    return question._replace(input_BQ=layout.tokens_BQ, place_N=index_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ)
 
 
 def weighted(losses_N: Tensor, weight_N: Tensor, total: float) -> Tensor:

@@ -44,10 +44,10 @@ def stratified(rows: int, generator: torch.Generator, device: torch.device | Non
     return rates[torch.randperm(rows, generator=generator)].clamp(1e-3, 1.0).to(device)
 
 
-def bernoulli(answer_BT: Tensor, rate_B: Tensor, generator: torch.Generator) -> Tensor:
-    """Hide each answer token with its row's rate, and at least one token a row (arXiv 2502.09992, algorithm 2)."""
+def bernoulli(answer_BT: Tensor, rate_BT: Tensor, generator: torch.Generator) -> Tensor:
+    """Hide each answer token with its rate, and at least one token per row (arXiv 2502.09992, algorithm 2)."""
     draws = torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device)
-    hidden = answer_BT & (draws < rate_B[:, None])
+    hidden = answer_BT & (draws < rate_BT)
     first = torch.where(answer_BT, draws, 2.0).argmin(dim=1, keepdim=True)
     forced = torch.zeros_like(hidden).scatter_(1, first, True) & answer_BT
     return hidden | (forced & ~hidden.any(dim=1, keepdim=True))
@@ -72,8 +72,24 @@ def block(answer_BT: Tensor, length: int, rate_B: Tensor, generator: torch.Gener
     Returns (hidden, supervised), both [B, T]: everything hidden, and the part of it inside the drawn block.
     """
     drawn, later = draw_block(answer_BT, length, blocks_of(answer_BT, length), generator)
-    inside = bernoulli(drawn, rate_B, generator)
+    inside = bernoulli(drawn, rate_B[:, None], generator)
     return inside | later, inside
+
+
+def grid(answer_BT: Tensor, length: int, whole: float, generator: torch.Generator) -> Tensor:
+    """Hide every block of the grid (positions 0 to `length` - 1, and so on) at a rate of its own, bool [B, T].
+
+    A share `whole` of the blocks is hidden wholly, as decoding finds them; the others' rates are spread evenly over
+    (0, 1). At least one token of a row is hidden.
+
+    >>> grid(torch.ones(1, 4, dtype=torch.bool), 2, 1.0, torch.Generator().manual_seed(0))
+    tensor([[True, True, True, True]])
+    """
+    rows, tokens = answer_BT.shape
+    blocks = -(-tokens // length)
+    rates = stratified(rows * blocks, generator, answer_BT.device).view(rows, blocks)
+    rates = (rates / max(1 - whole, 1e-6)).clamp(max=1.0)
+    return bernoulli(answer_BT, rates.repeat_interleave(length, dim=1)[:, :tokens], generator)
 
 
 # --- objectives -------------------------------------------------------------------------------------------------------
@@ -95,7 +111,8 @@ def masked(answer_BT: Tensor, generator: torch.Generator) -> Hidden:
     >>> (made.weight_BT.sum() / made.total_B.sum()).item()
     1.0
     """
-    hidden = bernoulli(answer_BT, stratified(len(answer_BT), generator).to(answer_BT.device), generator)
+    rates = stratified(len(answer_BT), generator, answer_BT.device)
+    hidden = bernoulli(answer_BT, rates[:, None], generator)
     total_B = answer_BT.sum(dim=1).float()
     weight_BT = hidden * (total_B / hidden.sum(dim=1).clamp(min=1))[:, None]
     return Hidden(hidden, weight_BT, total_B)
@@ -121,10 +138,18 @@ def redundancy_aware(
             [0., 0., 2., 0.]])
     """
     drawn, later = draw_block(answer_BT, length, blocks_B, generator)
-    first = drawn & (torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device) < rate)
-    total_B = drawn.sum(dim=1).float()
-    views = [Hidden(first | later, first / rate, total_B)]
+    return views(drawn, later, rate, generator, complementary=complementary)
+
+
+def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Generator, *, complementary: bool) -> Hidden:
+    """Hide each of the asked tokens with `rate`, and all later ones: one view of a row, or two complementary ones.
+
+    A block-causal model is asked about the whole answer and nothing is later: R2-dLLM's objective for all blocks at once.
+    """
+    first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
+    total_B = asked_BT.sum(dim=1).float()
+    made = [Hidden(first | later_BT, first / rate, total_B)]
     if complementary:
-        second = drawn & ~first
-        views.append(Hidden(second | later, second / (1 - rate), total_B))
-    return Hidden(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+        second = asked_BT & ~first
+        made.append(Hidden(second | later_BT, second / (1 - rate), total_B))
+    return Hidden(*(torch.cat(parts) for parts in zip(*made, strict=True)))

@@ -1,31 +1,31 @@
-"""Train a small model from nothing, the embedded one on a laptop in about an hour.
+"""Train a small model from nothing or from another one, the embedded ones on a laptop in about an hour each.
 
     unmask train pretrain --config configs/unmask-tiny.yaml
+    unmask train pretrain --config configs/unmask-tiny-block.yaml
 
-Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`). Every batch is a
-function of its step number.
+Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`), for a block-causal
+model block by block (`hide_on_grid`). Every batch is a function of its step number.
 """
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, unknown
 from unmask.models import loading
-from unmask.models.layers import init_weights
-from unmask.models.llada import LLaDA
+from unmask.models.network import Network
 from unmask.tasks import problems
 from unmask.train import checkpoint, noise
+from unmask.train.begin import CONFIGS, initialise, take_over
 from unmask.train.data import Batch, batch, drill, similar
 from unmask.train.loss import Question, ask
-from unmask.train.tokenizer import EOS, MASK, PAD, build, save, vocabulary
+from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trainer import Report, Schedule, TrainingConfig, check_number, fit, start
 
 
@@ -35,13 +35,19 @@ class PretrainConfig(TrainingConfig):
 
     Attributes:
         mixture: task -> weight; see unmask.tasks.
-        begin: a model of the same shape and tokenizer to go on from with a new schedule; None: from nothing.
+        architecture: the layout of the checkpoint, by its Hugging Face name.
+        begin: a model of the same shape and tokenizer to go on from with a new schedule; None: from nothing. Its family
+            may be another one.
+        block_length: of the noise, and of a block-causal model that is made.
+        block_lengths: what a block-causal model learns, batch by batch in turn; none: `block_length` alone.
+        wholly: of a block-causal model's blocks, the share that is hidden wholly.
         lessons: a step's batches, shared out to the processes, of `tokens` tokens each.
         drills, short: the share of the run that is half sheets of sums, and in which the problems grow to their full length.
         learning_rate: AdamW's, for embedding, head and norms; `muon_learning_rate` is for the matrices inside the layers.
     """
 
     mixture: Mapping[str, float]
+    architecture: str = "LLaDAModelLM"
     begin: str | None = None
     width: int = 128
     layers: int = 4
@@ -49,6 +55,8 @@ class PretrainConfig(TrainingConfig):
     mlp: int = 512
     max_length: int = 512
     block_length: int = 32
+    block_lengths: Sequence[int] = ()
+    wholly: float = 0.5
     longest_answer: int = 128
     steps: int = 10000
     lessons: int = 2
@@ -65,6 +73,12 @@ class PretrainConfig(TrainingConfig):
         if not self.mixture or min(self.mixture.values()) < 0 or not sum(self.mixture.values()):
             raise ConfigError(f"mixture must give tasks positive weights, got {dict(self.mixture)}")
         problems(self.mixture, "train", seed=0)  # names an unknown task
+        if self.architecture not in CONFIGS:
+            raise unknown("architecture", self.architecture, CONFIGS)
+        for length in self.block_lengths:
+            check_number("block_lengths", length, 1)
+        if not 0 <= self.wholly < 1:
+            raise ConfigError(f"wholly must be a share from 0 up to 1, got {self.wholly}")
         check_number("muon_learning_rate", self.muon_learning_rate, 0.0)
         for name in ("steps", "lessons", "tokens", "layers", "block_length"):
             check_number(name, getattr(self, name), 1)
@@ -74,56 +88,11 @@ class PretrainConfig(TrainingConfig):
             raise ConfigError(f"longest_answer {self.longest_answer} is not a multiple of block_length {self.block_length}")
 
 
-def model_config(config: PretrainConfig, vocab_size: int) -> dict[str, Any]:
-    """The config.json of a LLaDA checkpoint of this size."""
-    return {
-        "architectures": ["LLaDAModelLM"],
-        "model_type": "llada",
-        "d_model": config.width,
-        "n_heads": config.heads,
-        "n_kv_heads": config.heads,
-        "n_layers": config.layers,
-        "mlp_hidden_size": config.mlp,
-        "mlp_ratio": 4,
-        "activation_type": "silu",
-        "block_type": "llama",
-        "block_group_size": 1,
-        "alibi": False,
-        "rope": True,
-        "rope_full_precision": True,
-        "rope_theta": 10000.0,
-        "flash_attention": False,
-        "attention_dropout": 0.0,
-        "residual_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "layer_norm_type": "rms",
-        "layer_norm_with_affine": True,
-        "rms_norm_eps": 1e-5,
-        "attention_layer_norm": False,
-        "attention_layer_norm_with_affine": True,
-        "max_sequence_length": config.max_length,
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "bias_for_layer_norm": False,
-        "vocab_size": vocab_size,
-        "embedding_size": vocab_size,
-        "weight_tying": False,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD,
-        "mask_token_id": MASK,
-        "init_device": "cpu",
-        "init_fn": "normal",
-        "init_std": 0.02,
-        "scale_logits": False,
-        "input_emb_norm": False,
-        "torch_dtype": "float32",
-    }
-
-
-def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: int) -> Batch:
+def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: int, block: int | None = None) -> Batch:
     """One batch of a training step: a sheet of sums, or problems of the mixture that are about as long.
 
     Half of them sums in the first part of a run, one in eight later; short problems first, all from `short` of the run on.
+    `block` is the block length of a block-causal model.
     """
     rng = random.Random(f"{config.seed}-{number}")
     done = number / (config.steps * config.lessons)
@@ -135,28 +104,17 @@ def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: i
         similar(drawn, rng, pool=192, reach=1.0 if done >= config.short else 0.3 + 0.7 * done / config.short),
         rng,
         tokens=config.tokens,
-        block_length=config.block_length,
+        block_length=block or config.block_length,
         longest=config.longest_answer,
+        on_grid=block is not None,
     )
 
 
-def initialise(network: LLaDA, generator: torch.Generator) -> None:
-    """Large embeddings, small matrices, and an output matrix that starts as a small copy of the embeddings.
-
-    With embeddings as small as the rest, what sets one name apart from another is soon drowned by what all names share, and
-    copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
-    """
-    init_weights(network, std=0.02, generator=generator)
-    embedding, head = (network.get_parameter(f"model.transformer.{name}.weight") for name in ("wte", "ff_out"))
-    with torch.no_grad():
-        embedding.normal_(0.0, 1.0, generator=generator)
-        head.copy_(0.02 * embedding)
-
-
-def optimizers(config: PretrainConfig, network: nn.Module) -> list[torch.optim.Optimizer]:
+def optimizers(config: PretrainConfig, network: Network) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embedding, head and norms (as Muon's authors advise)."""
-    inner = [p for name, p in network.named_parameters() if p.dim() == 2 and "blocks" in name]
-    outer = [p for name, p in network.named_parameters() if not (p.dim() == 2 and "blocks" in name)]
+    inside = {id(p) for layer in network.blocks() for p in layer.parameters() if p.dim() == 2}
+    inner = [p for p in network.parameters() if id(p) in inside]
+    outer = [p for p in network.parameters() if id(p) not in inside]
     return [
         torch.optim.Muon(inner, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
         torch.optim.AdamW(outer, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -170,13 +128,29 @@ def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Genera
     hard to learn, the sums, is a small part of the tokens.
     """
     rates = noise.stratified(len(data.tokens_BT), generator)
-    uniform = noise.bernoulli(data.answer_BT, rates, generator)
+    uniform = noise.bernoulli(data.answer_BT, rates[:, None], generator)
     blocks, inside = noise.block(data.answer_BT, block_length, rates, generator)
-    numbers_BT = data.answer_BT & torch.isin(data.tokens_BT, digits)
-    numbers = noise.bernoulli(torch.where(numbers_BT.any(1, keepdim=True), numbers_BT, data.answer_BT), rates, generator)
+    numbers = noise.bernoulli(_numbers(data, digits), rates[:, None], generator)
     kind = (torch.arange(len(rates)) % 3)[:, None]
     hidden = torch.where(kind == 0, uniform, torch.where(kind == 1, blocks, numbers))
     return noise.equal_rows(hidden, torch.where(kind == 1, inside, hidden))
+
+
+def hide_on_grid(data: Batch, digits: Tensor, block: int, wholly: float, generator: torch.Generator) -> noise.Hidden:
+    """Every block of a row is hidden at a rate of its own, a share `wholly` of them wholly.
+
+    Of every third row only `digits` are hidden, as in `hide`. All blocks learn at once, since each has clean blocks before
+    it (layout.py).
+    """
+    third = (torch.arange(len(data.tokens_BT)) % 3 == 2)[:, None]
+    hidden = noise.grid(torch.where(third, _numbers(data, digits), data.answer_BT), block, wholly, generator)
+    return noise.equal_rows(hidden, hidden)
+
+
+def _numbers(data: Batch, digits: Tensor) -> Tensor:
+    """Where an answer's digits are, bool [B, T]; the whole answer where it has none."""
+    numbers_BT = data.answer_BT & torch.isin(data.tokens_BT, digits)
+    return torch.where(numbers_BT.any(1, keepdim=True), numbers_BT, data.answer_BT)
 
 
 def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
@@ -197,23 +171,31 @@ def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
 def _pretrain(accelerator: Accelerator, config: PretrainConfig, folder: Path, report: Report | None) -> None:
     tokenizer = build(vocabulary(config.mixture), model_max_length=config.max_length)
     digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
-    settings = model_config(config, len(tokenizer))
-    network = LLaDA(settings)
+    settings = CONFIGS[config.architecture](config, len(tokenizer))
+    network = loading.network_class(config.architecture)(settings)
     initialise(network, torch.Generator().manual_seed(config.seed))
     if config.begin is not None:
         before = loading.load(config.begin, device="cpu", dtype="float32")
-        if before.network.shape != network.shape or before.tokenizer.get_vocab() != tokenizer.get_vocab():
-            raise ConfigError(f"{config.begin} has another shape or tokenizer than these settings make")
-        network.load_state_dict(before.network.state_dict())
+        if before.tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ConfigError(f"{config.begin} has another tokenizer than these settings make")
+        take_over(network, before.network, lesson(config, tokenizer, number=0).tokens_BT)
     if config.lessons % accelerator.num_processes:
         raise ConfigError(f"lessons {config.lessons} cannot be shared out to {accelerator.num_processes} processes")
+
+    lengths = config.block_lengths or (config.block_length,)
 
     def questions(step: int, process: int, processes: int) -> Sequence[Question]:
         made = []
         for number in range(step * config.lessons, (step + 1) * config.lessons)[process::processes]:
-            data = lesson(config, tokenizer, number)
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-            made.append(ask(data.tokens_BT, hide(data, digits, config.block_length, generator), MASK))
+            if network.spec.block is None:
+                data = lesson(config, tokenizer, number)
+                made.append(ask(data.tokens_BT, hide(data, digits, config.block_length, generator), network.spec))
+            else:
+                block = lengths[number % len(lengths)]
+                data = lesson(config, tokenizer, number, block)
+                hidden = hide_on_grid(data, digits, block, config.wholly, generator)
+                made.append(ask(data.tokens_BT, hidden, replace(network.spec, block=block)))
         return made
 
     weights = fit(accelerator, network, optimizers(config, network), questions, config, config.steps, report)

@@ -5,7 +5,8 @@
     unmask train merge --config configs/r2-tiny.yaml
 
 The prompt stays visible; the answer is filled up with EOS to whole blocks. Objective "block" is the paper's, "masked" the
-usual one of masked diffusion (train/noise.py).
+usual one of masked diffusion (train/noise.py). A block-causal model learns all blocks of an answer at once
+(train/layout.py).
 """
 
 import functools
@@ -20,6 +21,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
+from unmask.decode.spec import ModelSpec
 from unmask.engine.generate import encode
 from unmask.errors import ConfigError, unknown
 from unmask.files import writing
@@ -32,6 +34,7 @@ from unmask.train.selection import Example, Select, Spatial, examples
 from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
 
 Objective = Literal["block", "masked"]
+BLOCK = 32  # R2-dLLM's
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -54,6 +57,7 @@ class SFTConfig(TrainingConfig):
         select: which right answer of a prompt: that of lowest or highest redundancy, or a random one.
         spatial, per_token: how redundancy is counted; see selection.score.
         objective: "block" (section 5.2) or "masked" (1/t).
+        block_length: None is the model's own, or 32 where it has none.
         mask_rate, complementary: of the block objective; a batch then has two views of every example.
         lora: adapter sizes; null trains all weights.
         length: tokens of prompt and answer together, filled up or cut.
@@ -67,7 +71,7 @@ class SFTConfig(TrainingConfig):
     spatial: Spatial = "windows"
     per_token: bool = True
     objective: Objective = "block"
-    block_length: int = 32
+    block_length: int | None = None
     mask_rate: float = 0.5
     complementary: bool = True
     lora: LoRA | None = LoRA()
@@ -95,12 +99,20 @@ class SFTConfig(TrainingConfig):
         for name, known in (("select", Select), ("spatial", Spatial), ("objective", Objective)):
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
-        for name in ("block_length", "length", "batch_size", "micro_batch", "epochs"):
+        if self.block_length is not None:
+            whole("block_length", self.block_length, 1, required=True)
+        for name in ("length", "batch_size", "micro_batch", "epochs"):
             whole(name, getattr(self, name), 1, required=True)
         if self.dtype not in DTYPES:
             raise unknown("dtype", str(self.dtype), DTYPES)
         if not 0 < self.mask_rate < 1:
             raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
+
+    def block(self, spec: ModelSpec) -> int:
+        """The block length of this training. Raises ConfigError if a block-causal model has another one than named."""
+        if spec.block is not None and self.block_length not in (None, spec.block):
+            raise ConfigError(f"block_length {self.block_length}: {self.model} has blocks of {spec.block} tokens; leave it out")
+        return spec.block or self.block_length or BLOCK
 
     def steps(self, count: int) -> int:
         """Steps for this many examples: whole batches, at least one."""
@@ -115,8 +127,13 @@ class Rows(NamedTuple):
     blocks_B: Tensor
 
 
-def lay_out(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int, block_length: int, eos_id: int) -> Rows:
+def lay_out(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int, block_length: int, eos_id: int, on_grid: bool = False
+) -> Rows:
     """Prompt, answer, EOS: every row `length` tokens, of which the answer's whole blocks may be hidden.
+
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and what may be hidden ends
+    with the block of the first EOS: no such model decodes behind it.
 
     Raises ConfigError for a prompt that leaves no room for a block.
 
@@ -128,16 +145,18 @@ def lay_out(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int
     answer_BT = torch.zeros((len(pairs), length), dtype=torch.bool)
     blocks = []
     for row, (prompt, answer) in enumerate(pairs):
-        room = (length - len(prompt)) // block_length
+        begun = len(prompt) % block_length if on_grid else 0
+        room = (length - len(prompt) + begun) // block_length
         if room < 1:
             raise ConfigError(
                 f"prompt {row} has {len(prompt)} tokens and leaves no block of {block_length} within length {length}"
             )
-        canvas = room * block_length
+        filled = min(room, (begun + len(answer)) // block_length + 1)
+        canvas = (filled if on_grid else room) * block_length - begun
         kept = list(answer[:canvas])
         tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
         answer_BT[row, len(prompt) : len(prompt) + canvas] = True
-        blocks.append(min(room, len(kept) // block_length + 1))
+        blocks.append(filled)
     return Rows(tokens_BT, answer_BT, torch.tensor(blocks))
 
 
@@ -155,23 +174,24 @@ def _shuffled(count: int, seed: str) -> list[int]:
     return random.Random(seed).sample(range(count), count)
 
 
-def questions(rows: Rows, config: SFTConfig, mask_id: int, step: int, process: int, processes: int) -> list[Question]:
+def questions(rows: Rows, config: SFTConfig, spec: ModelSpec, step: int, process: int, processes: int) -> list[Question]:
     """One process's micro-batches of a step. Masks are drawn for the whole batch, so they depend on neither split."""
     picked = torch.tensor(order(len(rows.tokens_BT), config, step))
     tokens_BT, answer_BT, blocks_B = (part[picked] for part in rows)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    if config.objective == "block":
-        hidden = noise.redundancy_aware(
-            answer_BT, config.block_length, blocks_B, config.mask_rate, generator, complementary=config.complementary
-        )
-        tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
-    else:
+    rate, both = config.mask_rate, config.complementary
+    if config.objective == "masked":
         hidden = noise.masked(answer_BT, generator)
+    elif spec.block is None:
+        hidden = noise.redundancy_aware(answer_BT, config.block(spec), blocks_B, rate, generator, complementary=both)
+    else:
+        hidden = noise.views(answer_BT, torch.zeros_like(answer_BT), rate, generator, complementary=both)
+    tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
     mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
     if not mine:
         raise ConfigError(f"{len(tokens_BT)} rows a step cannot be shared out to {processes} processes: raise batch_size")
     parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
-    return [ask(tokens_BT[part], hidden.rows(part), mask_id) for part in parts]
+    return [ask(tokens_BT[part], hidden.rows(part), spec) for part in parts]
 
 
 def sft(config: SFTConfig, report: Report | None = None) -> Path:
@@ -205,7 +225,13 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         adapter = lora.add(network, named, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
     else:
         network.requires_grad_(True)
-    rows = lay_out(_encode(model, chosen), length=config.length, block_length=config.block_length, eos_id=model.spec.eos_ids[0])
+    rows = lay_out(
+        _encode(model, chosen),
+        length=config.length,
+        block_length=config.block(model.spec),
+        eos_id=model.spec.eos_ids[0],
+        on_grid=model.spec.block is not None,
+    )
     tuner = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
@@ -216,7 +242,7 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         accelerator,
         network,
         [tuner],
-        lambda step, process, processes: questions(rows, config, model.spec.mask_id, step, process, processes),
+        lambda step, process, processes: questions(rows, config, model.spec, step, process, processes),
         config,
         steps,
         report,

@@ -107,12 +107,20 @@ class Student(nn.Module):
         self.network = network
         self._no_split_modules = sorted({type(block).__name__ for block in network.blocks()})  # FSDP's units
 
-    def forward(self, input_BT: Tensor, row_N: Tensor, place_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        input_BQ: Tensor,
+        row_N: Tensor,
+        place_N: Tensor,
+        target_N: Tensor,
+        positions_Q: Tensor | None = None,
+        mask_QQ: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy [N] of each supervised token in fp32, and whether its most probable value is right, [N].
 
         Where row i - 1 of a model predicts token i (Dream), the network says so (`predicting`).
         """
-        states = self.network.hidden(input_BT)
+        states = self.network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
         logits = self.network.project(states[row_N, self.network.predicting(place_N)])
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(precise, target_N, reduction="none"), logits.argmax(-1) == target_N
@@ -216,18 +224,18 @@ def fit(
             rounds = int(accelerator.gather(torch.tensor([rounds], device=accelerator.device)).max())
         loss = hits = asked = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
-            moved = [value.to(accelerator.device) for value in part[:5]]
+            moved = part.to(accelerator.device)
             # Under FSDP the sum so far would be a whole gradient on every device.
             with accelerator.no_sync(student) if number + 1 < len(parts) and not sharded else nullcontext():
-                losses, right = student(*moved[:4])
-                share = weighted(losses, moved[4], total)
+                losses, right = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
+                share = weighted(losses, moved.weight_N, total)
                 # DDP and FSDP average the processes' gradients; the sum is what is meant.
                 accelerator.backward(share * processes)
             loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
-            seen += part.input_BT.numel() * processes
+            seen += part.input_BQ.numel() * processes
         for _ in range(len(parts), rounds):
             # Gathering a layer takes all processes: those that are done go on with zeros until the last one is.
-            losses, _ = student(*moved[:4])
+            losses, _ = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
             accelerator.backward(losses.sum() * 0.0)
         accelerator.clip_grad_norm_(student.parameters(), config.clip)
         for group, peak in zip(groups, peaks, strict=True):

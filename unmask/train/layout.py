@@ -1,0 +1,41 @@
+"""How a block-causal model is shown a row in training: its noisy copy and its clean one side by side, in one forward.
+
+Every block is then asked about as in decoding, hidden in part behind clean earlier blocks, and all blocks at once: the
+training of block diffusion (arXiv 2503.09573), which SDAR, LLaDA2 and Fast-dLLM v2 follow.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """Tokens [B, Q] of both copies, their positions [Q] in the row, and which keys a query sees, bool [Q, Q]."""
+
+    tokens_BQ: Tensor
+    positions_Q: Tensor
+    mask_QQ: Tensor
+
+
+def noisy_and_clean(noisy_BT: Tensor, clean_BT: Tensor, block: int, first: int = 0) -> Layout:
+    """The noisy tokens from position `first` on, then the clean ones of all blocks but the last, which no block sees.
+
+    A noisy query sees the noisy keys of its block and the clean keys of the blocks before it; a clean query sees the
+    clean keys of its block and of those before it. Blocks are counted from position 0; `first` begins one.
+
+    >>> layout = noisy_and_clean(torch.tensor([[5, 6, 9, 9]]), torch.tensor([[5, 6, 7, 8]]), block=2, first=2)
+    >>> layout.tokens_BQ.tolist(), layout.positions_Q.tolist()
+    ([[9, 9, 5, 6]], [2, 3, 0, 1])
+    >>> layout.mask_QQ.int().tolist()
+    [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    length = clean_BT.shape[1]
+    last = (length - 1) // block * block
+    places_T = torch.arange(length, device=clean_BT.device)
+    positions_Q = torch.cat((places_T[first:], places_T[:last]))
+    noisy_Q = torch.arange(len(positions_Q), device=clean_BT.device) < length - first
+    query_Q1, key_Q = positions_Q[:, None] // block, positions_Q // block
+    seen_clean_QQ = ~noisy_Q & torch.where(noisy_Q[:, None], key_Q < query_Q1, key_Q <= query_Q1)
+    seen_noisy_QQ = noisy_Q & noisy_Q[:, None] & (key_Q == query_Q1)
+    return Layout(torch.cat((noisy_BT[:, first:], clean_BT[:, :last]), dim=1), positions_Q, seen_clean_QQ | seen_noisy_QQ)
