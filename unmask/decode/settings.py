@@ -182,7 +182,7 @@ class Part:
 
 def bounds(kind: type[Any]) -> Mapping[str, Bound]:
     """The settings of a part with their bounds. Raises TypeError on a field that has none: a gap in the code."""
-    return _bounds(kind)
+    return _bounds(kind)  # type: ignore[arg-type]  # mypy takes no class of dataclasses for hashable
 
 
 @functools.cache
