@@ -14,6 +14,9 @@ import unmask
 from unmask.methods import TABLE, from_client, load, options
 from unmask.methods.method import Method
 from unmask.methods.options import OPTIONS
+from unmask.serve.asking import choose
+from unmask.serve.options import Options
+from unmask.serve.protocol import Diffusion
 
 # Two values of each option, beside the one that turns its part off.
 VALUES: dict[str, tuple[Any, Any]] = {
@@ -87,6 +90,17 @@ def test_the_base_rules_settings_are_options_by_their_own_names(tmp_path: Path) 
 def test_what_does_not_go_together_is_refused(call: Any, said: str) -> None:
     with pytest.raises(unmask.ConfigError, match=said):
         call()
+
+
+def test_a_request_may_turn_off_what_the_server_has_set() -> None:
+    own = Options(settings={"temporal_threshold": 0.5, "commit.threshold": 0.8, "draft_steps": 3})
+    made = choose(Diffusion.model_validate({"temporal_steps": None, "threshold": 0.7, "draft.steps": 1}), own)
+    assert made == load("r2-dllm", temporal_steps=None, threshold=0.7)
+    assert choose(Diffusion.model_validate({"draft.steps": 2}), own) == load(
+        "r2-dllm", temporal_threshold=0.5, threshold=0.8, draft_steps=2
+    )
+    with pytest.raises(unmask.ConfigError, match="temporal_threshold needs a temporal_steps"):
+        choose(Diffusion.model_validate({"temporal_threshold": 0.5}), Options(settings={"temporal_steps": None}))
 
 
 # --- named or default -------------------------------------------------------------------------------------------------

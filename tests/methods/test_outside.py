@@ -77,6 +77,10 @@ def stubborn():
     return Method(name="stubborn", commit=Stubborn())
 
 
+def strict(level):
+    return patience(level=level)
+
+
 def nothing():
     return "patience"
 
@@ -195,6 +199,7 @@ def test_nothing_that_a_client_names_is_imported(asked: dict[str, object]) -> No
         (":patience", "write it as package.module:function"),
         ("outside_patience:nothing", "expected a Method, got 'patience'"),
         ("outside_patience:number", "expected a function that returns a Method, got 3"),
+        ("outside_patience:strict", "every argument of the function needs a default, and level has none"),
         ("outside_patience.patience", "unknown method 'outside_patience.patience'"),
     ],
 )

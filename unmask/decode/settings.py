@@ -8,6 +8,7 @@
 It knows no rule and no method.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -179,8 +180,13 @@ class Part:
         return found
 
 
-def bounds(kind: type[Part]) -> Mapping[str, Bound]:
+def bounds(kind: type[Any]) -> Mapping[str, Bound]:
     """The settings of a part with their bounds. Raises TypeError on a field that has none: a gap in the code."""
+    return _bounds(kind)  # type: ignore[arg-type]  # mypy takes no class of dataclasses for hashable
+
+
+@functools.cache
+def _bounds(kind: type[Any]) -> Mapping[str, Bound]:
     found = {}
     for own in fields(kind):
         if "bound" not in own.metadata:

@@ -34,6 +34,7 @@ from unmask.evals.likelihood import greedy, log_likelihoods
 from unmask.files import digest
 from unmask.methods import TABLE, load, options
 from unmask.methods.method import Method, whole
+from unmask.methods.options import takes
 from unmask.models import loading
 
 # Below the harness's own logger, whose level and handler it takes.
@@ -281,8 +282,8 @@ def _method(name: str, settings: dict[str, Any]) -> Method:
     if name in TABLE:
         own = [name for name, given in inspect.signature(UnmaskLM).parameters.items() if given.kind is given.KEYWORD_ONLY]
         for option in settings:
-            if option not in (known := options(name)):
-                raise unknown("model argument", option, {*own, *known})
+            if not takes(name, option):
+                raise unknown("model argument", option, {*own, *options(name)})
     return load(name, **settings)
 
 

@@ -200,11 +200,12 @@ class Method(Part):
             bound = bounds(type(self))[name]
             if isinstance(bound, Child) and isinstance(value, Mapping):
                 new[name] = from_mapping(bound.kind, value, name)
-        return replace(self, **new).naming(changes)
+        return replace(self, **new, named=self.named.union(changes)) if changes else self
 
     def naming(self, paths: Iterable[str]) -> Self:
         """The same method, with these settings named as well."""
-        return replace(self, named=self.named.union(paths))
+        named = self.named.union(paths)
+        return self if named == self.named else replace(self, named=named)
 
     def with_defaults(self, own: Mapping[str, Any]) -> Self:
         """A copy whose settings that were not named are `own`'s, a model's own values by their dotted paths.
@@ -262,7 +263,7 @@ def _with(kind: type[Method], name: str, part: Any, leaves: Mapping[str, Any]) -
         raise ConfigError(f"{name} is one value, not a mapping: {name}.{next(iter(leaves))} does not exist")
     if isinstance(part, Mapping) or part is None:
         return from_mapping(bound.kind, {**(part or {}), **leaves}, name)
-    if name == "commit" and leaves.get("rule", rule_name(type(part))) != rule_name(type(part)):
+    if name == "commit" and "rule" in leaves and leaves["rule"] != rule_name(type(part)):
         return _commit(leaves, outside=False)
     leaves = {leaf: value for leaf, value in leaves.items() if (name, leaf) != ("commit", "rule")}
     for leaf in leaves:

@@ -5,7 +5,7 @@ rule needs no line here: as an option it has its own name (`threshold` is `commi
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,10 @@ class Option(NamedTuple):
 
     setting: str
     off: Any = NEVER
+
+    @property
+    def part(self) -> str:
+        return self.setting.partition(".")[0]
 
     def turns_off(self, value: Any) -> bool:
         return type(value) is type(self.off) and bool(value == self.off)
@@ -57,7 +61,11 @@ def options(name: str) -> list[str]:
     ['factor', 'threshold']
     """
     make = preset(name)
-    settings = [f"{part}.{leaf}" for part, held in make().parts.items() for leaf in bounds(type(held))]
+    return _options(make, make())
+
+
+def _options(make: Callable[..., Method], usual: Method) -> list[str]:
+    settings = [f"{part}.{leaf}" for part, held in usual.parts.items() for leaf in bounds(type(held))]
     own = [_name(path) for path in settings if path in NAMES or path.startswith("commit.")]
     return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *CONTEXT]))
 
@@ -73,16 +81,18 @@ def build(name: str, chosen: Mapping[str, Any]) -> Method:
     parameters = inspect.signature(make).parameters
     given = {_name(key): value for key, value in chosen.items()}
     shaping = {option: value for option, value in given.items() if option in parameters}
-    method, usual = make(**shaping), make()
+    usual = make()
+    method = make(**shaping) if shaping else usual
     if not isinstance(method, Method):
         raise ConfigError(f"method '{name}': expected a Method, got {method!r:.60}")
-    for option in given.keys() - shaping.keys():
-        if not takes(name, option):
-            raise unknown(f"option of {name}", option, options(name))
-    rest = {_option(option, usual).setting: value for option, value in given.items() if option not in shaping}
+    rest = {option: value for option, value in given.items() if option not in shaping}
+    valid = _options(make, usual)
+    for option in rest:
+        if option not in valid and not _is_setting(usual, option):
+            raise unknown(f"option of {name}", option, valid)
     # What the function itself has chosen is the preset's default.
-    method = replace(method, named=frozenset()).naming(_shaped(shaping, method, usual))
-    return apply(method, rest)
+    method = replace(method, named=frozenset()).naming(_shaped(shaping, method, usual) if shaping else ())
+    return apply(method, {_option(option, usual).setting: value for option, value in rest.items()})
 
 
 def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
@@ -93,18 +103,27 @@ def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
     >>> apply(Method(), {"suffix_window": 8, "commit.steps": 64}).suffix
     Suffix(window=8, tail=1)
     """
-    changes: dict[str, Any] = {}
-    off: dict[str, str] = {}
-    for key, value in chosen.items():
-        option = _option(key, method)
-        if option.turns_off(value):
-            off[option.setting.partition(".")[0]] = _name(key)
-        else:
-            changes[option.setting] = value
+    given = {option.setting: (option, value) for key, value in chosen.items() for option in [_option(key, method)]}
+    off = {option.part: _name(path) for path, (option, value) in given.items() if option.turns_off(value)}
+    changes = {path: value for path, (option, value) in given.items() if not option.turns_off(value)}
     for path in changes:
         if (part := path.partition(".")[0]) in off:
             raise ConfigError(f"{_name(path)} needs a {off[part]}: what was given turns {part} off")
     return method.change(**changes, **dict.fromkeys(off))
+
+
+def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two layers of options, the upper one winning in either spelling: a server's own settings, and a request's.
+
+    What the upper layer turns off takes the lower one's settings of that part with it.
+
+    >>> layered({"temporal.steps": 4, "temporal_threshold": 0.5, "threshold": 0.8}, {"temporal_steps": None})
+    {'threshold': 0.8, 'temporal_steps': None}
+    """
+    upper = {_name(key): value for key, value in above.items()}
+    off = {OPTIONS[name].part for name, value in upper.items() if name in OPTIONS and OPTIONS[name].turns_off(value)}
+    lower = {_name(key): value for key, value in below.items()}
+    return {name: value for name, value in lower.items() if name not in OPTIONS or OPTIONS[name].part not in off} | upper
 
 
 def _name(key: str) -> str:

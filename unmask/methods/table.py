@@ -1,6 +1,8 @@
 """The literal table of presets, and how a name becomes a preset or a rule."""
 
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +41,14 @@ def preset(name: str) -> "Callable[..., Method]":
     found: Callable[..., Method] = _named(TABLE.get(name, name), "method", name)
     if not callable(found):
         raise ConfigError(f"method '{name}': expected a function that returns a Method, got {found!r:.60}")
+    for option in inspect.signature(found).parameters.values():
+        if option.default is option.empty:
+            raise ConfigError(f"method '{name}': every argument of the function needs a default, and {option} has none")
     return found
 
 
-def commit_rules() -> dict[str, type[Commit]]:
+@functools.cache
+def commit_rules() -> Mapping[str, type[Commit]]:
     """The base rules by name: those that the presets' files define or use."""
     modules = dict.fromkeys(entry.partition(":")[0] for entry in TABLE.values())
     kinds = [kind for name in modules for kind in vars(importlib.import_module(name)).values() if isinstance(kind, type)]

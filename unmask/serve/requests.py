@@ -11,6 +11,7 @@ from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
+from unmask.methods.options import layered
 from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
@@ -60,7 +61,7 @@ def choose(asked: Diffusion, options: Options) -> Method:
     Threshold(threshold=0.8)
     """
     if asked.method is None:
-        return load(options.method, **{**options.settings, **asked.settings})
+        return load(options.method, **layered(options.settings, asked.settings))
     if isinstance(asked.method, dict) and asked.settings:
         raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
     return from_client(asked.method, **asked.settings)
