@@ -33,6 +33,10 @@ def main(folder: Path, rank: int, death: str) -> None:
             "pool": sum(memory.nbytes for memory in (*pool.keys, *pool.values)),
             "answers": answers(model),
         }
+        try:
+            model.network.state_dict()
+        except unmask.ModelError as error:
+            seen[path.name]["saved"] = str(error)
         if path.name in THROUGH_TRANSFORMERS:
             seen[path.name] |= through_transformers(path)
     try:

@@ -76,3 +76,27 @@ def test_padding_is_refused() -> None:
     model = transformers.AutoModel.from_pretrained(GOLDEN / "models" / "llada-seed3")
     with pytest.raises(unmask.ModelError, match=r"unmask\.generate"):
         model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))
+
+
+def test_a_network_of_no_known_architecture_is_refused_by_name() -> None:
+    import unmask
+    from unmask.models.hf import wrap
+    from unmask.models.llada import LLaDA
+    from unmask.models.toy import CONFIGS
+
+    class Stranger(LLaDA):
+        pass
+
+    with pytest.raises(unmask.ModelError, match=r"Stranger .*LLaDAModelLM"):
+        wrap(Stranger(CONFIGS["llada"]), CONFIGS["llada"])
+
+
+def test_every_architecture_has_a_wrapper_of_its_name_and_a_config_of_its_type() -> None:
+    from unmask.models import TABLE
+    from unmask.models.hf import WRAPPERS
+    from unmask.models.hf_config import CONFIGS
+
+    assert {name: wrapper.__name__ for name, wrapper in WRAPPERS.items()} == {name: name for name in TABLE}
+    for name, family in TABLE.items():
+        assert WRAPPERS[name].config_class is CONFIGS[family.model_type]
+        assert CONFIGS[family.model_type].model_type == family.model_type

@@ -163,6 +163,15 @@ def test_every_process_holds_its_part(run: Run) -> None:
             assert held.get("sliced", halves) == halves
 
 
+def test_slices_are_not_saved_as_if_they_were_the_checkpoint(run: Run) -> None:
+    folder, seen, _ = run
+    for path in models(folder):
+        assert [rank[path.name]["saved"].partition(" of the model")[0] for rank in seen] == [
+            "this process holds slice 1 of 2",
+            "this process holds slice 2 of 2",
+        ]
+
+
 def test_an_engine_that_leads_answers_as_one_process(run: Run) -> None:
     folder, seen, _ = run
     alone = answers(unmask.load(models(folder)[-1]))

@@ -82,8 +82,9 @@ def register() -> None:
 def wrap(network: Network, settings: Mapping[str, Any]) -> _Wrapped:
     """A network that is already there as a transformers model, modules shared; `settings` is its config.json.
 
-    Raises ModelError for a network that belongs to none of the architectures.
+    Raises ModelError for a network that belongs to none of the architectures, or whose plain weights are not here.
     """
+    network.require_whole()
     wrappers = [wrapper for wrapper in WRAPPERS.values() if wrapper.kind is type(network)]
     if not wrappers:
         raise ModelError(f"{type(network).__name__} is no network of ours that transformers knows: {', '.join(WRAPPERS)}")

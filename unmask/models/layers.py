@@ -7,7 +7,7 @@ Shapes: B rows, Q query tokens, C model width, D head size; N packed query token
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,16 @@ class AttentionInputs(NamedTuple):
     plan: ForwardPlan | None = None
     pool: KVPool | None = None
     mask: Tensor | None = None
+
+
+class Tied(NamedTuple):
+    """An output matrix that is the embedding."""
+
+    embedding: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight: Any = self.embedding.weight
+        return nn.functional.linear(x, weight)
 
 
 class Parts(NamedTuple):
