@@ -59,6 +59,9 @@ class Denoiser:
             return self
         if length < 1:
             raise ConfigError(f"a block length must be a whole number of at least 1, got {length}")
+        moe = self.network.shape.moe
+        if moe is not None and moe.capacity is not None:
+            raise ConfigError(f"{self.name} chooses experts per block of {own} tokens: it runs with no other block length")
         self.running  # noqa: B018 - made before the copy, so that both have the same one
         warnings.warn(f"{self.name} was trained with blocks of {own} tokens and runs with {length}", stacklevel=2)
         network = copy.copy(self.network)

@@ -17,6 +17,7 @@ from unmask.errors import ModelError
 from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
+from unmask.models.layout import layouts
 from unmask.models.shape import Shape
 from unmask.models.share import ALONE, Share
 
@@ -67,11 +68,13 @@ class Network(nn.Module):
             raise ModelError(f"config.json: the key {missing} is missing") from None
         shape, names = self.shape, self.names
         put(self, names.embedding, nn.Embedding(shape.vocab, shape.width))
-        put(self, names.layers, nn.ModuleList(TransformerLayer(shape, names) for _ in range(shape.layers)))
+        put(self, names.layers, nn.ModuleList(TransformerLayer(shape, names, number) for number in range(shape.layers)))
         put(self, names.norm, RMSNorm(shape.width, shape.eps))
         if not shape.tied:
             put(self, names.head, linear(shape.width, shape.vocab, shape.bias))
         self.register_state_dict_pre_hook(_only_whole)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_as_published)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_joined)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
@@ -126,6 +129,14 @@ class Network(nn.Module):
                 "load it without tensor_parallel to train or save it"
             )
         self.require_plain()
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by their names in the network -> the checkpoint's tensors: those of experts apart, as views."""
+        made: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            for piece in layouts(self, name)[0]:
+                made[piece.source] = tensor if piece.put is None else tensor[piece.put]
+        return made
 
     def require_plain(self) -> None:
         """Raises ModelError where tensors were given up for the running form."""
@@ -198,3 +209,23 @@ def _only_whole(network: nn.Module, prefix: str, keep_vars: bool) -> None:
     """What `state_dict` asks first."""
     assert isinstance(network, Network)
     network.require_whole()
+
+
+def _as_published(network: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Of the network itself the checkpoint's names; inside a module that is trained, the parameters' own."""
+    assert isinstance(network, Network)
+    if not prefix:
+        made = network.published(state)
+        state.clear()
+        state.update(made)
+
+
+def _joined(network: nn.Module, state: dict[str, Tensor], prefix: str, *others: object) -> None:
+    """The inverse, before a network takes a state in."""
+    for name, parameter in network.named_parameters():
+        pieces = layouts(network, name)[0]
+        if pieces[0].put is not None and all(f"{prefix}{piece.source}" in state for piece in pieces):
+            whole = torch.empty_like(parameter)
+            for piece in pieces:
+                whole.data[piece.put or ()] = state.pop(f"{prefix}{piece.source}")
+            state[f"{prefix}{name}"] = whole
