@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """Where a family's network is, and what config.json calls its type (several families may share one)."""
+    """Where a family's network is, and what config.json calls its type.
+
+    Several families may share a type. None: transformers has a class of its own for that architecture, which stays.
+    """
 
     network: str  # "module:Class"
-    model_type: str
+    model_type: str | None
 
 
 # Architecture, as config.json names it first -> its family. Nothing is imported before a checkpoint asks for it.
@@ -23,6 +26,7 @@ TABLE: Mapping[str, Family] = {
     "SDARMoeForCausalLM": Family("unmask.models.sdar:SDARMoe", "sdar_moe"),
     "LLaDA2MoeModelLM": Family("unmask.models.llada2:LLaDA2", "llada2_moe"),
     "Fast_dLLM_QwenForCausalLM": Family("unmask.models.fast_dllm_v2:FastDLLM", "Fast_dLLM_Qwen"),
+    "LlamaForCausalLM": Family("unmask.models.stable_diffcoder:StableDiffCoder", None),
 }
 
 # Architectures that are refused, and why.

@@ -15,11 +15,13 @@ class Beside(NamedTuple):
         repository: the name it was published under, as far as the folder's own name tells.
         generation: generation_config.json.
         added: the tokenizer's added tokens -> their ids.
+        mask: the tokenizer's mask token, if it names one.
     """
 
     repository: str = ""
     generation: Mapping[str, Any] = {}
     added: Mapping[str, int] = {}
+    mask: str | None = None
 
 
 def only(config: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
@@ -103,7 +105,7 @@ def complete(
     Args:
         config: config.json; what it says stands first.
         beside: generation_config.json may name more ends, the tokenizer the mask.
-        masks: the mask's spellings in the family's tokenizers.
+        masks: the mask's spellings in the family's tokenizers that do not call it their mask token.
         mask_id: the published id where neither says any; not taken by a smaller vocabulary.
 
     >>> complete({"eos_token_id": 1}, Beside("", {"eos_token_id": [2, 1]}, {"<|MASK|>": 3}), masks=["<|MASK|>"])
@@ -114,7 +116,7 @@ def complete(
         ends = [*_listed(config.get("eos_token_id")), *_listed(beside.generation["eos_token_id"])]
         made["eos_token_id"] = list(dict.fromkeys(ends))
     if config.get("mask_token_id") is None:
-        said = [beside.added[token] for token in masks if token in beside.added]
+        said = [beside.added[token] for token in (*masks, beside.mask or "") if token in beside.added]
         if said:
             made["mask_token_id"] = said[0]
         elif mask_id is not None and mask_id < config["vocab_size"]:

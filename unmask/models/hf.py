@@ -58,9 +58,9 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
 
 def _wrapper(architecture: str) -> type[_Wrapped]:
     """The class of an architecture, of its name: `save_pretrained` writes that into config.json."""
-    kind = network_class(architecture)
+    kind, model_type = network_class(architecture), TABLE[architecture].model_type
     facts = {
-        "config_class": CONFIGS[TABLE[architecture].model_type],
+        "config_class": CONFIGS[model_type] if model_type else PreTrainedConfig,
         "kind": kind,
         "_tp_plan": _tp_plan(kind.names),
         "__module__": __name__,

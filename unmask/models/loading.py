@@ -154,11 +154,13 @@ def beside(folder: Path) -> Beside:
     # The hub's cache: models--OWNER--NAME/snapshots/COMMIT.
     named = folder.parents[1] if folder.parent.name == "snapshots" else folder
     generation, settings = folder / "generation_config.json", folder / "tokenizer_config.json"
-    added = read_json(settings).get("added_tokens_decoder") if settings.exists() else None
+    said = read_json(settings) if settings.exists() else {}
+    mask = said.get("mask_token")  # a word, or the description of a token
     return Beside(
         repository=named.name,
         generation=read_json(generation) if generation.exists() else {},
-        added={token["content"]: int(number) for number, token in (added or {}).items()},
+        added={token["content"]: int(number) for number, token in (said.get("added_tokens_decoder") or {}).items()},
+        mask=mask["content"] if isinstance(mask, dict) else mask,
     )
 
 
