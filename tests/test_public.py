@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,25 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
                 assert room in HOMES[parts[0]], f"{path.name} imports {name}"
             if room == "methods":
                 assert parts[1:2] not in (["models"], ["context"])
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports of every kind count: of types alone, and those inside functions."""
+    ahead: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        ahead[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                ahead[name] |= {found.name for found in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                parts = {f"{node.module}.{found.name}" for found in node.names}
+                # `from package import name` may name a module of the package or something in its __init__.
+                ahead[name] |= {part if part in MODULES else node.module for part in parts}
+    ours = {name: {other for other in others if other in ahead} for name, others in ahead.items() if name != "unmask"}
+    with pytest.raises(CycleError):
+        TopologicalSorter(ours | {"unmask.errors": {"unmask.models.loading"}}).prepare()
+    TopologicalSorter(ours).prepare()
 
 
 def test_every_room_has_its_arrows() -> None:

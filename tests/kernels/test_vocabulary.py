@@ -78,7 +78,7 @@ def test_piece_by_piece_is_the_whole_batch() -> None:
 @settings(max_examples=25)
 @given(rows(), st.sampled_from(SCORES))
 def test_the_kernel_is_the_plain_form(device: str, made: tuple[Tensor, int], score: Score) -> None:
-    assert_same(kernel(device, evidence)(*made, score), evidence(*made, score), rtol=2e-5, atol=1e-6)
+    assert_same(Evidence(*kernel(device, evidence)(*made, score)), evidence(*made, score), rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -93,7 +93,7 @@ def test_rows_that_are_no_distribution(device: str, score: Score, mask_id: int) 
     logits[0, 3, 4500] = INF
     logits[0, 4] = -INF
     logits[0, 4, mask_id] = 2.0  # all of it on the mask: a distribution, in which every candidate has probability 0
-    for found in (evidence(logits, mask_id, score), kernel(device, evidence)(logits, mask_id, score)):
+    for found in (evidence(logits, mask_id, score), Evidence(*kernel(device, evidence)(logits, mask_id, score))):
         assert found.candidate_BL.tolist() == [[1 if mask_id == 0 else 0] * 5]
         assert torch.stack(found[1:])[..., :4].isnan().all()
         assert found.confidence_BL[0, 4] == 0
@@ -108,7 +108,7 @@ def test_ranks_near_one_survive(device: str) -> None:
     logits[:, 7] = 1000.0
     logits[0, 4999] = 1000 + math.log(2e-7)
     logits[1, 4999] = 1000 + math.log(4e-7)
-    for found in (evidence(logits, 3), kernel(device, evidence)(logits, 3)):
+    for found in (evidence(logits, 3), Evidence(*kernel(device, evidence)(logits, 3))):
         assert 1 - 3e-7 < found.confidence_BL[0] < 1
         assert 1 - 5e-7 < found.confidence_BL[1] < found.confidence_BL[0]
 

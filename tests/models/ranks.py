@@ -31,8 +31,12 @@ def main(folder: Path, rank: int, death: str) -> None:
             "weights": {name: weight.nbytes for name, weight in model.network.named_parameters()},
             "page": model.page_bytes,
             "pool": sum(memory.nbytes for memory in (*pool.keys, *pool.values)),
-            "answers": answers(model),
+            "answers": answers(model) if model.spec.block is None else None,
         }
+        try:
+            model.network.state_dict()
+        except unmask.ModelError as error:
+            seen[path.name]["saved"] = str(error)
         if path.name in THROUGH_TRANSFORMERS:
             seen[path.name] |= through_transformers(path)
     try:

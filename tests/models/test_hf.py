@@ -76,3 +76,67 @@ def test_padding_is_refused() -> None:
     model = transformers.AutoModel.from_pretrained(GOLDEN / "models" / "llada-seed3")
     with pytest.raises(unmask.ModelError, match=r"unmask\.generate"):
         model(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.tensor([[0, 1, 1, 1]]))
+
+
+def test_a_network_of_no_known_architecture_is_refused_by_name() -> None:
+    import unmask
+    from unmask.models.hf import wrap
+    from unmask.models.llada import LLaDA
+    from unmask.models.toy import CONFIGS
+
+    class Stranger(LLaDA):
+        pass
+
+    with pytest.raises(unmask.ModelError, match=r"Stranger .*LLaDAModelLM"):
+        wrap(Stranger(CONFIGS["llada"]), CONFIGS["llada"])
+
+
+def test_every_architecture_has_a_wrapper_of_its_name_and_a_config_of_its_type() -> None:
+    from unmask.models import TABLE
+    from unmask.models.hf import WRAPPERS
+    from unmask.models.hf_config import CONFIGS
+
+    assert {name: wrapper.__name__ for name, wrapper in WRAPPERS.items()} == {name: name for name in TABLE}
+    for name, family in TABLE.items():
+        if family.model_type is None:
+            continue
+        assert WRAPPERS[name].config_class is CONFIGS[family.model_type]
+        assert CONFIGS[family.model_type].model_type == family.model_type
+
+
+def test_a_llama_with_a_mask_is_ours_and_every_other_stays_transformers(tmp_path: Path) -> None:
+    """Its architecture is Llama's: transformers goes on with its own class, and the two agree under a mask of one block."""
+    import json
+
+    import transformers
+
+    import unmask
+    from unmask.models.hf import wrap
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 24}
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_key_value_heads=2, eos_token_id=22)).eval()
+    llama.save_pretrained(tmp_path)
+    with pytest.raises(unmask.ModelError, match=r"neither config\.json nor the tokenizer names a mask token"):
+        unmask.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mask_token_id": 23, "block_size": 8}))
+    model = unmask.load(tmp_path)
+    tokens, mask = torch.arange(16)[None], torch.zeros(1, 1, 16, 16)
+    mask[..., :8, 8:] = -torch.inf
+    with torch.inference_mode():
+        expected = llama(tokens, attention_mask=mask).logits
+        torch.testing.assert_close(model.network(tokens), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(wrap(model.network, config)(tokens).logits, expected, atol=1e-5, rtol=0)
+    assert type(transformers.AutoModelForCausalLM.from_pretrained(tmp_path)) is transformers.LlamaForCausalLM
+
+
+def test_a_tokenizer_that_names_its_mask_is_enough(tmp_path: Path) -> None:
+    import json
+
+    from unmask.models.loading import beside
+
+    for named in ("<mask>", {"content": "<mask>"}):
+        settings = {"mask_token": named, "added_tokens_decoder": {"7": {"content": "<mask>"}}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        found = beside(tmp_path)
+        assert (found.mask, found.added) == ("<mask>", {"<mask>": 7})

@@ -43,7 +43,7 @@ def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> E
     if accelerated(logits_BLV):
         from unmask.kernels.gpu import vocabulary as gpu
 
-        return gpu.evidence(logits_BLV, mask_id, score)
+        return Evidence(*gpu.evidence(logits_BLV, mask_id, score))
     rows_RV = logits_BLV.flatten(0, -2)
     # On a CPU the pass is bound by fresh memory; piece by piece the allocator hands out the same again.
     pieces = max(1, rows_RV.numel() >> 20) if rows_RV.is_cpu else 1

@@ -1,9 +1,11 @@
 """Reading a config.json, and what a folder says beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
+from unmask.models.shape import Shape
 
 
 class Beside(NamedTuple):
@@ -13,11 +15,13 @@ class Beside(NamedTuple):
         repository: the name it was published under, as far as the folder's own name tells.
         generation: generation_config.json.
         added: the tokenizer's added tokens -> their ids.
+        mask: the tokenizer's mask token, if it names one.
     """
 
     repository: str = ""
     generation: Mapping[str, Any] = {}
     added: Mapping[str, int] = {}
+    mask: str | None = None
 
 
 def only(config: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
@@ -61,3 +65,64 @@ def read_block(config: Mapping[str, Any], key: str) -> int:
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ModelError(f"config.json: {key} = {block!r} is not a block length: a whole number of at least 1")
     return block
+
+
+def read_shape(config: Mapping[str, Any]) -> Shape:
+    """The sizes of a network whose config has Qwen's keys; what a family has besides is added with dataclasses.replace."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    head_size = config.get("head_dim") or width // heads
+    return Shape(
+        width=width,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_size=head_size,
+        rotary=head_size,
+        mlp=config["intermediate_size"],
+        vocab=config["vocab_size"],
+        theta=read_theta(config),
+        eps=config.get("rms_norm_eps", 1e-6),
+        tied=bool(config.get("tie_word_embeddings")),
+    )
+
+
+def read_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The facts that every family with Qwen's keys has in common."""
+    vocabulary = config["vocab_size"]
+    return ModelSpec(
+        mask_id=read_ids(config, "mask_token_id", vocabulary)[0],
+        eos_ids=read_ids(config, "eos_token_id", vocabulary),
+        vocab_size=vocabulary,
+        max_length=config["max_position_embeddings"],
+    )
+
+
+def complete(
+    config: Mapping[str, Any], beside: Beside, *, masks: Sequence[str] = (), mask_id: int | None = None
+) -> dict[str, Any]:
+    """A config with every end-of-text id and the mask, wherever they are said.
+
+    Args:
+        config: config.json; what it says stands first.
+        beside: generation_config.json may name more ends, the tokenizer the mask.
+        masks: the mask's spellings in the family's tokenizers that do not call it their mask token.
+        mask_id: the published id where neither says any; not taken by a smaller vocabulary.
+
+    >>> complete({"eos_token_id": 1}, Beside("", {"eos_token_id": [2, 1]}, {"<|MASK|>": 3}), masks=["<|MASK|>"])
+    {'eos_token_id': [1, 2], 'mask_token_id': 3}
+    """
+    made = dict(config)
+    if "eos_token_id" in beside.generation:
+        ends = [*_listed(config.get("eos_token_id")), *_listed(beside.generation["eos_token_id"])]
+        made["eos_token_id"] = list(dict.fromkeys(ends))
+    if config.get("mask_token_id") is None:
+        said = [beside.added[token] for token in (*masks, beside.mask or "") if token in beside.added]
+        if said:
+            made["mask_token_id"] = said[0]
+        elif mask_id is not None and mask_id < config["vocab_size"]:
+            made["mask_token_id"] = mask_id
+    return made
+
+
+def _listed(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,24 +13,39 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import PAGE, KVPool
 from unmask.decode.spec import ModelSpec as ModelSpec
 from unmask.errors import ConfigError
-from unmask.models.network import Network
+from unmask.models.network import Decoding, Network
+from unmask.models.running import Step, running
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Denoiser:
     """A network ready to decode, with its facts and its tokenizer (a transformers one, or None where there is none).
 
-    `graphs` says whether block forwards may be replayed as CUDA graphs.
+    Attributes:
+        network: the checkpoint form, for training and for whatever reads or writes weights.
+        graphs: whether block forwards may be replayed as CUDA graphs.
+        steps: how the form that decodes is made from it (models/running.py).
     """
 
     network: Network
     tokenizer: Any
     name: str
     graphs: bool = True
+    steps: tuple[Step, ...] = ()
 
     @property
     def spec(self) -> ModelSpec:
         return self.network.spec
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Settings of a method that this model knows better than a preset does, by their dotted names."""
+        return self.network.defaults
+
+    @property
+    def running(self) -> Decoding:
+        """The form that decodes, made by the first call."""
+        return running(self.network, self.steps)
 
     def with_block(self, length: int) -> Self:
         """The same model, its weights shared, with another block length than its checkpoint names: as if it were trained so.
@@ -43,6 +59,10 @@ class Denoiser:
             return self
         if length < 1:
             raise ConfigError(f"a block length must be a whole number of at least 1, got {length}")
+        moe = self.network.shape.moe
+        if moe is not None and moe.capacity is not None:
+            raise ConfigError(f"{self.name} chooses experts per block of {own} tokens: it runs with no other block length")
+        self.running  # noqa: B018 - made before the copy, so that both have the same one
         warnings.warn(f"{self.name} was trained with blocks of {own} tokens and runs with {length}", stacklevel=2)
         network = copy.copy(self.network)
         network.spec = replace(network.spec, block=length)
@@ -63,8 +83,16 @@ class Denoiser:
 
     def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """Logits [R, V] of the tokens that the plan reads: row i always predicts token i."""
-        logits: Tensor = self.network(tokens_N[None], plan, pool)
-        return logits[0]
+        return self.project(self.states(tokens_N, plan, pool))
+
+    def states(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """The last hidden states [R, C] of the rows that predict what the plan reads; `project` is called next."""
+        hidden_NC = self.running.hidden(tokens_N, plan, pool)
+        return hidden_NC[self.network.predicting(plan.read_R, plan.first_R)]
+
+    def project(self, hidden_RC: Tensor) -> Tensor:
+        """The logits [R, V] of such states."""
+        return self.running.project(hidden_RC)
 
     def predict(
         self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None, *, hidden: bool

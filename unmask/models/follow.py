@@ -18,7 +18,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,10 +49,16 @@ class Leader(Denoiser):
         """It is not: every forward is told to the others first."""
         return False
 
-    def forward(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """Logits [R, V], as of any model. Raises OutOfStep for ever once a forward has failed."""
-        with self.sender.sending((tokens_N, plan, pool)):
-            return super().forward(tokens_N, plan, pool)
+    def states(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """States [R, C], as of any model; the followers go on to the logits. Raises OutOfStep once a forward has failed."""
+        self.sender.begin((tokens_N, plan, pool))
+        return super().states(tokens_N, plan, pool)
+
+    def project(self, hidden_RC: Tensor) -> Tensor:
+        """Logits [R, V], as of any model."""
+        logits_RV = super().project(hidden_RC)
+        self.sender.end()
+        return logits_RV
 
 
 @contextmanager
@@ -60,7 +66,8 @@ def lead(model: Denoiser) -> Iterator[Leader]:
     """The shared model for the first process of its group; when done, the followers are told to end."""
     sender = _Sender(model)
     try:
-        yield Leader(network=model.network, tokenizer=model.tokenizer, name=model.name, sender=sender)
+        facts = {field.name: getattr(model, field.name) for field in fields(model)}
+        yield Leader(**facts, sender=sender)
     finally:
         sender.close()
 
@@ -91,9 +98,8 @@ class _Sender(_Channel):
         self._pools: WeakKeyDictionary[KVPool, int] = WeakKeyDictionary()
         self._in_step = True
 
-    @contextmanager
-    def sending(self, message: tuple[Any, ...]) -> Iterator[None]:
-        """Send what the others need for a call, which is then made."""
+    def begin(self, message: tuple[Any, ...]) -> None:
+        """Send what the others need for a forward, which is then made; `end` says that it has been."""
         if not self._in_step:
             raise OutOfStep("an earlier forward has failed halfway, and the processes are out of step: start them anew")
         self._in_step = False
@@ -105,7 +111,9 @@ class _Sender(_Channel):
         packed = torch.cat([numbers.view(torch.uint8) for numbers in flat])
         self._control([pickled.getvalue(), len(packed), set(self._pools.values())])
         dist.broadcast(packed, self.first, group=self.group)
-        yield
+
+    def end(self) -> None:
+        """The forward is made on this side; the others are at it."""
         self._in_step = True
 
     def number(self, pool: KVPool) -> int:

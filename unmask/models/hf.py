@@ -11,13 +11,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import MergeModulelist, WeightConverter
 from transformers.modeling_outputs import CausalLMOutput
 
 from unmask.errors import ModelError
 from unmask.models import TABLE
 from unmask.models.hf_config import CONFIGS
+from unmask.models.layers import Names
 from unmask.models.loading import beside, network_class
 from unmask.models.network import Network
+from unmask.models.parallel import STYLES
 
 
 class _Wrapped(PreTrainedModel):  # type: ignore[misc]
@@ -27,6 +31,7 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = ""
     _no_split_modules = ("TransformerLayer",)
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ("expert_bias",)
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -53,15 +58,31 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
 
 def _wrapper(architecture: str) -> type[_Wrapped]:
     """The class of an architecture, of its name: `save_pretrained` writes that into config.json."""
-    kind = network_class(architecture)
+    kind, model_type = network_class(architecture), TABLE[architecture].model_type
     facts = {
-        "config_class": CONFIGS[TABLE[architecture].model_type],
+        "config_class": CONFIGS[model_type] if model_type else PreTrainedConfig,
         "kind": kind,
-        "_tp_plan": kind.names.tp_plan(),
+        "_tp_plan": _tp_plan(kind.names),
         "__module__": __name__,
         "__doc__": f"{kind.__name__} for transformers.",
     }
     return type(architecture, (_Wrapped,), facts)
+
+
+def _tp_plan(names: Names) -> dict[str, str]:
+    """What transformers' own tensor parallelism can share: it has no word for a fused matrix, nor for our joined experts."""
+    plan = dict(names.tp_plan())
+    if len(names.qkv) == 1:
+        del plan[f"{names.layers}.*.{names.o}"]
+    return {name: style for name, style in plan.items() if style in STYLES}
+
+
+def _joining(names: Names) -> list[WeightConverter]:
+    """How transformers makes our joined tensors from a checkpoint's experts, and those from ours when it saves."""
+    return [
+        WeightConverter(f"{names.experts}.*.{leaf}.weight", f"{names.experts}.{leaf}", operations=[MergeModulelist(dim=0)])
+        for leaf in ("gate_proj", "up_proj", "down_proj")
+    ]
 
 
 WRAPPERS: Mapping[str, type[_Wrapped]] = {architecture: _wrapper(architecture) for architecture in TABLE}
@@ -72,6 +93,8 @@ def register() -> None:
     # Not at the top: importing the registry is what calls this function.
     from transformers import AutoModel, AutoModelForCausalLM
 
+    for architecture, model in WRAPPERS.items():
+        register_checkpoint_conversion_mapping(architecture, _joining(model.kind.names), overwrite=True)
     for config in CONFIGS.values():
         # Of several architectures under one config, transformers takes the one that config.json names.
         models = tuple(model for model in WRAPPERS.values() if model.config_class is config)
@@ -82,8 +105,9 @@ def register() -> None:
 def wrap(network: Network, settings: Mapping[str, Any]) -> _Wrapped:
     """A network that is already there as a transformers model, modules shared; `settings` is its config.json.
 
-    Raises ModelError for a network that belongs to none of the architectures.
+    Raises ModelError for a network that belongs to none of the architectures, or whose plain weights are not here.
     """
+    network.require_whole()
     wrappers = [wrapper for wrapper in WRAPPERS.values() if wrapper.kind is type(network)]
     if not wrappers:
         raise ModelError(f"{type(network).__name__} is no network of ours that transformers knows: {', '.join(WRAPPERS)}")

@@ -18,9 +18,8 @@ def _config(model_type: str) -> type[PreTrainedConfig]:
     return made
 
 
-CONFIGS: Mapping[str, type[PreTrainedConfig]] = {
-    model_type: _config(model_type) for model_type in dict.fromkeys(family.model_type for family in TABLE.values())
-}
+_TYPES = dict.fromkeys(family.model_type for family in TABLE.values() if family.model_type is not None)
+CONFIGS: Mapping[str, type[PreTrainedConfig]] = {model_type: _config(model_type) for model_type in _TYPES}
 
 
 def register() -> None:

@@ -5,9 +5,9 @@ A layer is made of parts (`Parts`), and its forward is written once, over them. 
 Shapes: B rows, Q query tokens, C model width, D head size; N packed query tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch.nn.functional import silu
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.models.attention import attend, attend_packed, rotate
-from unmask.models.shape import Shape
+from unmask.models.experts import Experts, Router
+from unmask.models.shape import MoE, Shape
 
 
 class Part(Protocol):
@@ -29,6 +30,9 @@ class Projections(Protocol):
     """States [B, Q, C] to the channels of queries, keys and values, each [B, Q, heads * D]."""
 
     def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+Read = Callable[[nn.Module], tuple[Any, ...]]  # a layer to some of its modules, as they are now
 
 
 class RMSNorm(nn.Module):
@@ -80,6 +84,18 @@ class SwiGLU(NamedTuple):
         return self.down(silu(self.gate(x)) * self.up(x))
 
 
+class Mixture(NamedTuple):
+    """A feed-forward part of experts, and of a dense part beside them that every token goes through, if there is one."""
+
+    router: Router
+    experts: Experts
+    shared: Part | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.experts(x.flatten(0, -2), *self.router(x)).view_as(x)
+        return mixed if self.shared is None else mixed + self.shared(x)
+
+
 class AttentionInputs(NamedTuple):
     """What all layers of a forward share: rotary tables, and which keys a query sees.
 
@@ -94,6 +110,16 @@ class AttentionInputs(NamedTuple):
     plan: ForwardPlan | None = None
     pool: KVPool | None = None
     mask: Tensor | None = None
+
+
+class Tied(NamedTuple):
+    """An output matrix that is the embedding."""
+
+    embedding: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight: Any = self.embedding.weight
+        return nn.functional.linear(x, weight)
 
 
 class Parts(NamedTuple):
@@ -141,11 +167,16 @@ class Names(NamedTuple):
     mlp: tuple[str, str, str]  # gate, up, down
     q_norm: str = ""
     k_norm: str = ""
+    router: str = "mlp.gate"
+    experts: str = "mlp.experts"
+    shared: tuple[str, ...] = ()  # gate, up, down of the part beside the experts, where a family can have one
 
     def tp_plan(self) -> Mapping[str, str]:
-        """How processes may share the modules (models/parallel.py), in transformers' words."""
-        gate, up, down = self.mlp
-        inside = {**dict.fromkeys((*self.qkv, gate, up), "colwise"), self.o: "rowwise", down: "rowwise"}
+        """How processes may share the modules (models/parallel.py)."""
+        inside = {self.o: "rowwise", self.experts: "experts"}
+        inside |= dict.fromkeys(self.qkv, "colwise" if len(self.qkv) == 3 else "fused_colwise")
+        for gate, up, down in (self.mlp, *([self.shared] if self.shared else [])):
+            inside |= {gate: "colwise", up: "colwise", down: "rowwise"}
         return {f"{self.layers}.*.{name}": style for name, style in inside.items()} | {self.head: "colwise_gather_output"}
 
 
@@ -191,9 +222,10 @@ class TransformerLayer(nn.Module):
     Called as a module, so that what hooks into modules (FSDP, which gathers one layer at a time) sees every layer.
     """
 
-    def __init__(self, shape: Shape, names: Names) -> None:
+    def __init__(self, shape: Shape, names: Names, number: int) -> None:
         super().__init__()
         self.shape, self.names = shape, names
+        self.mixed = shape.moe is not None and shape.moe.layers[number]
         put(self, names.attention_norm, RMSNorm(shape.width, shape.eps))
         put(self, names.mlp_norm, RMSNorm(shape.width, shape.eps))
         outputs = (shape.attended, shape.remembered, shape.remembered)
@@ -203,16 +235,28 @@ class TransformerLayer(nn.Module):
             put(self, names.q_norm, RMSNorm(shape.head_size, shape.eps))
             put(self, names.k_norm, RMSNorm(shape.head_size, shape.eps))
         put(self, names.o, linear(shape.attended, shape.width, shape.bias))
-        gate, up, down = names.mlp
-        put(self, gate, linear(shape.width, shape.mlp, shape.bias))
-        put(self, up, linear(shape.width, shape.mlp, shape.bias))
-        put(self, down, linear(shape.mlp, shape.width, shape.bias))
-        normed = (names.q_norm, names.k_norm) if shape.qk_norm else ()
-        self._read = attrgetter(names.attention_norm, names.o, names.mlp_norm, *names.mlp, *names.qkv, *normed)
+        others = [*names.qkv, *((names.q_norm, names.k_norm) if shape.qk_norm else ())]
+        self._attention = attrgetter(names.attention_norm, names.o, names.mlp_norm, *others)
+        self._feed_forward = self._put_mixture(shape.moe) if shape.moe and self.mixed else self._put_dense(names.mlp, shape.mlp)
+
+    def _put_dense(self, names: Sequence[str], hidden: int) -> Read:
+        gate, up, down = names
+        put(self, gate, linear(self.shape.width, hidden, self.shape.bias))
+        put(self, up, linear(self.shape.width, hidden, self.shape.bias))
+        put(self, down, linear(hidden, self.shape.width, self.shape.bias))
+        return attrgetter(gate, up, down)
+
+    def _put_mixture(self, moe: MoE) -> Read:
+        names, width = self.names, self.shape.width
+        put(self, names.router, Router(width, moe))
+        put(self, names.experts, Experts(width, moe))
+        if moe.shared:
+            self._put_dense(names.shared, moe.shared)
+        return attrgetter(names.router, names.experts, *(names.shared if moe.shared else ()))
 
     def parts(self) -> Parts:
         """The modules by role, as they are now: adapters and slices take the place of some."""
-        attention_norm, o, mlp_norm, gate, up, down, *others = self._read(self)
+        attention_norm, o, mlp_norm, *others = self._attention(self)
         projections = len(self.names.qkv)
         q_norm, k_norm = others[projections:] or (None, None)
         return Parts(
@@ -223,8 +267,12 @@ class TransformerLayer(nn.Module):
             k_norm=k_norm,
             o=o,
             mlp_norm=mlp_norm,
-            feed_forward=SwiGLU(gate, up, down),
+            feed_forward=self._mixture(*self._feed_forward(self)) if self.mixed else SwiGLU(*self._feed_forward(self)),
         )
+
+    @staticmethod
+    def _mixture(router: Router, experts: Experts, *shared: Part) -> Mixture:
+        return Mixture(router, experts, SwiGLU(*shared) if shared else None)
 
     def forward(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
         """States [B, Q, C] to states; `number` is the layer's place in the pool."""

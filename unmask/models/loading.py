@@ -1,12 +1,10 @@
-"""Checkpoints from disk or the Hugging Face hub: config.json, safetensors (one file or an index of shards), tokenizer.
+"""Checkpoints from disk or the Hugging Face hub: config.json, weights (models/weights.py), tokenizer.
 
-Tensors, or a process's slices of them, go to their place one by one, so the peak is what it keeps plus what one file maps.
 Whatever is wrong becomes a ModelError that names the file and the tensor.
 """
 
 import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
@@ -14,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import TABLE, parallel
+from unmask.models import REFUSED, TABLE, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
 from unmask.models.share import share
+from unmask.models.weights import fill
+from unmask.models.weights import read_json as read_json
+from unmask.models.weights import shards as shards
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -125,19 +125,6 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint."""
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a checkpoint folder needs config.json and *.safetensors") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return data
-
-
 def network_class(architecture: str) -> type[Network]:
     """The class of an architecture of TABLE, imported now."""
     module, name = TABLE[architecture].network.split(":")
@@ -148,6 +135,8 @@ def network_class(architecture: str) -> type[Network]:
 def build(config: Mapping[str, Any], folder: Path) -> Network:
     """The network of a config, without memory behind its weights. The first architecture that it names decides."""
     named = (config.get("architectures") or ["(none)"])[0]
+    if named in REFUSED:
+        raise ModelError(f"{folder / 'config.json'}: {named} is not supported: {REFUSED[named]}")
     if named not in TABLE:
         raise ModelError(f"{folder / 'config.json'}: unknown architecture {named}; known: {', '.join(sorted(TABLE))}")
     kind = network_class(named)
@@ -165,74 +154,14 @@ def beside(folder: Path) -> Beside:
     # The hub's cache: models--OWNER--NAME/snapshots/COMMIT.
     named = folder.parents[1] if folder.parent.name == "snapshots" else folder
     generation, settings = folder / "generation_config.json", folder / "tokenizer_config.json"
-    added = read_json(settings).get("added_tokens_decoder") if settings.exists() else None
+    said = read_json(settings) if settings.exists() else {}
+    mask = said.get("mask_token")  # a word, or the description of a token
     return Beside(
         repository=named.name,
         generation=read_json(generation) if generation.exists() else {},
-        added={token["content"]: int(number) for number, token in (added or {}).items()},
+        added={token["content"]: int(number) for number, token in (said.get("added_tokens_decoder") or {}).items()},
+        mask=mask["content"] if isinstance(mask, dict) else mask,
     )
-
-
-def shards(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the file that holds it, from the index or from the one file."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ModelError(f"{index}: no weight_map")
-        return {tensor: folder / str(file) for tensor, file in weight_map.items()}
-    single = folder / "model.safetensors"
-    if not single.exists():
-        raise ModelError(f"{folder}: neither model.safetensors nor model.safetensors.index.json is there")
-    with _opened(single) as file:
-        return dict.fromkeys(file.keys(), single)
-
-
-def fill(network: Network, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Put the checkpoint's tensors into a network built on the meta device. `dtype` None takes the embedding's for all.
-
-    Tensors that the network does not have are left out if another name ties them in, else refused.
-    """
-    where = shards(folder)
-    wanted = dict(network.named_parameters())
-    absent = sorted(set(wanted) - set(where))
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise ModelError(f"{folder}: the tensor {absent[0]}{more} is missing from the checkpoint")
-    tied = {f"{network.names.head}.weight"} if network.shape.tied else set()
-    spare = sorted(name for name in set(where) - set(wanted) - tied if not name.endswith("rotary_emb.inv_freq"))
-    if spare:
-        raise ModelError(f"{where[spare[0]]}: the tensor {spare[0]} has no place in {type(network).__name__}")
-    for path in sorted(set(where.values()), key=lambda path: (path != where[next(iter(wanted))], path)):
-        with _opened(path) as file:
-            held = set(file.keys())
-            for name in (tensor for tensor in wanted if where[tensor] == path):  # the embedding comes first
-                if name not in held:
-                    raise ModelError(f"{path}: the tensor {name} is missing, though the index places it there")
-                owner, _, leaf = name.rpartition(".")
-                module = network.get_submodule(owner)
-                stored = file.get_slice(name)
-                shape, mine = parallel.section(module, leaf)
-                if stored.get_shape() != shape:
-                    raise ModelError(f"{path}: {name} has shape {stored.get_shape()}, not {shape}")
-                tensor = stored[mine]
-                if not tensor.is_floating_point():
-                    raise ModelError(
-                        f"{path}: {name} is {tensor.dtype}, not a floating-point type; quantised weights are not supported"
-                    )
-                dtype = dtype or tensor.dtype
-                # A copy, not the file's own pages: the file may change or go away.
-                placed = tensor.to(device=device, dtype=dtype, copy=True)
-                setattr(module, leaf, torch.nn.Parameter(placed, requires_grad=False))
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file, though the index names it") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file, perhaps cut short ({error})") from None
 
 
 def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:

@@ -3,8 +3,8 @@
 Shapes: B rows, Q query tokens, C model width, V vocabulary; N packed query tokens, R tokens to predict.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,18 @@ from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
 from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
-from unmask.models.layers import AttentionInputs, Names, RMSNorm, TransformerLayer, linear, put
+from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
+from unmask.models.layout import layouts
 from unmask.models.shape import Shape
 from unmask.models.share import ALONE, Share
+
+
+class Decoding(Protocol):
+    """A form of a network that only decodes."""
+
+    def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor: ...
+
+    def project(self, hidden: Tensor) -> Tensor: ...
 
 
 class Network(nn.Module):
@@ -34,6 +43,7 @@ class Network(nn.Module):
         shape: of the whole network, also where this process holds a slice.
         share: what of it this process holds.
         config: what it was made from, completed.
+        running: the form that decodes (models/running.py); None until it is made.
     """
 
     names: ClassVar[Names]
@@ -46,6 +56,7 @@ class Network(nn.Module):
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
 
+    running: Decoding | None = None
     checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -57,10 +68,13 @@ class Network(nn.Module):
             raise ModelError(f"config.json: the key {missing} is missing") from None
         shape, names = self.shape, self.names
         put(self, names.embedding, nn.Embedding(shape.vocab, shape.width))
-        put(self, names.layers, nn.ModuleList(TransformerLayer(shape, names) for _ in range(shape.layers)))
+        put(self, names.layers, nn.ModuleList(TransformerLayer(shape, names, number) for number in range(shape.layers)))
         put(self, names.norm, RMSNorm(shape.width, shape.eps))
         if not shape.tied:
             put(self, names.head, linear(shape.width, shape.vocab, shape.bias))
+        self.register_state_dict_pre_hook(_only_whole)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_as_published)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_joined)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def read_config(config: Mapping[str, Any]) -> tuple[Shape, ModelSpec]:
@@ -99,6 +113,45 @@ class Network(nn.Module):
         """The output matrix's module; the embedding where the two are tied."""
         return self.get_submodule(self.names.embedding if self.shape.tied else self.names.head)
 
+    def output(self) -> Part:
+        """States to logits, before `logit_scale`."""
+        return Tied(self.embedding()) if self.shape.tied else self.head()
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Logits as the checkpoint means them."""
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
+
+    def require_whole(self) -> None:
+        """Raises ModelError unless this process holds the checkpoint's tensors as they are."""
+        if self.share.processes > 1:
+            raise ModelError(
+                f"this process holds slice {self.share.rank + 1} of {self.share.processes} of the model: "
+                "load it without tensor_parallel to train or save it"
+            )
+        self.require_plain()
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by their names in the network -> the checkpoint's tensors: those of experts apart, as views."""
+        made: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            for piece in layouts(self, name)[0]:
+                made[piece.source] = tensor if piece.put is None else tensor[piece.put]
+        return made
+
+    def require_plain(self) -> None:
+        """Raises ModelError where tensors were given up for the running form."""
+        if self.running is not None and any(tensor.is_meta for tensor in self.parameters()):
+            raise ModelError(
+                "the model's plain weights were given up for the form that decodes: load it again to train or save it"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Called by `to`, `double` and their like: the running form must be made from the new tensors.
+        self.require_plain()
+        self.running = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def embed(self, tokens_BQ: Tensor) -> Tensor:
         """The states [B, Q, C] that the first layer is given."""
         embedded: Tensor = self.embedding()(tokens_BQ)
@@ -106,9 +159,7 @@ class Network(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., C] to [..., V]."""
-        head: Any = self.head()
-        logits: Tensor = nn.functional.linear(hidden, head.weight) if self.shape.tied else head(hidden)
-        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
+        return self.scaled(self.output()(hidden))
 
     def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
         """Index of the row whose output predicts each token of `read`. `first` is where its query begins.
@@ -135,6 +186,7 @@ class Network(nn.Module):
             positions_Q = torch.arange(tokens_BQ.shape[1], device=tokens_BQ.device) if plan is None else plan.positions_N
         if mask_QQ is None and plan is None and self.spec.block is not None:
             mask_QQ = block_causal(positions_Q, self.spec.block)
+        self.require_plain()
         x = self.embed(tokens_BQ)
         cos, sin = rotary(positions_Q[None], self.shape.rotary, self.shape.theta, x.dtype)
         inputs = AttentionInputs(cos, sin, plan, pool, mask_QQ)
@@ -151,3 +203,29 @@ class Network(nn.Module):
         """
         hidden = self.hidden(tokens_BQ, plan, pool)
         return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
+
+
+def _only_whole(network: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """What `state_dict` asks first."""
+    assert isinstance(network, Network)
+    network.require_whole()
+
+
+def _as_published(network: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Of the network itself the checkpoint's names; inside a module that is trained, the parameters' own."""
+    assert isinstance(network, Network)
+    if not prefix:
+        made = network.published(state)
+        state.clear()
+        state.update(made)
+
+
+def _joined(network: nn.Module, state: dict[str, Tensor], prefix: str, *others: object) -> None:
+    """The inverse, before a network takes a state in."""
+    for name, parameter in network.named_parameters():
+        pieces = layouts(network, name)[0]
+        if pieces[0].put is not None and all(f"{prefix}{piece.source}" in state for piece in pieces):
+            whole = torch.empty_like(parameter)
+            for piece in pieces:
+                whole.data[piece.put or ()] = state.pop(f"{prefix}{piece.source}")
+            state[f"{prefix}{name}"] = whole

@@ -10,18 +10,26 @@ sliced is data on the network, `tp_plan`, in transformers' words:
     rowwise                 the inputs that those are; the products are summed     one all-reduce
     colwise_gather_output   some of the vocabulary's logits, put together again    one all-gather
 
-So a layer communicates twice, behind its attention and behind its MLP. Everything else (embedding, norms) is whole everywhere.
+and in two words of ours
+
+    fused_colwise           some heads of queries, keys and values in one matrix   nothing is sent
+    experts                 some hidden channels of every expert; outputs summed   one all-reduce
+
+So a layer communicates twice, behind its attention and behind its MLP, or three times with a shared expert. Everything
+else (embedding, norms) is whole everywhere.
 Only inference: no gradient passes through the sums.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
+from unmask.models.experts import Experts
+from unmask.models.layout import Piece
 from unmask.models.network import Network
 from unmask.models.shape import Shape
 from unmask.models.share import Share
@@ -44,9 +52,51 @@ class Sliced(nn.Linear):
         """Along which dimension a parameter is sliced; None where every process has all of it."""
         return 0
 
+    def layouts(self, owner: str, leaf: str) -> list[list[Piece]]:
+        """Of the checkpoint's tensor, this process's part.
+
+        >>> whole = nn.Linear(8, 6, device="meta")
+        >>> Rowwise(whole, Share(rank=1, processes=2, group=None)).layouts("o", "weight")
+        [[Piece(source='o.weight', shape=[6, 8], take=(slice(None, None, None), slice(4, 8, None)), put=None)]]
+        """
+        held: Tensor = getattr(self, leaf)
+        shape, take = list(held.shape), [slice(None)] * held.dim()
+        dimension = self.dimension(leaf)
+        if dimension is not None:
+            begin = self.share.rank * shape[dimension]
+            take[dimension] = slice(begin, begin + shape[dimension])
+            shape[dimension] *= self.share.processes
+        return [[Piece(f"{owner}.{leaf}", shape, tuple(take))]]
+
 
 class Colwise(Sliced):
     """Some of the outputs."""
+
+
+class FusedColwise(Sliced):
+    """Some of the query heads, of the key heads and of the value heads, which follow each other in one matrix."""
+
+    def __init__(self, whole: nn.Linear, mine: Share, sizes: Sequence[int]) -> None:
+        """`sizes`: the outputs of queries, keys and values in the whole matrix."""
+        super().__init__(whole, mine)
+        self.sizes = sizes
+
+    def layouts(self, owner: str, leaf: str) -> list[list[Piece]]:
+        """Three parts of the checkpoint's tensor.
+
+        >>> fused = FusedColwise(nn.Linear(8, 8, device="meta"), Share(rank=1, processes=2, group=None), (4, 2, 2))
+        >>> [(piece.take[0].start, piece.take[0].stop) for piece in fused.layouts("qkv", "weight")[0]]
+        [(2, 4), (5, 6), (7, 8)]
+        """
+        held: Tensor = getattr(self, leaf)
+        shape = [sum(self.sizes), *held.shape[1:]]
+        others, pieces, first, place = (slice(None),) * (held.dim() - 1), [], 0, 0
+        for size in self.sizes:
+            rows = size // self.share.processes
+            begin = first + self.share.rank * rows
+            pieces.append(Piece(f"{owner}.{leaf}", shape, (slice(begin, begin + rows), *others), (slice(place, place + rows),)))
+            first, place = first + size, place + rows
+        return [pieces]
 
 
 class Gathered(Sliced):
@@ -82,40 +132,29 @@ def split(network: Network, mine: Share) -> None:
 
     Raises ConfigError where the slices would not be even.
     """
-    check(network.shape, mine.processes)
+    shape = network.shape
+    check(shape, mine.processes)
     for name, module in list(network.named_modules()):
         style = network.tp_plan.get(re.sub(r"\.\d+\.", ".*.", name))
-        if style is not None:
+        if style == "experts":
+            assert isinstance(module, Experts), f"{name} are no experts"
+            network.set_submodule(name, Experts(module.width, module.moe, mine))
+        elif style is not None:
             assert isinstance(module, nn.Linear), f"{name} is no matrix"
-            network.set_submodule(name, STYLES[style](module, mine))
+            sizes = (shape.attended, shape.remembered, shape.remembered)
+            sliced = FusedColwise(module, mine, sizes) if style == "fused_colwise" else STYLES[style](module, mine)
+            network.set_submodule(name, sliced)
     network.share = mine
 
 
 def check(shape: Shape, processes: int) -> None:
     """Raises ConfigError, with the numbers that are possible, where a network of this shape cannot be shared evenly."""
-    counts = [shape.heads, shape.kv_heads, shape.mlp, *([] if shape.tied else [shape.vocab])]
+    experts = [] if shape.moe is None else [shape.moe.mlp, shape.moe.shared]
+    counts = [shape.heads, shape.kv_heads, shape.mlp, *experts, *([] if shape.tied else [shape.vocab])]
     possible = [str(n) for n in range(1, shape.kv_heads + 1) if not any(count % n for count in counts)]
     if str(processes) not in possible:
+        channels = f"{shape.mlp} MLP channels" + (f", {shape.moe.mlp} channels per expert" if shape.moe else "")
         raise ConfigError(
             f"{processes} processes cannot evenly share {shape.heads} heads, {shape.kv_heads} key/value heads, "
-            f"{shape.mlp} MLP channels and {shape.vocab} vocabulary rows: possible numbers are {', '.join(possible)}"
+            f"{channels} and {shape.vocab} vocabulary rows: possible numbers are {', '.join(possible)}"
         )
-
-
-def section(module: nn.Module, parameter: str) -> tuple[list[int], tuple[slice, ...]]:
-    """The shape of a module's parameter in the checkpoint, and which part of it is this process's.
-
-    >>> whole = nn.Linear(8, 6, device="meta")
-    >>> section(whole, "weight")
-    ([6, 8], (slice(None, None, None), slice(None, None, None)))
-    >>> section(Rowwise(whole, Share(rank=1, processes=2, group=None)), "weight")
-    ([6, 8], (slice(None, None, None), slice(4, 8, None)))
-    """
-    held: Tensor = getattr(module, parameter)
-    shape, mine = list(held.shape), [slice(None)] * held.dim()
-    dimension = module.dimension(parameter) if isinstance(module, Sliced) else None
-    if isinstance(module, Sliced) and dimension is not None:
-        begin = module.share.rank * shape[dimension]
-        mine[dimension] = slice(begin, begin + shape[dimension])
-        shape[dimension] *= module.share.processes
-    return shape, tuple(mine)

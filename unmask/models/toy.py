@@ -12,6 +12,15 @@ from unmask.models.loading import network_class
 
 VOCABULARY, EOS, MASK = 24, 22, 23
 _IDS = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "mask_token_id": MASK}
+_QWEN = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 512,
+    **_IDS,
+}
 # What a config.json of theirs would hold.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llada": {
@@ -27,26 +36,59 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "dream": {
         "architectures": ["DreamModel"],
         "model_type": "Dream",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 512,
-        **_IDS,
+        **_QWEN,
     },
     "sdar": {
         "architectures": ["SDARForCausalLM"],
         "model_type": "sdar",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "head_dim": 12,
-        "intermediate_size": 48,
-        "max_position_embeddings": 512,
         "block_size": 4,
-        **_IDS,
+        **_QWEN,
+    },
+    "sdar_moe": {
+        "architectures": ["SDARMoeForCausalLM"],
+        "model_type": "sdar_moe",
+        "head_dim": 12,
+        "block_size": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "norm_topk_prob": True,
+        **_QWEN,
+    },
+    "llada2": {
+        "architectures": ["LLaDA2MoeModelLM"],
+        "model_type": "llada2_moe",
+        "partial_rotary_factor": 0.5,
+        "block_size": 4,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+        "moe_router_enable_expert_bias": True,
+        "norm_topk_prob": True,
+        **_QWEN,
+    },
+    "fast_dllm_v2": {
+        "architectures": ["Fast_dLLM_QwenForCausalLM"],
+        "model_type": "Fast_dLLM_Qwen",
+        "bd_size": 4,
+        **_QWEN,
+    },
+    "llada_moe": {
+        "architectures": ["LLaDAMoEModelLM"],
+        "model_type": "llada",
+        "dense_intermediate_size": 48,
+        "expert_intermediate_size": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_layer_freq": [0, 1],
+        "qk_layernorm": True,
+        **_QWEN,
     },
 }
 
@@ -69,9 +111,10 @@ def toy(
     """
     config = dict(CONFIGS[family])
     if block is not None:
-        if "block_size" not in config:
+        key = next((key for key in ("block_size", "bd_size") if key in config), None)
+        if key is None:
             raise ConfigError(f"a toy of {family} has no blocks")
-        config["block_size"] = block
+        config[key] = block
     network = network_class(config["architectures"][0])(config)
     init_weights(network, std=0.35, generator=torch.Generator().manual_seed(seed))
     network.logit_scale = sharpness

@@ -31,8 +31,8 @@ def targets(network: Network) -> str:
     >>> print(targets(toy("llada").network))
     model\.transformer\.blocks\.\d+\.(attn_out|ff_out|ff_proj|k_proj|q_proj|up_proj|v_proj)
     """
-    first = network.blocks()[0]
-    matrices = sorted(re.escape(name) for name, part in first.named_modules() if isinstance(part, nn.Linear))
+    parts = [part for block in network.blocks() for part in block.named_modules()]
+    matrices = sorted({re.escape(name) for name, module in parts if isinstance(module, nn.Linear)})
     return rf"{re.escape(network.names.layers)}\.\d+\.({'|'.join(matrices)})"
 
 

@@ -62,10 +62,10 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
-    matrices = [part for part in network.blocks()[0].modules() if isinstance(part, torch.nn.Linear)]
+    matrices = [part for block in network.blocks() for part in block.modules() if isinstance(part, torch.nn.Linear)]
     trained = parameters
     if config.lora:
-        trained = form.layers * sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
+        trained = sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
     count = _count(config) if examples is None else examples
     steps = config.steps(count)
     views = 2 if config.objective == "block" and config.complementary else 1

@@ -252,7 +252,7 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         if adapter is not None:
             lora.save(adapter, weights, folder)
         else:
-            checkpoint.export(weights, settings | {"torch_dtype": "float32"}, folder)
+            checkpoint.export(network.published(weights), settings | {"torch_dtype": "float32"}, folder)
             checkpoint.copy_tokenizer(base, folder)
         checkpoint.plot(folder)
         which = "a random right one" if config.select == "random" else f"the right one of {config.select} redundancy"

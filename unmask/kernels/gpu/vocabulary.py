@@ -12,14 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unmask.kernels.vocabulary import Evidence, Score
-
 TILE = 4096  # 8 KB of bf16, two loads of 16 bytes a thread; four programs fit on a multiprocessor by their registers
 NOWHERE = tl.constexpr(2**31 - 1)  # above every token
 
 
-def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> Evidence:
-    """As the seam's. Rows may lie apart in memory, the tokens of a row may not."""
+def evidence(logits_BLV: Tensor, mask_id: int, score: str = "confidence") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The numbers of the seam's `Evidence`, in its order. Rows may lie apart in memory, the tokens of a row may not."""
     logits_RV = logits_BLV.flatten(0, -2)
     assert logits_RV.stride(1) == 1, "the logits of a row lie side by side"
     rows, vocabulary = logits_RV.shape
@@ -40,7 +38,7 @@ def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> E
     shape = logits_BLV.shape[:-1]
     confidence_BL, logsumexp_BL, margin_BL, negative_entropy_BL = (part_R.view(shape) for part_R in numbers_4R)
     scores = {"confidence": confidence_BL, "margin": margin_BL, "negative_entropy": negative_entropy_BL}
-    return Evidence(candidate_R.view(shape), confidence_BL, logsumexp_BL, scores[score])
+    return candidate_R.view(shape), confidence_BL, logsumexp_BL, scores[score]
 
 
 @triton.jit

@@ -1,0 +1,91 @@
+"""The running form of a network, which decodes: made once from the checkpoint form, before the first decode.
+
+    adapter     a low-rank change is added to each matrix   } to each tensor as it is read (models/loading.py), so that
+    slice       this process keeps its part of it           } no process ever holds a whole matrix (models/parallel.py)
+    merge       q, k and v are one matrix, gate and up too  }
+    quantise    fewer bits per weight                       } to the parts of one layer after the other, here
+    pack        laid out for the device's kernels           }
+
+The checkpoint form keeps its names. What a step does to its tensors is either a view (merged q, k and v: the three stay
+where they were, as parts of the merged one), or they are given up (`release`), and with them the memory: peak is all the
+weights in the form they had, plus one layer. Training, adapters, transformers and `state_dict` know the checkpoint form
+alone, and refuse in one line where its tensors were given up.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from unmask.context.plan import ForwardPlan
+from unmask.context.pool import KVPool
+from unmask.models.attention import rotary
+from unmask.models.layers import AttentionInputs, Part, Parts
+from unmask.models.network import Decoding, Network
+
+ORDER = ("adapter", "slice", "merge", "quantise", "pack")
+
+
+class Step(Protocol):
+    """One step of the making, named as in ORDER."""
+
+    @property
+    def name(self) -> str: ...
+
+    def layer(self, parts: Parts) -> Parts:
+        """The parts of a layer in the form that comes out of this step."""
+        ...
+
+    def head(self, head: Part) -> Part:
+        """The output matrix, likewise."""
+        ...
+
+
+def release(module: nn.Module) -> None:
+    """Give up the plain tensors of a module whose running form has its own: their memory is free at once."""
+    for name, tensor in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False))
+
+
+class Running:
+    """A network's layers and head as they decode, with the same `hidden` and `project`."""
+
+    def __init__(self, network: Network, steps: Sequence[Step] = ()) -> None:
+        """Raises ValueError for steps out of order: a later one would undo what an earlier one needs."""
+        places = [ORDER.index(step.name) for step in steps]
+        if places != sorted(set(places)):
+            raise ValueError(f"a running form is made in the order {', '.join(ORDER)}, each at most once")
+        self.network = network
+        self.norm, self.head = network.final_norm(), network.output()
+        self.layers: list[Parts] = []
+        for layer in network.blocks():
+            parts = layer.parts()
+            for step in steps:
+                parts = step.layer(parts)
+            self.layers.append(parts)
+        for step in steps:
+            self.head = step.head(self.head)
+
+    def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
+        """The last layer's normalised states of a plan's packed queries, [N, C]."""
+        x, shape = self.network.embed(tokens_N[None]), self.network.shape
+        cos, sin = rotary(plan.positions_N[None], shape.rotary, shape.theta, x.dtype)
+        inputs = AttentionInputs(cos, sin, plan, pool)
+        for number, parts in enumerate(self.layers):
+            x = parts(x, number, inputs)
+        normed: Tensor = self.norm(x)
+        return normed[0]
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: [..., C] to [..., V]."""
+        return self.network.scaled(self.head(hidden))
+
+
+def running(network: Network, steps: Sequence[Step]) -> Decoding:
+    """The running form of a network, made now if it is not there yet; a network that is moved or converted drops its own."""
+    if network.running is None:
+        # The first decode asks, in inference mode; but merged tensors are the checkpoint form's too, which may be trained.
+        with torch.inference_mode(False), torch.no_grad():
+            network.running = Running(network, steps)
+    return network.running
