@@ -133,7 +133,7 @@ def best_of_run(key_BL: Tensor, same_BLL: Tensor) -> Tensor:
     return top_BL == positions(key_BL)
 
 
-# --- base rules: at least one commit a row ----------------------------------------------------------------------------
+# --- base rules: at least one commit per row --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
