@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.context.plan import Query, assemble
-from unmask.context.policy import CACHES, Window, policy
+from unmask.context.policy import CACHES, Window, policy, windows
 from unmask.context.pool import PAGE, KVPool, pages_for
 
 CPU = torch.device("cpu")
@@ -52,6 +52,22 @@ def test_a_layout_always_holds_prefix_and_block_once(
             assert plan.positions == sorted(set(plan.positions))
             assert plan.positions[: window.end] == list(range(window.end))
             assert set(range(window.start, window.end)) <= set(plan.positions[plan.query])
+
+
+@given(prompt=st.integers(1, 40), blocks=st.integers(1, 6), length=st.integers(1, 9), grid=st.booleans())
+def test_blocks_cover_the_answer_in_order_on_either_grid(prompt: int, blocks: int, length: int, grid: bool) -> None:
+    found = windows(prompt, blocks * length, length, block=length if grid else None, lookbehind=1)
+    assert [window.number for window in found] == list(range(len(found)))
+    assert [window.start for window in found[1:]] == [window.end for window in found[:-1]]
+    assert all(window.end - window.start == length for window in found)
+    assert {window.total for window in found} == {found[-1].end}
+    assert found[0].start <= prompt < found[0].end
+    assert 0 <= found[-1].end - (prompt + blocks * length) < length
+    assert found[0].start % length == 0 if grid else found[0].start == prompt
+    # The same grid by another name: where the prompt fills whole blocks nothing changes.
+    if prompt % length == 0:
+        bare = [(window.start, window.end, window.total) for window in windows(prompt, blocks * length, length)]
+        assert [(window.start, window.end, window.total) for window in found] == bare
 
 
 def row(start: int, total: int, age: int, *, cache: str = "dual", states: int = 1, pages: tuple[int, ...] = ()) -> Query:

@@ -173,7 +173,7 @@ def test_a_rule_may_rewrite_what_is_written_until_a_step_changes_nothing(stays: 
         if isinstance(request.method, With):
             # Every block is left behind a forward that has changed nothing.
             ends = [number for number, forward in enumerate(decoded.forwards) if forward.refresh][1:]
-            assert ends
+            blocks += len(ends)
             assert all(not decoded.forwards[number - 1].committed for number in [*ends, 0])
     assert rewritten > 10
     assert blocks > 5

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-PAGE = 16  # slots; what a row wastes is less than a page, and what a free list counts is pages
+PAGE = 16  # slots; a row wastes less than a page, and a free list counts pages
 
 
 def pages_for(slots: int) -> int:
@@ -16,17 +16,17 @@ def pages_for(slots: int) -> int:
 
 
 class KVPool:
-    """Keys and values of a bounded number of slots, [slots, G, D] a layer, shared by rows of any length.
+    """Keys and values of a bounded number of slots, [slots, G, D] per layer, shared by rows of any length.
 
     A slot is where a token's key lives; its rotary position is baked into the key, so a row's slots may be compact while
-    its positions have gaps (pruned suffix), and its pages may lie anywhere. Rows that come or go move nobody else's keys.
+    its positions have gaps (pruned suffix), and its pages may lie anywhere. Rows that come or go move no other row's keys.
     """
 
     def __init__(
         self, *, layers: int, pages: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.pages = pages
-        self.scratch = pages  # one more, never lent: what pads a batch writes there, and nobody reads it
+        self.scratch = pages  # one more, never lent: what pads a batch writes there, and it is never read
         shape = ((pages + 1) * PAGE, kv_heads, head_size)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
@@ -34,7 +34,7 @@ class KVPool:
 
     @property
     def free(self) -> int:
-        """Pages that nobody holds."""
+        """Pages that no row holds."""
         return len(self._free)
 
     def take(self, pages: int) -> tuple[int, ...]:

@@ -33,10 +33,10 @@ class _Listener(NamedTuple):
 
 
 class AsyncEngine:
-    """Steps an engine in a thread of its own while anybody asks; nobody else may step it."""
+    """Steps an engine in a thread of its own while there are requests; nothing else may step it."""
 
     def __init__(self, engine: Engine, observer: Callable[[int, float], None] = lambda rows, seconds: None) -> None:
-        """`observer` is called in the thread after each step, with the rows that it was about and the seconds it took."""
+        """`observer` is called in the thread after each step, with the number of its rows and the seconds it took."""
         self.engine, self._observer = engine, observer
         self._listeners: dict[int, _Listener] = {}
         self._lock = threading.Lock()  # around the listeners, and a number's birth: no progress comes before its listener
@@ -54,7 +54,7 @@ class AsyncEngine:
         """The request's progress; the last one has its completion.
 
         Raises ConfigError or RequestError before anything is yielded where the request cannot be answered
-        (`engine.check` tells so without a stream), and whatever a forward raised where one failed.
+        (`engine.check` finds out without a stream), and what a forward raised where one failed.
         """
         listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
         with self._lock:
@@ -85,7 +85,7 @@ class AsyncEngine:
         raise AssertionError("a stream ends with a completion")
 
     async def close(self) -> None:
-        """End the thread after its forward; whoever still waits gets a RuntimeError."""
+        """End the thread after its forward; clients that still wait get a RuntimeError."""
         with self._lock:
             self._closed = True
         self._wake.set()
@@ -100,10 +100,10 @@ class AsyncEngine:
     def _run(self) -> None:
         try:
             self._step_while_open()
-        finally:  # also where it died of what is no Exception: nobody shall wait for a thread that is gone
+        finally:  # also where it died of what is no Exception: no client must wait for a thread that is gone
             with self._lock:
                 self._closed = True
-            self._fail(RuntimeError("the engine is closed"), self._asked())
+            self._fail(RuntimeError("the engine is closed"), self._open_requests())
 
     def _step_while_open(self) -> None:
         failures = 0  # in a row
@@ -112,13 +112,13 @@ class AsyncEngine:
             try:
                 made = self.engine.step()
             except OutOfStep as error:
-                self._fail(error, self._asked())
+                self._fail(error, self._open_requests())
                 return
             except Exception as error:
                 # A failed forward (out of memory, for one) ends its own requests and nothing else. But where nothing
-                # succeeds any more the device itself has failed, and whoever looks after the process shall see it.
-                asked = self._asked()
-                self._fail(error, [number for number in asked if number not in self.engine] or asked)
+                # succeeds any more the device itself has failed, and what supervises the process must see it.
+                numbers = self._open_requests()
+                self._fail(error, [number for number in numbers if number not in self.engine] or numbers)
                 failures += 1
                 if failures == FAILURES:
                     return
@@ -135,8 +135,8 @@ class AsyncEngine:
                 self._wake.wait()
                 self._wake.clear()
 
-    def _asked(self) -> list[int]:
-        """The requests that somebody listens to."""
+    def _open_requests(self) -> list[int]:
+        """The requests that have a listener."""
         with self._lock:
             return list(self._listeners)
 
