@@ -14,9 +14,9 @@ import unmask
 from unmask.methods import TABLE, from_client, load, options
 from unmask.methods.method import Method
 from unmask.methods.options import OPTIONS
-from unmask.serve.asking import choose
 from unmask.serve.options import Options
 from unmask.serve.protocol import Diffusion
+from unmask.serve.requests import choose
 
 # Two values of each option, beside the one that turns its part off.
 VALUES: dict[str, tuple[Any, Any]] = {
