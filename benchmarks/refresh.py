@@ -58,7 +58,7 @@ def quality(model: str, limit: int, length: int) -> list[dict[str, Any]]:
 
 
 def long_model() -> Denoiser:
-    """A LLaDA of four layers, 256 wide, with random weights: small enough for a CPU, and its time follows the tokens queried."""
+    """A LLaDA of four layers, 256 wide, with random weights: small enough for a CPU, large enough to time."""
     network = LLaDA(
         {
             "d_model": 256,
@@ -121,7 +121,8 @@ def main() -> None:
     print("| refresh | query tokens | of whole | seconds, of whole |\n|---|---|---|---|")
     for found in costs:
         print(
-            f"| `{found['refresh']}` | {found['query_tokens']} | 1 / {found['times_fewer']:.2f} | 1 / {found['times_less_time']:.2f} |"
+            f"| `{found['refresh']}` | {found['query_tokens']} "
+            f"| 1 / {found['times_fewer']:.2f} | 1 / {found['times_less_time']:.2f} |"
         )
     print(f"\narithmetic, {given.limit} held-out problems, {given.model}, blocks of {given.block_length}\n")
     print("| preset | refresh | right (95 %) | against whole (95 %) | forwards | query tokens |")

@@ -48,7 +48,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def sliced(whole: Tensor, like: Tensor) -> Tensor:
-    """This process's slice of a tensor that every process holds, laid out like `like`; the inverse of `gathered`."""
+    """The slice for this process of a tensor that every process holds, laid out like `like`; the inverse of `gathered`."""
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
