@@ -47,6 +47,7 @@ class Method(Part):
         commit: the base rule.
         cache, suffix, refresh: what each forward may see and must recompute; no refresh: every block begins with a forward
             over everything that it sees.
+        prefill: "one by one" has an official method on a block-causal model take a forward for each block of the prompt.
         confidence_cluster, token_cluster, temporal: R2-dLLM's rules, None for off.
         dynamic_threshold: Streaming-dLLM's falling threshold.
         stop_at_eos: None decodes every block to the end.
@@ -72,6 +73,7 @@ class Method(Part):
     dynamic_threshold: DynamicThreshold | None = part_field(DynamicThreshold)
     suffix: Suffix | None = part_field(Suffix)
     refresh: Refresh | None = part_field(Refresh)
+    prefill: Literal["one by one"] | None = choice_field("one by one", default=None, none="unset")
     stop_at_eos: StopAtEos | None = part_field(StopAtEos)
     draft: Draft | None = part_field(Draft)
     named: frozenset[str] = filled_field(frozenset(), compare=False)
