@@ -102,7 +102,7 @@ class Replay(Method):
 
     forwards: int = whole_field(1, search=PUBLISHED)
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
         """The replayed count, and behind it the method's other rules."""
         blocks = answer_length // self.block(answer_length)
         if self.suffix is not None:

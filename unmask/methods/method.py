@@ -117,14 +117,21 @@ class Method(Part):
             )
         return length
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
-        """The rules in order, for answers of this length; `shifted` says that row i - 1 of the model predicts token i.
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+        """The rules in order, for answers of this length.
 
-        Raises ConfigError if blocks or steps do not come out even.
+        Args:
+            answer_length: in tokens.
+            shifted: whether row i - 1 of the model predicts token i.
+            block: tokens per block of the grid, where the model is block-causal; steps are then per block.
+
+        Raises:
+            ConfigError: blocks or steps do not come out even.
         """
         terms = Terms(
             answer_length=answer_length,
-            block_length=self.block(answer_length),
+            block_length=block or self.block(answer_length),
+            on_grid=block is not None,
             official=self.official,
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,
