@@ -269,7 +269,8 @@ def least_tokens(cache: str, total: int, block_length: int, branches: int) -> in
     >>> least_tokens("dual", 100, 32, 1), least_tokens("block", 100, 32, 1), least_tokens("block", 100, 32, 4)
     (100, 64, 128)
     """
-    return block_length * max(2, branches) if cache == "block" else most_tokens(cache, total, block_length, branches)
+    most = most_tokens(cache, total, block_length, branches)
+    return min(most, block_length * max(2, branches)) if cache == "block" else most
 
 
 def _most_queried(cache: str, total: int, block_length: int) -> int:

@@ -171,7 +171,9 @@ class _Row:
     def has_enough(self) -> bool:
         """Whether the answer is complete, though the last block may not be."""
         settings = self.settings
-        return settings.ending == "first" and not settings.edits and self.model.spec.mask_id not in self.tokens[: self.end]
+        if settings.whole or settings.edits or settings.ending != "first":
+            return False
+        return self.model.spec.mask_id not in self.tokens[: self.end]
 
     def keeping(self, end: int) -> RowPlan | None:
         """What makes the keys and values up to there final, as far as one forward does."""

@@ -280,7 +280,8 @@ class RequestState:
     def _has_enough(self) -> bool:
         """Whether a stop string or the limit ends the answer, though the block may not be complete."""
         stopped = bool(self.request.stop) and self.answer().stopped
-        return stopped or (self.limit < self.total - self.canvas.prompt and len(self.final) >= self.limit)
+        end = self.request.max_new_tokens if self.recipe.whole else self.total - self.canvas.prompt
+        return stopped or (self.limit < end and len(self.final) >= self.limit)
 
     @property
     def limit(self) -> int:
