@@ -167,14 +167,17 @@ def test_a_long_prompt_comes_in_pieces_that_a_forward_holds(family: str) -> None
 
 def test_nothing_is_spent_that_is_not_needed() -> None:
     """Prefill and a finished block's clean query ride along, and the last block has none."""
-    denoiser = model("sdar")
+    denoiser, lengths = model("sdar"), []
     for prompt in prompts():
-        row = unmask.generate(denoiser, [prompt], method=unmask.method("vanilla"), max_new_tokens=12)[0]
-        records: list[unmask.StepRecord] = []
-        unmask.generate(denoiser, [prompt], method=unmask.method("vanilla-official"), max_new_tokens=12, observer=records.append)
+        answer_length = 16 - len(prompt) % 4
+        row = unmask.generate(denoiser, [prompt], method=unmask.method("vanilla"), max_new_tokens=answer_length)[0]
         if row.finish_reason == "length":
-            assert row.forwards == 12
-            assert len(records) > 12
+            lengths.append(len(prompt))
+            blocks = -(-answer_length // 4)
+            # Each token of an earlier block once more, and the prompt's complete blocks.
+            assert row.forwards == answer_length
+            assert row.query_tokens == 4 * row.forwards + len(prompt) // 4 * 4 + 4 * (blocks - 1)
+    assert len(lengths) > 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

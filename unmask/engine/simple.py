@@ -219,9 +219,11 @@ class _Row:
     def predict(self, queries: list[Query], states_BKL: Tensor) -> tuple[list[int], Tensor, Tensor | None]:
         """One forward over these states of the block: the tokens handed to the model, logits [R, V], hidden states [R, C]."""
         tokens_N, plan = assemble(queries, device=self.model.device)
+        handed = [token for query in queries for token in query.tokens]
         if states_BKL.shape[1] > 1:
             tokens_N[plan.read_R] = states_BKL.flatten()
-        return tokens_N.tolist(), *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
+            handed = tokens_N.tolist()
+        return handed, *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
 
     def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> bool:
         """Write the block and record the forward; whether a token was written."""
