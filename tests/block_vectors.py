@@ -66,9 +66,9 @@ def method(vector: Vector) -> unmask.Method:
     read["max_new_tokens"] = new_tokens(vector)
     if settings["stop"]:
         check = "every step" if settings.get("early") else CHECKS[system]
-        read["stop_at_eos"] = {"check": check, **_ids(settings["stop"])}
+        read["stop_at_eos"] = {"check": check, "eos_id": settings["stop"]}
     if system == "fast-dllm-v2-hub" and not settings["stop"]:
-        read["stop_at_eos"] = {"check": "every step", **_ids([])}
+        read["stop_at_eos"] = {"check": "every step", "eos_id": MASK}  # which is never written: the loop looks all the same
     if system.startswith("sglang"):
         read["prefill"] = "one by one"
     if "edit" in settings:
@@ -76,12 +76,15 @@ def method(vector: Vector) -> unmask.Method:
     if "sub_block" in settings:
         read["sub_blocks"] = {"length": settings["sub_block"], "cache": settings["sub_block_cache"]}
     if settings.get("draft_steps", 1) > 1:
-        read["draft"] = {"steps": settings["draft_steps"], "match": "exact"} | ({"eager": True} if settings["eager"] else {})
+        # Guesses at future blocks change the price and not the tokens: ours are of the block alone.
+        read["draft"] = {"steps": settings["draft_steps"], "match": "exact"}
     return unmask.Method.from_dict(read)
 
 
 def new_tokens(vector: Vector) -> int:
     """Tokens of the answer: Fast-dLLM v2 counts blocks, of which the prompt's end is one, and adds the next one's first token."""
+    if "new_tokens" in vector:  # of a batch, which goes on until its longest row has enough
+        return int(vector["new_tokens"])
     most, length = vector["settings"]["max_new_tokens"], vector["settings"]["block_length"]
     if not vector["system"].startswith("fast-dllm-v2"):
         return int(most)
@@ -202,7 +205,10 @@ def batches(folder: Path) -> Iterator[tuple[Vector, bool]]:
     """Every published batch, and whether each of its rows is what ours writes, up to its stop."""
     for line in (folder / "batches.jsonl").read_text().splitlines():
         batch = json.loads(line)
-        vectors = [batch | {"prompt": prompt, "completion": row} for prompt, row in zip(batch["prompts"], batch["completions"])]
+        vectors = [
+            batch | {"prompt": prompt, "completion": row, "new_tokens": len(row)}
+            for prompt, row in zip(batch["prompts"], batch["completions"], strict=True)
+        ]
         try:
             made = watched(vectors, folder / "models" / batch["model"], mixed=True)
         except unmask.UnmaskError:
@@ -229,9 +235,10 @@ def main(arguments: Sequence[str]) -> int:
         counts[kind] += same
 
     for file in sorted((folder / "logits").glob("*.safetensors")):
-        name, experts_of = file.name.removesuffix(".safetensors"), ".moe.safetensors"
-        for _, same in experts(folder, file.name.removesuffix(experts_of)) if file.name.endswith(experts_of) else logits(folder, name):
-            count("experts" if file.name.endswith(experts_of) else "logits", same)
+        name = file.name.removesuffix(".safetensors")
+        kind, found = ("experts", experts) if name.endswith(".moe") else ("logits", logits)
+        for _, same in found(folder, name.removesuffix(".moe")):
+            count(kind, same)
     for _, same in batches(folder):
         count("batches", same)
     for vector, wrong in trajectories(folder, lambda one: arguments[1:2] in ([], [one["system"]])):
@@ -242,7 +249,3 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{kind}: {counts[kind]} of {total}")
     print(f"{counts.total()} of {totals.total()} equal")
     return int(counts.total() != totals.total())
-
-
-def _ids(stop: Sequence[int]) -> dict[str, Any]:
-    return {"eos_id": stop[0]} if stop else {"eos_id": 10**6}

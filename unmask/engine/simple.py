@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import Query, assemble
-from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, windows
+from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, sub_block, windows
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.constraint import Constraint
 from unmask.decode.memory import Memory
@@ -113,6 +113,7 @@ class _Row:
     pages: tuple[int, ...]
     forwards: list[Forward]
     kept: int = 0  # slots whose keys and values are final
+    cached: Window | None = None  # the last block that has been queried whole
 
     def decode_block(self, window: Window, constraint: Constraint | None) -> int:
         """Make forwards until nothing of the block is left to do; what `status` says of it then."""
@@ -157,7 +158,7 @@ class _Row:
             written = self.commit(window, age, query_tokens, outcome)
             facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
             left, changed, age = int(left_B), settings.edits and written, age + 1
-            if left <= 0 and not written and settings.keeping is not None:
+            if left <= 0 and not written and settings.keeping is not None and settings.sub_block is None:
                 self.kept = window.end  # the forward has seen the block as it stays
             if self.end < window.end and self.has_enough():
                 left = ENDED
@@ -202,15 +203,20 @@ class _Row:
 
     def queries(self, window: Window, age: int, states: int) -> list[Query]:
         """What the block's next forward asks for, with this many states of the block."""
-        plan = self.policy(window, age)
+        settings, plan, block = self.settings, self.policy(window, age), self.tokens[window.start : window.end]
+        if settings.sub_block is not None and self.cached == window:
+            plan = sub_block(plan, window, block, settings.sub_block, self.model.spec.mask_id)
         kept = self.keeping(window.start) if age == 0 else None
+        own = self.query(plan, start=window.start, length=settings.length)._replace(states=states)
         if kept is None:
-            return [self.query(plan, start=window.start, length=self.settings.length)._replace(states=states)]
+            self.cached = window
+            return [own]
         self.kept = window.start
-        if self.settings.seed == "alone":
-            plan = kept._replace(query=slice(window.start, window.start))
-        own = self.query(plan, start=window.start, length=self.settings.length)
-        return [self.query(kept, start=kept.query.start, length=0), own._replace(states=states, follows=True)]
+        if settings.seed == "alone":
+            own = own._replace(plan=plan._replace(query=slice(window.start, window.start)), tokens=())
+        else:
+            self.cached = window
+        return [self.query(kept, start=kept.query.start, length=0), own._replace(follows=True)]
 
     def query(self, plan: RowPlan, *, start: int, length: int) -> Query:
         tokens = [self.tokens[position] for position in plan.queried]

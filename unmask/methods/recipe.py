@@ -35,6 +35,7 @@ class Recipe(StepSettings):
         cache, suffix, prompt_interval: of the context policy; suffix is (near, tail).
         block: tokens per block of the grid of a block-causal model; None: full attention.
         keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
+        sub_block: tokens of a sub-block that forwards query alone; None: the whole block is queried.
         whole: the last block is decoded to its end though the answer ends inside it.
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting.
@@ -50,6 +51,7 @@ class Recipe(StepSettings):
     prompt_interval: int | None
     block: int | None
     keeping: Keeping | None
+    sub_block: int | None
     whole: bool
     lookbehind: int
     branches: int
@@ -101,6 +103,7 @@ def recipe(
         subset=method.draft is not None and method.draft.match == "subset",
         anchored=method.anchored(shifted=shifted),
         seed=_seed(spec, context),
+        sub_block=_sub_block(method, context),
         # Of Fast-dLLM v2's loops, which write seeds, the answer's last token may be one.
         whole=method.official and spec.lookbehind == 0,
         ending="never" if stop is None else _ENDINGS[stop.check],
@@ -181,3 +184,8 @@ def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
     if spec.lookbehind == 0 or context.keeping is None:
         return None
     return "with others" if context.keeping == "along" else "alone"
+
+
+def _sub_block(method: Method, context: _Context) -> int | None:
+    """Sub-blocks are queried alone where the method says so and there is a cache to see the others in."""
+    return None
