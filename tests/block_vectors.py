@@ -82,7 +82,7 @@ def method(vector: Vector) -> unmask.Method:
 
 
 def new_tokens(vector: Vector) -> int:
-    """Tokens of the answer: Fast-dLLM v2 counts blocks, of which the prompt's end is one, and adds the next one's first token."""
+    """Tokens of the answer; Fast-dLLM v2 counts blocks, the prompt's end being one, and adds the next one's first token."""
     if "new_tokens" in vector:  # of a batch, which goes on until its longest row has enough
         return int(vector["new_tokens"])
     most, length = vector["settings"]["max_new_tokens"], vector["settings"]["block_length"]
@@ -225,27 +225,32 @@ def _same_row(vector: Vector, made: Decode) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print how many vectors of a folder are equal, system by system; 1 where any is not."""
-    folder = Path(arguments[0])
+    """Print how many vectors of a folder are equal, system by system; 1 where any is not.
+
+    Behind the folder one may name systems, which are all that is looked at then, and -v to see what differs.
+    """
+    folder, *others = arguments
+    systems = [one for one in others if one != "-v"]
     torch.set_num_threads(1)
     counts, totals = Counter[str](), Counter[str]()
-
-    def count(kind: str, same: bool) -> None:
+    for kind, name, wrong in _everything(Path(folder), systems):
         totals[kind] += 1
-        counts[kind] += same
-
-    for file in sorted((folder / "logits").glob("*.safetensors")):
-        name = file.name.removesuffix(".safetensors")
-        kind, found = ("experts", experts) if name.endswith(".moe") else ("logits", logits)
-        for _, same in found(folder, name.removesuffix(".moe")):
-            count(kind, same)
-    for _, same in batches(folder):
-        count("batches", same)
-    for vector, wrong in trajectories(folder, lambda one: arguments[1:2] in ([], [one["system"]])):
-        count(vector["system"], not wrong)
-        if wrong and "-v" in arguments:
-            print(vector["id"], wrong)
+        counts[kind] += not wrong
+        if wrong and "-v" in others:
+            print(name, wrong)
     for kind, total in totals.items():
         print(f"{kind}: {counts[kind]} of {total}")
     print(f"{counts.total()} of {totals.total()} equal")
     return int(counts.total() != totals.total())
+
+
+def _everything(folder: Path, systems: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Kind, name and what is wrong of every vector; "" where it is equal."""
+    if not systems:
+        for file in sorted((folder / "logits").glob("*.safetensors")):
+            name = file.name.removesuffix(".safetensors")
+            kind, found = ("experts", experts) if name.endswith(".moe") else ("logits", logits)
+            yield from ((kind, key, "" if same else "differs") for key, same in found(folder, name.removesuffix(".moe")))
+        yield from (("batches", batch["id"], "" if same else "differs") for batch, same in batches(folder))
+    for vector, wrong in trajectories(folder, lambda one: not systems or one["system"] in systems):
+        yield vector["system"], vector["id"], wrong

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 import unmask
 from tests.reference import alone, same_forward
 from unmask.context.plan import Query, assemble, entire
-from unmask.context.policy import block_causal, clean
+from unmask.context.policy import Window, block_causal, clean
 from unmask.engine import simple
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import answer
 from unmask.engine.request import Completion, Request
+from unmask.kernels.paged import paged_attention
+from unmask.models import attention
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
 
@@ -146,9 +149,7 @@ def test_cached_logits_equal_recomputed_ones(block: int, family: str) -> None:
             torch.testing.assert_close(made[known], expected[known], atol=1e-5, rtol=1e-5)
 
 
-def _window(start: int, block: int) -> unmask.context.policy.Window:
-    from unmask.context.policy import Window
-
+def _window(start: int, block: int) -> Window:
     return Window(prompt=start, start=start, end=start + block, total=start + block, origin=0)
 
 
@@ -214,3 +215,20 @@ def test_another_block_length_runs_with_one_warning() -> None:
 def test_the_exact_cache_is_refused_where_there_is_none() -> None:
     with pytest.raises(unmask.ConfigError, match="cache=block needs a model of block-causal attention"):
         unmask.generate(toy("llada"), [[1]], method=unmask.method("fast-dllm", cache="block"), max_new_tokens=32)
+
+
+@pytest.mark.parametrize("family", ["sdar", "fast_dllm_v2"])
+def test_a_kernels_queries_of_one_block_equal_those_under_a_mask(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that prefill takes on a GPU, with the kernel's plain twin in its place."""
+    denoiser, asked = model(family), requests()
+    masked = [timeless(row) for row in answer(denoiser, asked)]
+    calls = Counter[int]()
+
+    def counted(q_BLHD: torch.Tensor, *rest: object, **page: int) -> torch.Tensor:
+        calls[q_BLHD.shape[1]] += 1
+        return paged_attention(q_BLHD, *rest, **page)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention, "accelerated", lambda x: True)
+    monkeypatch.setattr(attention, "paged_attention", counted)
+    assert [timeless(row) for row in answer(denoiser, asked)] == masked
+    assert set(calls) == {4}

@@ -105,7 +105,7 @@ class RequestState:
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
-    _turn: tuple[tuple[int | bool | None, ...], Turn] | None = field(default=None, init=False)
+    _turn: tuple[tuple[object, ...], Turn] | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "RequestState":
