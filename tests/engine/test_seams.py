@@ -136,8 +136,8 @@ class With(Method):
     rule: Rule = filled_field(None)
     first: bool = filled_field(False)
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
-        own = super().rules(answer_length, shifted=shifted)
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+        own = super().rules(answer_length, shifted=shifted, block=block)
         return (self.rule, *own) if self.first else (*own, self.rule)
 
 

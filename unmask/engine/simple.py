@@ -126,10 +126,10 @@ class _Row:
         memories: tuple[Memory, ...] = tuple(
             None if rule.state is None else rule.state.empty(1, settings.length, device, precision) for rule in settings.rules
         )
-        left, changed, age = self.tokens[block].count(mask_id), False, 0
+        left, age = self.tokens[block].count(mask_id), 0
         last: Proposal | None = None
-        # A block that is complete when it begins takes no forward; where rules edit it ends when a step changes nothing.
-        while left > 0 or changed or (settings.anchored and age == 1):
+        # A block that is complete when it begins takes no forward; rules that edit may go on when it is complete.
+        while left != 0 or (settings.anchored and age == 1):
             states_BKL = torch.tensor([[self.tokens[block]]], device=device)
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
                 count = min(settings.branches, max(1, left))
@@ -146,9 +146,9 @@ class _Row:
                 hidden_RC=hidden_RC,
                 narrow=narrow,
             )
-            written = self.commit(window, age, query_tokens, outcome)
+            self.commit(window, age, query_tokens, outcome)
             facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
-            left, changed, age = int(left_B), settings.edits and written, age + 1
+            left, age = int(left_B), age + 1
             if left == ENDED:
                 break
         return left
@@ -169,8 +169,8 @@ class _Row:
         tokens_N[plan.read_R] = states_BKL.flatten()
         return tokens_N.tolist(), *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
 
-    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> bool:
-        """Write the block and record the forward; whether a token was written."""
+    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> None:
+        """Write the block and record the forward."""
         self.tokens[window.start : window.end] = outcome.window_BL[0].tolist()
         taken = {place: rule for place, rule in enumerate(outcome.taken_BL[0].tolist(), window.start) if rule > 0}
         made = Forward(
@@ -181,7 +181,6 @@ class _Row:
             rule=[self.settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
-        return bool(taken)
 
 
 def _sampling(

@@ -57,7 +57,7 @@ class RequestState:
     Attributes:
         windows: its blocks, in order; `block_number` is the place among them of the one that is decoded now.
         constraint: what the answer must be behind the finished blocks.
-        left: masks left in the block when last looked at, or ENDED.
+        left: masks left in the block when last looked at, or ENDED or UNSETTLED.
         changed: whether the last forward wrote something.
         block_forwards: forwards of the block so far; 0 stands before its first, the refresh.
         step: commit steps made in the block.
@@ -201,9 +201,7 @@ class RequestState:
 
     def _block_over(self) -> bool:
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
-        if self.left > 0 or (self.recipe.anchored and self.block_forwards < 2):
-            return False
-        return not (self.recipe.edits and self.changed)
+        return self.left == 0 and not (self.recipe.anchored and self.block_forwards < 2)
 
     def _open(self, number: int) -> bool:
         """Go on to the first block from `number` on that holds a mask; False where there is none."""

@@ -69,7 +69,7 @@ def recipe(
     Raises ConfigError if blocks or steps of the method do not come out even for the length.
     """
     shifted, stop = spec.lookbehind > 0, method.stop_at_eos
-    eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
+    eos_ids = spec.eos_ids if stop is None else stop.ids(spec.eos_ids)
     # Text and counts end alike for every method; the published loops themselves look for no turn's end.
     ends = eos_ids + spec.turn_ids
     sampled = Sampled(
