@@ -69,7 +69,7 @@ class RequestState:
     Attributes:
         windows: its blocks, in order; `block_number` is the place among them of the one that is decoded now.
         constraint: what the answer must be behind the finished blocks.
-        left: masks left in the block when last looked at, or ENDED.
+        left: masks left in the block when last looked at, or ENDED or UNSETTLED.
         changed: whether the last forward wrote something.
         block_forwards: forwards so far that decoded the block; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
@@ -243,12 +243,12 @@ class RequestState:
         self.commits.update(taken)
         self.left, self.step, self.changed = left, step, any(taken)
         self.block_forwards += 1
-        if self.recipe.keeping is not None and self.recipe.sub_block is None and not self.changed and left <= 0:
+        if self.recipe.keeping is not None and self.recipe.sub_block is None and not self.changed and left in (0, ENDED):
             self.kept = self.window.end  # the forward has seen the block as it stays
 
     def settle(self) -> bool:
         """Whether the request is over; if only its block is, it moves to the next one that has something to decode."""
-        over = self.left == ENDED or (self.recipe.ending == "first" and self._has_enough())
+        over = self.left == ENDED or self._complete() or (self.recipe.ending == "first" and self._has_enough())
         if not (over or self._block_over()):
             return False
         self.closing = self._closes(over)
@@ -268,9 +268,7 @@ class RequestState:
 
     def _block_over(self) -> bool:
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
-        if self.left > 0 or (self.recipe.anchored and self.block_forwards < 2):
-            return False
-        return not (self.recipe.edits and self.changed)
+        return self.left == 0 and not (self.recipe.anchored and self.block_forwards < 2)
 
     def _open(self, number: int) -> bool:
         """Go on to the first block from `number` on that holds a mask; False where there is none."""
@@ -286,11 +284,15 @@ class RequestState:
                 return True
         return False
 
+    def _complete(self) -> bool:
+        """Whether the answer is complete, though its last block reaches behind it."""
+        most = self.request.max_new_tokens
+        return not self.recipe.whole and most < self.total - self.canvas.prompt and len(self.final) >= most
+
     def _has_enough(self) -> bool:
         """Whether a stop string or the limit ends the answer, though the block may not be complete."""
         stopped = bool(self.request.stop) and self.answer().stopped
-        end = self.request.max_new_tokens if self.recipe.whole else self.total - self.canvas.prompt
-        return stopped or (self.limit < end and len(self.final) >= self.limit)
+        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
 
     @property
     def limit(self) -> int:

@@ -80,7 +80,7 @@ def recipe(
     means nothing to the model.
     """
     stop = method.stop_at_eos
-    eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
+    eos_ids = spec.eos_ids if stop is None else stop.ids(spec.eos_ids)
     # Text and counts end alike for every method; the published loops themselves look for no turn's end.
     ends = eos_ids + spec.turn_ids
     sampled = Sampled(
@@ -188,4 +188,11 @@ def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
 
 def _sub_block(method: Method, context: _Context) -> int | None:
     """Sub-blocks are queried alone where the method says so and there is a cache to see the others in."""
-    return None
+    parts = method.sub_blocks
+    if parts is None or not parts.cache or context.keeping is None or parts.length >= context.length:
+        return None
+    if method.draft is not None:
+        raise ConfigError("drafts are states of whole blocks: take sub_blocks.cache or draft, not both")
+    if context.length % parts.length:
+        raise ConfigError(f"sub_blocks.length {parts.length} does not divide the model's block of {context.length} tokens")
+    return parts.length
