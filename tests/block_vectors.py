@@ -118,7 +118,7 @@ def _decode(vector: Vector, records: Sequence[unmask.StepRecord], row: int) -> D
         for position, token in zip(record.committed[place], record.tokens[place], strict=True):
             written[position - prompt] = token
         query = record.query_tokens[place]
-        if MASK not in query:
+        if MASK not in query and vector["settings"]["cache"] != "none":
             kinds += "c" if "d" in kinds else "p"
         else:
             kinds += "s" if vector["settings"].get("sub_block_cache") and len(query) < length else "d"

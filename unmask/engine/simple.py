@@ -250,7 +250,7 @@ class _Row:
             rule=[settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
-        if not taken and left in (0, ENDED) and settings.keeping is not None and settings.sub_block is None:
+        if settings.finds_final and not taken and left in (0, ENDED):
             self.kept = window.end  # the forward has seen the block as it stays
         return ENDED if self.end < window.end and self.has_enough() else left
 

@@ -243,7 +243,7 @@ class RequestState:
         self.commits.update(taken)
         self.left, self.step, self.changed = left, step, any(taken)
         self.block_forwards += 1
-        if self.recipe.keeping is not None and self.recipe.sub_block is None and not self.changed and left in (0, ENDED):
+        if self.recipe.finds_final and not self.changed and left in (0, ENDED):
             self.kept = self.window.end  # the forward has seen the block as it stays
 
     def settle(self) -> bool:

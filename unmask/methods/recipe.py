@@ -60,6 +60,14 @@ class Recipe(StepSettings):
     ends: tuple[int, ...]
 
     @property
+    def finds_final(self) -> bool:
+        """Whether a forward that changes nothing of a complete block leaves its keys and values final.
+
+        SGLang spends another one all the same, and a query of a sub-block is not one of the block.
+        """
+        return self.keeping in ("along", "own") and self.sub_block is None
+
+    @property
     def filler(self) -> int:
         """The token that stands behind an answer's end."""
         return self.ends[0]
