@@ -65,7 +65,7 @@ def method(vector: Vector) -> unmask.Method:
     read = {key: settings[key] for key in ("parity", "block_length", "commit", "cache")}
     read["max_new_tokens"] = new_tokens(vector)
     if settings["stop"]:
-        check = "every step" if settings.get("early") else CHECKS[system]
+        check = "every step that writes one" if settings.get("early") else CHECKS[system]
         read["stop_at_eos"] = {"check": check, "eos_id": settings["stop"]}
     if system == "fast-dllm-v2-hub" and not settings["stop"]:
         read["stop_at_eos"] = {"check": "every step", "eos_id": MASK}  # which is never written: the loop looks all the same

@@ -275,7 +275,7 @@ def _cut(answer: list[int], settings: Recipe, mask_id: int, fixed: Mapping[int, 
     kept = answer[:end]
     if mask_id in kept:
         kept = kept[: kept.index(mask_id)]
-    if settings.ending == "first":
+    if settings.ending in ("first", "written"):
         ends = [offset for offset, token in enumerate(kept) if token in settings.ends and offset not in fixed]
         kept = kept[: ends[0] + 1] if ends else kept
     return kept + [settings.filler] * (len(answer) - len(kept))

@@ -325,7 +325,7 @@ class RequestState:
         """The completion of a request that is over."""
         assert self.ended is not None, "the request is not over"
         ids, answer, recipe = self.final[: self.limit], self.answer(), self.recipe
-        if recipe.ending == "first":
+        if recipe.ending in ("first", "written"):
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
             kept = min(self.window.end - self.canvas.prompt, len(ids)) if self.left == ENDED else len(ids)

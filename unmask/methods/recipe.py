@@ -13,6 +13,7 @@ from unmask.methods.method import CacheName, Method
 
 _ENDINGS: dict[str, Ending] = {
     "every step": "first",
+    "every step that writes one": "written",
     "after each finished block": "block",
     "after a block of nothing else": "whole block",
 }
