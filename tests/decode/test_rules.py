@@ -1,15 +1,20 @@
 """Each rule by hand on the papers' examples, and its promises on random evidence."""
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unmask.decode.around import Anchored, WithinSubBlock
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
-from unmask.decode.rule import Rule, select
-from unmask.decode.rules import Anchored, Factor, Quota, Schedule, Threshold
+from unmask.decode.rule import Commit, Rule, Terms, select
+from unmask.decode.rules import All, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
+from unmask.errors import ConfigError
 from unmask.methods.eb_sampler import EntropyBound
 
 BASE: list[Rule] = [
@@ -21,6 +26,12 @@ BASE: list[Rule] = [
     Factor(factor=1.0),
     Factor(factor=1.0, official=True),
     EntropyBound(gamma=0.2),
+    Threshold(threshold=0.9, strict=True),
+    Leftmost(steps=3),
+    All(),
+    QuotaOrThreshold(steps=3, threshold=0.9),
+    QuotaOrThreshold(steps=3, threshold=0.9, strict=True),
+    QuotaOrThreshold(threshold=0.9),
 ]
 REST: list[Rule] = [
     ConfidenceCluster(size=3, threshold=0.7, max_unmasked=1),
@@ -86,7 +97,7 @@ def situations(draw: st.DrawFn) -> Proposal:
 @settings(max_examples=80)
 @given(situations())
 def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
-    for rule in BASE + REST + [Anchored(rule=base) for base in BASE]:
+    for rule in BASE + REST + [Anchored(rule=base) for base in BASE] + [WithinSubBlock(rule=rule, length=3) for rule in REST]:
         mask_BL, _ = rule(proposal, memory(rule, *proposal.open_BL.shape))
         assert not (mask_BL & ~proposal.open_BL).any(), rule
 
@@ -94,7 +105,7 @@ def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
 @settings(max_examples=80)
 @given(situations())
 def test_a_base_rule_takes_something_of_every_open_row(proposal: Proposal) -> None:
-    for rule in BASE:
+    for rule in BASE + [WithinSubBlock(rule=base, length=3) for base in BASE]:
         mask_BL, _ = rule(proposal, None)
         assert (mask_BL.any(dim=1) == proposal.open_BL.any(dim=1)).all(), rule
 
@@ -118,7 +129,7 @@ def test_rules_in_order_never_overlap_and_always_progress(proposal: Proposal, or
 @settings(max_examples=50)
 @given(situations())
 def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
-    for rule in BASE + REST:
+    for rule in BASE + REST + [WithinSubBlock(rule=rule, length=3) for rule in BASE + REST]:
         if isinstance(rule, TokenCluster) and rule.pick == "random":
             continue
         together, _ = rule(proposal, memory(rule, *proposal.open_BL.shape))
@@ -131,6 +142,54 @@ def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
 def test_quota_takes_the_surest() -> None:
     mask_BL, _ = Quota(steps=3)(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
     assert places(mask_BL) == [[1, 3]]
+
+
+def test_shares_are_even_and_the_surplus_comes_first() -> None:
+    """8 positions in 3 steps: 3, 3, 2; what the shares leave over at the end is what is there."""
+    whole = evidence([[0.1, 0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.2]])
+    for step, count in enumerate((3, 3, 2)):
+        shown = whole._replace(step_B=torch.tensor([step]))
+        assert places(Leftmost(steps=3)(shown, None)[0]) == [list(range(count))]
+    late = evidence([[0.1, 0.9, 0.5, 0.7]], masked=[[False, True, False, True]])
+    assert places(Leftmost(steps=2)(late, None)[0]) == [[1, 3]]
+    assert places(Leftmost(steps=4)(late, None)[0]) == [[1]]
+    assert places(All()(late, None)[0]) == [[1, 3]]
+
+
+def test_quota_or_threshold_takes_the_quota_where_too_few_are_sure() -> None:
+    """Two per step: three above .8 all go; one above .9 is too few, so the two best go; a lone mask goes."""
+    shown = evidence([[0.95, 0.2, 0.85, 0.88]])
+    assert places(QuotaOrThreshold(steps=2, threshold=0.8)(shown, None)[0]) == [[0, 2, 3]]
+    assert places(QuotaOrThreshold(steps=2, threshold=0.9)(shown, None)[0]) == [[0, 3]]
+    alone = shown._replace(open_BL=torch.tensor([[False, True, False, False]]))
+    assert places(QuotaOrThreshold(steps=2, threshold=0.9)(alone, None)[0]) == [[1]]
+
+
+def test_a_strict_threshold_must_be_exceeded() -> None:
+    shown = evidence([[0.5, 1.0, 0.75, 1.0]])
+    assert places(Threshold(threshold=1.0)(shown, None)[0]) == [[1, 3]]
+    assert places(Threshold(threshold=1.0, strict=True)(shown, None)[0]) == [[1]]
+    assert places(QuotaOrThreshold(threshold=0.75)(shown, None)[0]) == [[1, 2, 3]]
+    assert places(QuotaOrThreshold(threshold=0.75, strict=True)(shown, None)[0]) == [[1, 3]]
+
+
+def test_where_a_rule_decides_says_its_steps_and_its_comparison() -> None:
+    """Steps are per block on a block-causal model; there alone a published loop compares strictly."""
+
+    def bound(rule: Commit, **terms: Any) -> Any:
+        return rule.bind(Terms(**{"answer_length": 24, "block_length": 8} | terms))
+
+    assert bound(Quota(steps=12)).steps == 4
+    assert bound(Quota(steps=4), on_grid=True).steps == 4
+    assert bound(QuotaOrThreshold(), on_grid=True, answer_length=21).steps == 8
+    with pytest.raises(ConfigError, match="9 steps for 8 tokens"):
+        bound(Leftmost(steps=9), on_grid=True)
+    for official, on_grid in ((False, False), (False, True), (True, False), (True, True)):
+        for rule in (Threshold(), QuotaOrThreshold()):
+            assert bound(rule, official=official, on_grid=on_grid).strict is (official and on_grid)
+    # LLaDA2 cuts the steps of a short answer: 24 tokens, at least 8 of them per step, 3 steps.
+    assert bound(QuotaOrThreshold(minimal_topk=8), on_grid=True).steps == 3
+    assert bound(QuotaOrThreshold(minimal_topk=1), on_grid=True, block_length=32).steps == 24
 
 
 def test_threshold_takes_at_least_the_surest() -> None:
@@ -236,3 +295,15 @@ def test_anchor_takes_the_first_position_of_a_refresh_only() -> None:
     rule = Anchored(rule=Threshold(threshold=0.5))
     assert places(rule(evidence([[0.1, 0.9]]), None)[0]) == [[0]]
     assert places(rule(evidence([[0.1, 0.9]], step=1), None)[0]) == [[1]]
+
+
+def test_sub_blocks_come_one_after_the_other() -> None:
+    """Sub-blocks of 2: the first that has a mask decides alone, by itself, for every rule of the step."""
+    shown = evidence(
+        [[0.99, 0.6, 0.95, 0.99], [0.5, 0.5, 0.2, 0.1]], masked=[[False, True, True, True], [False] * 2 + [True] * 2]
+    )
+    rule = WithinSubBlock(rule=Threshold(threshold=0.9), length=2)
+    assert places(rule(shown, None)[0]) == [[1], [2]]
+    later = shown._replace(open_BL=shown.open_BL & torch.tensor([[True, False, True, True]]))
+    assert places(WithinSubBlock(rule=All(), length=2)(later, None)[0]) == [[], [2, 3]]
+    assert places(WithinSubBlock(rule=All(), length=99)(later, None)[0]) == [[2, 3], [2, 3]]

@@ -27,7 +27,7 @@ def evidence(confidence: list[list[float]], entropy: list[list[float]], masked: 
         filler_BL=torch.zeros_like(masked_BL),
         step_B=torch.zeros(rows, dtype=torch.long),
         suffix_B=torch.zeros(rows, dtype=torch.long),
-        token_BL=torch.zeros(rows, length, dtype=torch.long),
+        token_BL=torch.where(masked_BL, 999, 0),
         fixed_BL=torch.zeros_like(masked_BL),
     )
 

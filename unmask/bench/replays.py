@@ -103,14 +103,17 @@ class Replay(Method):
 
     forwards: int = whole_field(1, search=PUBLISHED)
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
         """The replayed count, followed by the method's other rules."""
         blocks = answer_length // self.block(answer_length)
         if self.suffix is not None:
             raise ConfigError("a replay needs the whole suffix: leave suffix out")
         if not blocks <= self.forwards <= answer_length:
             raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
-        return (Replayed(forwards=self.forwards, blocks=blocks), *super().rules(answer_length, shifted=shifted)[1:])
+        return (
+            Replayed(forwards=self.forwards, blocks=blocks),
+            *super().rules(answer_length, shifted=shifted, block=block)[1:],
+        )
 
 
 def replay(forwards: int, **settings: Any) -> Replay:
@@ -175,4 +178,4 @@ def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: i
 def query(row: RequestState, age: int) -> Query:
     """The query of a row's block in its first forward (age 0) or a later one (1)."""
     row.block_forwards = age
-    return row.query(row.plan(), 1)
+    return row.queries(1)[-1]

@@ -143,9 +143,10 @@ class Engine:
                 f"the request needs key/value memory for {state.slots} tokens, and the engine's holds "
                 f"{self._runner.pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
             )
-        if state.most_tokens > self.limits.tokens:
+        state.room = self.limits.tokens
+        if state.least_tokens > state.room:
             raise PromptTooLong(
-                f"the request needs forwards of up to {state.most_tokens} tokens, and the engine's hold "
+                f"the request needs forwards of up to {state.least_tokens} tokens, and the engine's hold "
                 f"{self.limits.tokens}: shorten it, draft less or let the engine's forwards hold more"
             )
         return state
@@ -280,7 +281,7 @@ def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
 
 
 def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
-    """The guess at what is not written yet of the forward's block; None where nothing of it is open."""
+    """The guess at what is not written yet of the forward's block; None where nothing of it is open, or nothing was guessed."""
     state, begin = entry.state, record.start[0]
     tokens = state.canvas.tokens[: begin + state.recipe.length]
     places = [place for place in range(begin, len(tokens)) if tokens[place] == state.canvas.mask_id]
@@ -288,7 +289,7 @@ def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
         tokens[place] = record.candidate[0][place - begin]
     prompt = state.canvas.prompt
     text = state.read(tokens[prompt:]).text
-    if not places:
+    if not places or state.canvas.mask_id in record.candidate[0]:
         return None
     return Draft(
         start=len(entry.sent),

@@ -173,15 +173,19 @@ class Recorder:
             self._looks |= own
         for number, index in enumerate(record.rows):
             block = record.start[number]
-            row = self._rows.setdefault(index, _Decode(start=block))
+            row = self._rows.setdefault(index, _Decode(start=record.prompt[number]))
             sure = [round(confidence, 4) for confidence in record.confidence[number]]
             commits = tuple(
                 Commit(place - row.start, token, rule, sure[place - block])
                 for place, token, rule in zip(record.committed[number], record.tokens[number], record.rule[number], strict=True)
+                if place - row.start < self._length
             )
             row.written |= {commit.place: commit.token for commit in commits}
             first = block - row.start
-            candidates = dict(enumerate(record.candidate[number], first))
+            # A block on a grid may begin in the prompt and reach behind the answer.
+            guessed = enumerate(record.candidate[number], first)
+            mask_id = self._model.spec.mask_id  # what a forward that guesses nothing leaves
+            candidates = {place: token for place, token in guessed if 0 <= place < self._length and token != mask_id}
             standing = candidates | row.written
             drafts = tuple(
                 Draft(place, token, self._draft(standing.get(place - 1), token), sure[place - first])
