@@ -224,7 +224,7 @@ def test_a_sweep_draws_its_frontier(
         (["--sweep", "treshold=0.1,0.2"], "threshold"),
         (["--sweep", "threshold"], "key=first,second"),
         (["--methods", "r2-dllm", "--ablation"], "vanilla"),
-        (["--methods", "vanilla,freedave", "--ablation"], "do not draft"),
+        (["--methods", "vanilla,freedave", "--ablation"], "without drafts"),
         (["--methods", ","], "names no method"),
         (["--limit", "0"], "limit"),
         (["--data", "x"], "leave --data"),
