@@ -1,4 +1,4 @@
-"""HumanEval: which program an answer is read as, and whether it passes."""
+"""HumanEval: the program that is read from an answer, and whether it passes."""
 
 import gzip
 import textwrap
@@ -56,7 +56,7 @@ def task(tmp_path: Path) -> Task:
 
 
 def bodies(task: Task) -> list[str]:
-    """The references as a base model writes them: what follows the prompt."""
+    """The references as a base model writes them: the lines after the prompt."""
     heads = [item.facts["helpers"] + item.facts["head"] for item in task.items]
     return [item.reference.removeprefix(f"```python\n{head}") for item, head in zip(task.items, heads, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What a pre-training begins from: another family's weights, by role, and a block-causal model that goes on from them."""
+"""The start of a pre-training: another family's weights, by role, and a block-causal model that is trained from them."""
 
 import random
 from dataclasses import replace
