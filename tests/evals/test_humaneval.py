@@ -158,7 +158,7 @@ def test_wrong_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row, words in (
         ({"prompt": "def other():\n"}, r'jsonl:2: expected a "prompt" that begins the function total'),
         ({"test": 3}, r'jsonl:2: expected \{"task_id": text'),
-        ({"task_id": "Own/1"}, r'jsonl:2: expected a "task_id" of its own'),
+        ({"task_id": "Own/1"}, r'jsonl:2: expected another "task_id" in every row'),
     ):
         write_lines(tmp_path / "HumanEval.jsonl", [ROWS[1], ROWS[0] | row])
         with pytest.raises(unmask.ConfigError, match=words):

@@ -60,5 +60,5 @@ def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(unmask.ConfigError, match=r'test\.json:2: expected \{"ID": text, .*"Answer": number'):
         load("svamp", Source(data=tmp_path))
     write_lines(tmp_path / "test.json", [ROWS[0], ROWS[0]])
-    with pytest.raises(unmask.ConfigError, match=r"test\.json:2: expected a \"ID\" of its own"):
+    with pytest.raises(unmask.ConfigError, match=r"test\.json:2: expected another \"ID\" in every row"):
         load("svamp", Source(data=tmp_path))

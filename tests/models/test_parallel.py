@@ -213,7 +213,7 @@ def test_a_single_process_gets_an_error_that_names_torchrun(
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(unmask.ConfigError, match="torchrun"):
         unmask.load(tensor_parallel=True)
-    for arguments, words in (([], "torchrun --nproc_per_node 2"), (["--device", "cuda:1"], "a GPU of its own")):
+    for arguments, words in (([], "torchrun --nproc_per_node 2"), (["--device", "cuda:1"], "takes its own GPU")):
         with pytest.raises(SystemExit, match="2"):
             main(["generate", "How many?", "--tensor-parallel", *arguments])
         assert words in capsys.readouterr().err
