@@ -62,11 +62,18 @@ class Recipe(StepSettings):
 
     @property
     def finds_final(self) -> bool:
-        """Whether a forward that changes nothing of a complete block leaves its keys and values final.
+        """Whether a forward that changes nothing of a complete block leaves its keys and values final."""
+        return self.keeping is not None and self.sub_block is None
 
-        SGLang spends another one all the same, and a query of a sub-block is not one of the block.
-        """
-        return self.keeping in ("along", "own") and self.sub_block is None
+    @property
+    def closes(self) -> bool:
+        """Whether a finished block takes a forward of its own, the last one of an answer too."""
+        return self.keeping in ("own", "one by one") and self.seed is None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it takes another one: SGLang's loop says that a block is done in the forward after nothing has changed."""
+        return self.keeping == "one by one" and self.edits
 
     @property
     def filler(self) -> int:
