@@ -62,8 +62,11 @@ class Recipe(StepSettings):
 
     @property
     def finds_final(self) -> bool:
-        """Whether a forward that changes nothing of a complete block leaves its keys and values final."""
-        return self.keeping is not None and self.sub_block is None
+        """Whether a forward that changes nothing of a complete block leaves its keys and values final.
+
+        Not where the next block's first token is to be predicted by the block's last row, in a forward with that block.
+        """
+        return self.keeping is not None and self.sub_block is None and self.seed is None
 
     @property
     def closes(self) -> bool:
@@ -144,6 +147,8 @@ def _full(method: Method, spec: ModelSpec, answer_length: int) -> _Context:
     """The context of a model of full attention."""
     if method.cache == "block":
         raise ConfigError("cache=block needs a model of block-causal attention: use prefix, dual or none")
+    if method.prefill is not None:
+        raise ConfigError("prefill=one by one needs a model of block-causal attention: leave it out")
     return _Context(
         length=method.block(answer_length),
         cache=method.cache,
@@ -177,7 +182,8 @@ def _block_causal(method: Method, spec: ModelSpec) -> _Context:
         if spec.only_block:
             raise ConfigError(f"the model chooses experts per block of {spec.block} tokens: it runs with no other block_length")
         warnings.warn(f"the model was trained with blocks of {spec.block} tokens and runs with {length}", stacklevel=3)
-    kept = not ("cache" in named and method.cache == "none")
+    # A loop that was published without a cache is one here too.
+    kept = not (method.cache == "none" and ("cache" in named or method.official))
     return _Context(
         length=length,
         cache="block" if kept else "none",
