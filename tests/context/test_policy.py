@@ -90,7 +90,7 @@ def test_states_see_the_row_and_their_own_copy_only() -> None:
     assert (group.queries, group.length) == (6, 2)
     assert group.past is not None
     assert group.past.visible is not None
-    seen = [keys[shown].tolist() for keys, shown in zip(group.past.keys, group.past.visible, strict=True)]
+    seen = [keys[shown[0]].tolist() for keys, shown in zip(group.past.keys, group.past.visible, strict=True)]
     assert seen[:3] == [[first + slot for slot in slots] for slots in ((0, 1, 2, 3, 4), (0, 5, 6, 3, 4), (0, 7, 8, 3, 4))]
     assert seen[3:] == [
         [second + slot for slot in slots] for slots in ((0, 1, 2, 3, 4, 5), (0, 1, 6, 7, 4, 5), (0, 1, 8, 9, 4, 5))

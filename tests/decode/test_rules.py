@@ -1,5 +1,8 @@
 """Each rule by hand on the papers' examples, and its promises on random evidence."""
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,8 +11,9 @@ from torch import Tensor
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
-from unmask.decode.rule import Rule, select
-from unmask.decode.rules import Anchored, Factor, Quota, Schedule, Threshold
+from unmask.decode.rule import Commit, Rule, Terms, select
+from unmask.decode.rules import All, Anchored, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
+from unmask.errors import ConfigError
 from unmask.methods.eb_sampler import EntropyBound
 
 BASE: list[Rule] = [
@@ -21,6 +25,12 @@ BASE: list[Rule] = [
     Factor(factor=1.0),
     Factor(factor=1.0, official=True),
     EntropyBound(gamma=0.2),
+    Threshold(threshold=0.9, strict=True),
+    Leftmost(steps=3),
+    All(),
+    QuotaOrThreshold(steps=3, threshold=0.9),
+    QuotaOrThreshold(steps=3, threshold=0.9, strict=True),
+    QuotaOrThreshold(threshold=0.9),
 ]
 REST: list[Rule] = [
     ConfidenceCluster(size=3, threshold=0.7, max_unmasked=1),
@@ -131,6 +141,54 @@ def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
 def test_quota_takes_the_surest() -> None:
     mask_BL, _ = Quota(steps=3)(evidence([[0.1, 0.9, 0.5, 0.7]]), None)
     assert places(mask_BL) == [[1, 3]]
+
+
+def test_shares_are_even_and_the_surplus_comes_first() -> None:
+    """8 positions in 3 steps: 3, 3, 2; what the shares leave over at the end is what is there."""
+    whole = evidence([[0.1, 0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.2]])
+    for step, count in enumerate((3, 3, 2)):
+        shown = whole._replace(step_B=torch.tensor([step]))
+        assert places(Leftmost(steps=3)(shown, None)[0]) == [list(range(count))]
+    late = evidence([[0.1, 0.9, 0.5, 0.7]], masked=[[False, True, False, True]])
+    assert places(Leftmost(steps=2)(late, None)[0]) == [[1, 3]]
+    assert places(Leftmost(steps=4)(late, None)[0]) == [[1]]
+    assert places(All()(late, None)[0]) == [[1, 3]]
+
+
+def test_quota_or_threshold_takes_the_quota_where_too_few_are_sure() -> None:
+    """Two per step: three above .8 all go; one above .9 is too few, so the two best go; a lone mask goes."""
+    shown = evidence([[0.95, 0.2, 0.85, 0.88]])
+    assert places(QuotaOrThreshold(steps=2, threshold=0.8)(shown, None)[0]) == [[0, 2, 3]]
+    assert places(QuotaOrThreshold(steps=2, threshold=0.9)(shown, None)[0]) == [[0, 3]]
+    alone = shown._replace(open_BL=torch.tensor([[False, True, False, False]]))
+    assert places(QuotaOrThreshold(steps=2, threshold=0.9)(alone, None)[0]) == [[1]]
+
+
+def test_a_strict_threshold_must_be_exceeded() -> None:
+    shown = evidence([[0.5, 1.0, 0.75, 1.0]])
+    assert places(Threshold(threshold=1.0)(shown, None)[0]) == [[1, 3]]
+    assert places(Threshold(threshold=1.0, strict=True)(shown, None)[0]) == [[1]]
+    assert places(QuotaOrThreshold(threshold=0.75)(shown, None)[0]) == [[1, 2, 3]]
+    assert places(QuotaOrThreshold(threshold=0.75, strict=True)(shown, None)[0]) == [[1, 3]]
+
+
+def test_where_a_rule_decides_says_its_steps_and_its_comparison() -> None:
+    """Steps are per block on a block-causal model; there alone a published loop compares strictly."""
+
+    def bound(rule: Commit, **terms: Any) -> Any:
+        return rule.bind(Terms(**{"answer_length": 24, "block_length": 8} | terms))
+
+    assert bound(Quota(steps=12)).steps == 4
+    assert bound(Quota(steps=4), on_grid=True).steps == 4
+    assert bound(QuotaOrThreshold(), on_grid=True, answer_length=21).steps == 8
+    with pytest.raises(ConfigError, match="9 steps for 8 tokens"):
+        bound(Leftmost(steps=9), on_grid=True)
+    for official, on_grid in ((False, False), (False, True), (True, False), (True, True)):
+        for rule in (Threshold(), QuotaOrThreshold()):
+            assert bound(rule, official=official, on_grid=on_grid).strict is (official and on_grid)
+    # LLaDA2 cuts the steps of a short answer: 24 tokens, at least 8 of them per step, 3 steps.
+    assert bound(QuotaOrThreshold(minimal_topk=8), on_grid=True).steps == 3
+    assert bound(QuotaOrThreshold(minimal_topk=1), on_grid=True, block_length=32).steps == 24
 
 
 def test_threshold_takes_at_least_the_surest() -> None:

@@ -9,7 +9,6 @@ from torch import nn
 
 import unmask
 from unmask.context.plan import Query
-from unmask.context.policy import RowPlan
 from unmask.context.pool import PAGE, KVPool
 from unmask.engine.state import RequestState
 from unmask.methods.method import Refresh
@@ -103,19 +102,21 @@ def test_a_network_of_one_layer_cannot_tell(family: str) -> None:
 def test_nothing_stale_is_read(name: str, interval: int | None, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a block's first forward all memory but the prompt's is made not a number, before a whole refresh that too."""
     model, pools = toy(family, seed=5, sharpness=3), list[KVPool]()
-    make, query = Denoiser.pool, RequestState.query
+    make, queries = Denoiser.pool, RequestState.queries
 
     def made(self: Denoiser, pages: int) -> KVPool:
         pools.append(make(self, pages))
         return pools[-1]
 
-    def poisoned(self: RequestState, plan: RowPlan, states: int) -> Query:
+    def poisoned(self: RequestState, states: int) -> list[Query]:
+        plan = self.turn().block
         if self.refreshes:
+            assert plan is not None
             slots = [page * PAGE + slot for page in self.pages for slot in range(PAGE)]
             kept = 0 if plan.fresh else self.canvas.prompt - self.recipe.lookbehind
             for layer in (*pools[-1].keys, *pools[-1].values):
                 layer[slots[kept:]] = torch.nan
-        return query(self, plan, states)
+        return queries(self, states)
 
     for cache in ("prefix", "dual"):
         method = unmask.method(name, block_length=8, cache=cache, prompt_interval=interval)
@@ -124,7 +125,7 @@ def test_nothing_stale_is_read(name: str, interval: int | None, family: str, mon
             seen: list[unmask.StepRecord] = []
             with monkeypatch.context() as patched:
                 patched.setattr(Denoiser, "pool", made)
-                patched.setattr(RequestState, "query", poisoned)
+                patched.setattr(RequestState, "queries", poisoned)
                 row = unmask.generate(model, [prompt], method=method, max_new_tokens=32, observer=seen.append)[0]
             assert told(row) == told(clean)
             assert torch.tensor([record.confidence for record in seen]).isfinite().all()

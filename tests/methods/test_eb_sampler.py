@@ -27,6 +27,8 @@ def evidence(confidence: list[list[float]], entropy: list[list[float]], masked: 
         filler_BL=torch.zeros_like(masked_BL),
         step_B=torch.zeros(rows, dtype=torch.long),
         suffix_B=torch.zeros(rows, dtype=torch.long),
+        token_BL=torch.where(masked_BL, 999, 0),
+        fixed_BL=torch.zeros_like(masked_BL),
     )
 
 
@@ -71,7 +73,7 @@ def test_at_least_one_each_row_alone_more_with_more_and_never_over_the_bound(see
     assert not (mask_BL & ~wider_BL).any()
     entropy_BL = torch.distributions.Categorical(logits=logits).entropy()
     for row in range(3):
-        alone = Proposal(*(part[row : row + 1] for part in made))
+        alone = made.rows(torch.tensor([row]))
         assert torch.equal(EntropyBound(gamma=gamma)(alone, None)[0][0], mask_BL[row])
         inside = entropy_BL[row][mask_BL[row]]
         if len(inside):

@@ -102,7 +102,7 @@ class Replay(Method):
 
     forwards: int = whole_field(1, search=PUBLISHED)
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
         """The replayed count, and behind it the method's other rules."""
         blocks = answer_length // self.block(answer_length)
         if self.suffix is not None:
@@ -172,4 +172,4 @@ def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: i
 def query(row: RequestState, age: int) -> Query:
     """What a row asks of its block's first forward (age 0) or of a later one."""
     row.block_forwards = age
-    return row.query(row.plan(), 1)
+    return row.queries(1)[-1]

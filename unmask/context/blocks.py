@@ -37,11 +37,11 @@ def assemble_blocks(parts: Sequence[Blocks]) -> tuple[Tensor, ForwardPlan]:
     for part in parts:
         plans.append(_plan(part, first))
         first += part.tokens_BKQ.numel()
-    positions, read, begins, groups, slots = zip(*plans, strict=True)
+    positions, read, before, groups, slots = zip(*plans, strict=True)
     plan = ForwardPlan(
         positions_N=torch.cat(positions),
         read_R=torch.cat(read),
-        first_R=torch.cat(begins),
+        before_R=torch.cat(before),
         groups=sum(groups, ()),
         slots_M=torch.cat(slots),
     )
@@ -57,7 +57,8 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     shift_BK = shift_BK * (state_K > 0)  # the true state stands where it belongs
     slot_BKQ = (part.begin_B[:, None, None] + place_Q).expand(-1, states, -1)
     row_B11 = torch.arange(rows, device=device)[:, None, None]
-    begin_N = first + length * torch.arange(rows * states, device=device)
+    begin_N1 = first + length * torch.arange(rows * states, device=device)[:, None]
+    read_Q = place_Q[part.before :]
 
     # Repeated and not expanded: a kernel reads the numbers one behind the other.
     past = Past(
@@ -72,8 +73,8 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     return ForwardPlan(
         # Before the suffix a slot's number is its position.
         positions_N=slot_BKQ.flatten(),
-        read_R=(begin_N[:, None] + place_Q[part.before :]).flatten(),
-        first_R=begin_N[:, None].expand(-1, length - part.before).flatten(),
+        read_R=(begin_N1 + read_Q).flatten(),
+        before_R=(begin_N1 + (read_Q - 1).clamp(min=0)).flatten(),
         groups=(Group(rows * states, length, past),),
         slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None], page=PAGE).flatten(),
     )

@@ -43,6 +43,11 @@ class Query(NamedTuple):
             of the queried positions and nothing of the others'.
         pages: the row's key/value memory; empty where nothing is remembered.
         copies: the slot of the row behind which the copies of the queried positions live.
+        follows: whether the query before it is of the same row and ends where this one begins, so that its last token is
+            the one before this one's first.
+
+    A query of `length` 0 is of finished blocks, of which only keys and values are wanted. One of no tokens asks for the
+    token behind the query that it follows, of which all its `length` predictions are made.
     """
 
     plan: RowPlan
@@ -52,11 +57,26 @@ class Query(NamedTuple):
     states: int = 1
     pages: tuple[int, ...] = ()
     copies: int = 0
+    follows: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether its tokens attend to each other and to nothing else."""
+        # Blocks that are remembered attend to their pages: there a kernel passes over the later ones.
+        return self.plan.fresh and not (self.pages and self.masked)
+
+    @property
+    def masked(self) -> bool:
+        """Whether it holds tokens that others of it do not see."""
+        return self.plan.block is not None and self.plan.tokens > self.plan.block
 
 
-def entire(tokens: Sequence[int], start: int, end: int) -> Query:
-    """A forward over a whole row that remembers nothing and predicts the tokens from `start` to `end`."""
-    return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens))), tokens, start, end - start)
+def entire(tokens: Sequence[int], start: int, end: int, *, block: int | None = None) -> Query:
+    """A forward over a whole row that remembers nothing and predicts the tokens from `start` to `end`.
+
+    `block` is the model's attention pattern (`ModelSpec.block`).
+    """
+    return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens)), block), tokens, start, end - start)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +94,8 @@ class Past:
     shift_B: Tensor
     shortest: int  # no query sees fewer slots than this, as far as the host knows
     longest: int  # S: and none more
+    block: int | None = None  # queries are several blocks of that many tokens, which do not see the later ones
+    length: int = 1  # tokens of a query
 
     @cached_property
     def keys(self) -> Tensor:
@@ -83,18 +105,47 @@ class Past:
 
     @cached_property
     def visible(self) -> Tensor | None:
-        """Which of them it sees, [B, S]; None: all."""
-        if self.shortest == self.longest:
+        """Which of them each of its tokens sees, [B, Q, S], or [B, 1, S] where all see the same; None: all."""
+        if self.block is None and self.shortest == self.longest:
             return None
-        return torch.arange(self.longest, device=self.seen_B.device) < self.seen_B[:, None]
+        slot_S = torch.arange(self.longest, device=self.seen_B.device)
+        if self.block is None:
+            return slot_S < self.seen_B[:, None, None]
+        # The tokens of block-causal models have slots of their positions' numbers.
+        place_Q = torch.arange(self.length, device=self.seen_B.device)
+        number_BQ = torch.div(self.begin_B[:, None] + place_Q, self.block, rounding_mode="floor")
+        return slot_S < (number_BQ * self.block + self.block)[..., None]
+
+    @cached_property
+    def apart(self) -> "Past":
+        """The same for queries of one block each."""
+        assert self.block is not None, "queries of one block need not be split"
+        blocks = self.length // self.block
+        number_B = torch.arange(1, blocks + 1, device=self.seen_B.device).repeat(len(self.seen_B))
+        pages_BP, begin_B, end_B, shift_B = (
+            part.repeat_interleave(blocks, dim=0) for part in (self.pages_BP, self.begin_B, self.end_B, self.shift_B)
+        )
+        return Past(
+            pages_BP=pages_BP,
+            seen_B=begin_B + number_B * self.block,
+            begin_B=begin_B,
+            end_B=end_B,
+            shift_B=shift_B,
+            shortest=0,
+            longest=self.longest,
+        )
 
 
 class Group(NamedTuple):
-    """Queries of one length, one behind the other, that attend in one call: to what is remembered, or to itself alone."""
+    """Queries of one length, one behind the other, that attend in one call: to what is remembered, or to itself alone.
+
+    `block` as in `Past`.
+    """
 
     queries: int  # B
     length: int
     past: Past | None
+    block: int | None = None
 
 
 class ForwardPlan(NamedTuple):
@@ -102,12 +153,12 @@ class ForwardPlan(NamedTuple):
 
     The query tokens stand at `positions` (rotary position ids, gaps allowed). The fresh keys and values of the first M
     go to `slots` before any query attends. `read` says which of the N are to be predicted, row by row in the order of the
-    rows, and `first` where the query of each begins.
+    rows, and `before` where the token before each of them is: the token itself where the forward does not have it.
     """
 
     positions_N: Tensor  # int64
     read_R: Tensor  # int64
-    first_R: Tensor  # int64
+    before_R: Tensor  # int64
     groups: tuple[Group, ...]
     slots_M: Tensor  # int64
 
@@ -139,6 +190,12 @@ class _Piece(NamedTuple):
         begin = self.place + self.query.start - self.query.plan.query.start
         return range(begin, begin + self.query.length)
 
+    def before(self, last: int) -> list[int]:
+        """The place of the token before each of those; `last` is that of the last token of the query before."""
+        first, *others = self.predicted
+        begin = first - 1 if first > self.place else (last if self.query.follows else first)
+        return [begin, *(place - 1 for place in others)]
+
     @property
     def past(self) -> tuple[int, int, int, int, int]:
         """Row, and `seen`, `begin`, `end`, `shift` of `Past`."""
@@ -155,7 +212,7 @@ class _Numbers(NamedTuple, Generic[Part]):
     tokens: Part  # N
     positions: Part  # N
     read: Part  # R
-    first: Part  # R
+    before: Part  # R
     owner: Part  # M: number of the row that remembers the token
     slot: Part  # M: its slot in that row
     pages: Part  # rows x P
@@ -168,36 +225,52 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
     The tokens of every state are the row's own; a decode that drafts puts the guesses in at `read`.
     """
     pieces = _packed(queries)
-    by_row = sorted(pieces, key=lambda piece: (piece.row, piece.state))
+    read, before = _reading(queries, pieces)
     kept = [piece for piece in pieces if piece.query.pages]
     groups = [list(group) for _, group in itertools.groupby(pieces, key=lambda piece: _kind(piece.query))]
     widest = max(1, *(len(query.pages) for query in queries))
     host = _Numbers(
         tokens=_chained(piece.query.tokens for piece in pieces),
         positions=_chained(piece.query.plan.queried for piece in pieces),
-        read=_chained(piece.predicted for piece in by_row),
-        first=_chained([piece.place] * piece.query.length for piece in by_row),
+        read=read,
+        before=before,
         owner=_chained([piece.row] * piece.query.plan.tokens for piece in kept),
         slot=_chained(piece.slots for piece in kept),
         pages=page_table([query.pages for query in queries], widest),
-        past=_chained(piece.past for piece in pieces if not piece.query.plan.fresh),
+        past=_chained(piece.past for piece in pieces if not piece.query.alone),
     )
     numbers = _Numbers(*ship(host, device=device))
     pages_QP = numbers.pages.view(-1, widest)
     plan = ForwardPlan(
         positions_N=numbers.positions,
         read_R=numbers.read,
-        first_R=numbers.first,
+        before_R=numbers.before,
         groups=_grouped(groups, numbers.past, pages_QP),
         slots_M=stored(pages_QP, numbers.owner, numbers.slot, page=PAGE),
     )
     return numbers.tokens, plan
 
 
+def _reading(queries: Sequence[Query], pieces: Sequence[_Piece]) -> tuple[list[int], list[int]]:
+    """`read` and `before` of a forward."""
+    read, before = [], []
+    places = {(piece.row, piece.state): piece for piece in pieces}
+    last = 0  # of the query before
+    for row, query in enumerate(queries):
+        for state in range(query.states if query.length else 0):
+            piece = places.get((row, state))
+            read += [last] * query.length if piece is None else piece.predicted
+            before += [last] * query.length if piece is None else piece.before(last)
+        if query.plan.tokens:
+            last = places[row, 0].place + query.plan.tokens - 1
+    return read, before
+
+
 def _packed(queries: Sequence[Query]) -> list[_Piece]:
     """Every state of every query, queries of a group behind each other."""
     pieces, place = [], 0
-    for row, query in sorted(enumerate(queries), key=lambda numbered: _kind(numbered[1])):
+    asked = [(row, query) for row, query in enumerate(queries) if query.plan.tokens]
+    for row, query in sorted(asked, key=lambda numbered: _kind(numbered[1])):
         for state in range(query.states):
             pieces.append(_Piece(row, query, state, place))
             place += query.plan.tokens
@@ -208,9 +281,10 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
     """The groups of a forward; those that remember take their numbers off `past` in turn."""
     made = []
     for pieces in groups:
-        plan = pieces[0].query.plan
-        if plan.fresh:
-            made.append(Group(len(pieces), plan.tokens, None))
+        query = pieces[0].query
+        plan, block = query.plan, query.plan.block if query.masked else None
+        if query.alone:
+            made.append(Group(len(pieces), plan.tokens, None, block))
             continue
         mine, past = past[: 5 * len(pieces)], past[5 * len(pieces) :]
         owner_B, seen_B, begin_B, end_B, shift_B = mine.view(-1, 5).t().contiguous().unbind(0)
@@ -224,17 +298,21 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
             shift_B=shift_B,
             shortest=min(seen),
             longest=max(seen),
+            block=block,
+            length=plan.tokens,
         )
-        made.append(Group(len(pieces), plan.tokens, remembered))
+        made.append(Group(len(pieces), plan.tokens, remembered, block))
     return tuple(made)
 
 
-def _kind(query: Query) -> tuple[bool, int, int]:
+def _kind(query: Query) -> tuple[bool, int, int, int]:
     """What the queries of a group share; those that are remembered come first.
 
     What is seen is alike within a factor of two, so that no row pays for another's much longer prompt.
     """
-    return not query.pages, 0 if query.plan.fresh else len(query.plan.positions).bit_length(), query.plan.tokens
+    plan = query.plan
+    seen = 0 if query.alone else len(plan.positions).bit_length()
+    return not query.pages, seen, plan.tokens, (plan.block or 0) if query.masked else 0
 
 
 def _chained(parts: Iterable[Sequence[int]]) -> list[int]:

@@ -9,13 +9,17 @@ another, so any three go together.
     none     everything, every time
     prefix   the block and the suffix
     dual     the block alone
+
+Where the model's attention is block-causal nothing behind the block exists and the keys and values of a block depend on
+nothing behind its end: what is kept is exact, and every forward queries the block alone (`block_causal`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from unmask.errors import ModelError
+from unmask.decode.spec import Keeping
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +73,13 @@ class RowPlan(NamedTuple):
 
     `positions` is the row's layout: the token positions that exist for this forward, in order; slot i of the row's
     key/value memory belongs to positions[i]. `query` is the slice of the layout handed to the model; the rest is
-    remembered from earlier forwards.
+    remembered from earlier forwards. `block`: a query sees its own and earlier blocks of that many tokens, counted from
+    position 0; None: all positions.
     """
 
     positions: list[int]
     query: slice
+    block: int | None = None
 
     @property
     def queried(self) -> list[int]:
@@ -159,11 +165,10 @@ def policy(
 ) -> ContextPolicy:
     """The policy of a cache's name, of (near, tail) if the suffix is to be pruned, and of `refresh`.
 
-    `block` is the model's attention pattern (`ModelSpec.block`); here and nowhere else it decides. Raises ModelError for one
-    that cannot be decoded.
+    With `block`, the length of the blocks of a block-causal model, nothing is pruned or refreshed.
     """
     if block is not None:
-        return block_causal(block)
+        return block_causal(block, kept=cache != "none")
     query: Cache = CACHES[cache]
     layout: Callable[[Window], list[int]] = whole
     if suffix is not None:
@@ -180,12 +185,64 @@ def policy(
     return plan
 
 
-def block_causal(block: int) -> ContextPolicy:
-    """The policy of a model whose queries see their own and earlier blocks of `block` tokens alone."""
-    raise ModelError(
-        f"the model's attention is block-causal, in blocks of {block} tokens, which cannot be decoded yet: "
-        "take a model of full attention"
-    )
+def block_causal(block: int, *, kept: bool = True) -> ContextPolicy:
+    """The policy of a model whose queries see their own and earlier blocks of `block` tokens alone.
+
+    Every forward queries the block, or where nothing is kept all up to its end.
+
+    >>> block_causal(4)(Window(prompt=9, start=8, end=12, total=16, origin=0), 0).query
+    slice(8, 12, None)
+    """
+
+    def plan(window: Window, age: int) -> RowPlan:
+        return RowPlan(list(range(window.end)), slice(window.start if kept else 0, window.end), block)
+
+    return plan
+
+
+def clean(begin: int, end: int, block: int) -> RowPlan:
+    """A query of the complete blocks from `begin` to `end`, which makes their keys and values final."""
+    return RowPlan(list(range(end)), slice(begin, end), block)
+
+
+class Turn(NamedTuple):
+    """What a row does in one forward: make the keys and values of finished blocks final, decode its block, or both.
+
+    With `block` of no query the block's first token alone is decoded, from the last row of `clean`.
+    """
+
+    clean: RowPlan | None
+    block: RowPlan | None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are handed to the model; drafts would be more."""
+        return sum(plan.tokens for plan in self if plan is not None)
+
+
+def keeping(begin: int, end: int, *, block: int, how: Keeping, room: int | None) -> RowPlan | None:
+    """The query that makes final what lies between `begin` and `end`, or as much as one forward does; None: nothing does.
+
+    Args:
+        begin: up to where keys and values are final.
+        block: tokens per block of the model.
+        how: along with the first forward of the block at `end`, or not (`Keeping`).
+        room: tokens of a forward, at least two blocks; None: any number.
+
+    >>> [keeping(begin, 40, block=4, how="along", room=19).query for begin in (0, 16, 32)]
+    [slice(0, 16, None), slice(16, 32, None), slice(32, 40, None)]
+    """
+    lacking = end - begin
+    if lacking == 0:
+        return None
+    most = lacking
+    if how == "one by one":
+        most = block
+    elif room is not None and how == "own":
+        most = room // block * block
+    elif room is not None and lacking + block > room:
+        most = min(lacking - block, room // block * block)  # one block at least goes along with the last
+    return clean(begin, begin + min(lacking, most), block)
 
 
 def most_slots(cache: str, total: int, block_length: int, branches: int) -> int:
@@ -206,5 +263,14 @@ def most_tokens(cache: str, total: int, block_length: int, branches: int) -> int
     return max(total, branches * _most_queried(cache, total, block_length))
 
 
+def least_tokens(cache: str, total: int, block_length: int, branches: int) -> int:
+    """Query tokens that a forward must hold for a row to get on; less than `most_tokens` where a prompt may come in parts.
+
+    >>> least_tokens("dual", 100, 32, 1), least_tokens("block", 100, 32, 1), least_tokens("block", 100, 32, 4)
+    (100, 64, 128)
+    """
+    return block_length * max(2, branches) if cache == "block" else most_tokens(cache, total, block_length, branches)
+
+
 def _most_queried(cache: str, total: int, block_length: int) -> int:
-    return block_length + 1 if cache == "dual" else total
+    return {"dual": block_length + 1, "block": block_length}.get(cache, total)

@@ -93,6 +93,7 @@ class Terms:
         official: whether the method is to behave as published.
         shifted: whether row i - 1 of the model's output predicts token i.
         alpha: by how much the threshold falls as the block fills.
+        on_grid: whether the model is block-causal: its blocks lie on a grid from position 0, and steps are per block.
     """
 
     answer_length: int
@@ -100,6 +101,12 @@ class Terms:
     official: bool = False
     shifted: bool = False
     alpha: float = 0.0
+    on_grid: bool = False
+
+    @property
+    def strict(self) -> bool:
+        """Whether a confidence must exceed a threshold: the published loops of block-causal models compare like that."""
+        return self.official and self.on_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +136,14 @@ class RulePart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Commit(RulePart):
-    """A method's first rule: it takes at least one position of every row that has one open.
-
-    Attributes:
-        counted: whether it promises how many steps a block takes, so that none of its commits may be held back.
-    """
+    """A method's first rule: it takes at least one position of every row that has one open."""
 
     where: ClassVar[str] = "commit"
-    counted: ClassVar[bool] = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether it promises how many steps a block takes, so that none of its commits may be held back."""
+        return False
 
     def evidence(self) -> Score:
         """What `proposal.score_BL` holds for it: by that it ranks, and so do drafts."""

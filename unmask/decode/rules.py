@@ -31,16 +31,26 @@ class Counted(Commit):
     """A base rule that takes a fixed number of steps.
 
     Attributes:
-        steps: for the whole answer, None: one per token; of a rule that is bound, for one block.
+        steps: for the whole answer, on a block-causal model and of a rule that is bound for one block; None: one per token.
     """
 
-    counted: ClassVar[bool] = True
     steps: int | None = whole_field(1, default=None, none="unset", search=(1, 4096))
+
+    @property
+    def counted(self) -> bool:
+        return True
 
     def bind(self, terms: Terms) -> Self:
         """The rule for one block. Raises ConfigError where the steps do not come out even."""
-        bound = super().bind(terms)
-        return replace(bound, steps=self.steps_per_block(terms.answer_length, terms.block_length))
+        bound, length = super().bind(terms), terms.block_length
+        # On a grid an answer may end inside a block, so that only a block has a number of steps.
+        return replace(bound, steps=self.steps_per_block(length if terms.on_grid else terms.answer_length, length))
+
+    def share(self, proposal: Proposal) -> Tensor:
+        """Positions that this step takes [B]: as even as can be, the surplus first. 16 in 5 steps are 4, 3, 3, 3, 3."""
+        length = proposal.open_BL.shape[1]
+        base, surplus = divmod(length, self.steps or length)
+        return (proposal.step_B < surplus) + base
 
     def steps_per_block(self, answer_length: int, block_length: int) -> int:
         """Steps of one block. Raises ConfigError where they do not come out even."""
@@ -63,19 +73,79 @@ class Counted(Commit):
 
 @dataclass(frozen=True, kw_only=True)
 class Quota(Counted):
-    """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992).
-
-    As even as can be, the surplus first: 16 tokens in 5 steps are 4, 3, 3, 3, 3.
-    """
+    """LLaDA's rule: the same number of positions at every step, the best first (arXiv 2502.09992)."""
 
     name: ClassVar[str] = "quota"
     look: ClassVar[Look] = Look(label="quota", sentence="the same number of tokens at every step, the surest", **COUNTED)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        length = proposal.open_BL.shape[1]
-        base, surplus = divmod(length, self.steps or length)
-        count_B = (proposal.step_B < surplus) + base
-        return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
+        rank_BL = ranks(proposal.score_BL, proposal.open_BL)
+        return proposal.open_BL & (rank_BL < self.share(proposal)[:, None]), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftmost(Counted):
+    """SDAR's sequential rule: the same number of positions at every step, from the left (arXiv 2510.06303)."""
+
+    name: ClassVar[str] = "leftmost"
+    look: ClassVar[Look] = Look(label="leftmost", sentence="the same number of tokens at every step, from the left", **COUNTED)
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        open_BL = proposal.open_BL
+        return open_BL & (open_BL.cumsum(dim=1) <= self.share(proposal)[:, None]), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class All(Commit):
+    """Every open position at once: a block is one step, as SDAR's dynamic rule decodes where top-k leaves one token."""
+
+    name: ClassVar[str] = "all"
+    look: ClassVar[Look] = Look(label="all", sentence="a whole block at one step", **COUNTED)
+
+    @property
+    def counted(self) -> bool:
+        return True
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        return proposal.open_BL, memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaOrThreshold(Counted):
+    """SDAR's dynamic rule, and LLaDA2's: all that are sure if that fills the step's quota, else the quota, the best first.
+
+    arXiv 2510.06303 and 2512.15745. With one position per step it is `Threshold`.
+
+    Attributes:
+        threshold: the least confidence, or with `strict` what a confidence must exceed.
+        minimal_topk: LLaDA2's cut: a block takes at most answer length // minimal_topk steps. None: no cut.
+    """
+
+    name: ClassVar[str] = "quota_or_threshold"
+    look: ClassVar[Look] = Look(
+        label="quota or threshold", sentence="all that are at least this sure, but no fewer than a quota", **SURE
+    )
+    threshold: float = number_field(0.0, 1.0, default=0.95, search=(0.5, 1.0))
+    minimal_topk: int | None = whole_field(1, default=None, none="unset", search="it is another way to say steps")
+    strict: bool = filled_field(False)
+
+    @property
+    def counted(self) -> bool:
+        return self.steps is not None
+
+    def bind(self, terms: Terms) -> Self:
+        """The rule for one block. Raises ConfigError where the steps do not come out even."""
+        bound = super().bind(terms)
+        if self.minimal_topk is None or bound.steps is None:
+            return bound
+        return replace(bound, steps=min(bound.steps, max(1, terms.answer_length // self.minimal_topk)))
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        count_B1 = self.share(proposal)[:, None]
+        sure_BL = exceeds(proposal, self.threshold, strict=self.strict)
+        rank_BL = ranks(proposal.confidence_BL, proposal.open_BL)
+        quota_BL = proposal.open_BL & (rank_BL < count_B1)
+        return torch.where(sure_BL.sum(dim=1, keepdim=True) >= count_B1, sure_BL, quota_BL), memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +175,19 @@ class Schedule(Counted):
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
 
+def exceeds(proposal: Proposal, bar: float | Tensor, *, strict: bool) -> Tensor:
+    """The open positions [B, L] whose confidence is at least the bar, or with `strict` above it."""
+    confidence_BL = proposal.confidence_BL
+    return proposal.open_BL & (confidence_BL > bar if strict else confidence_BL >= bar)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Threshold(Commit):
     """Fast-dLLM's rule: every open position of confidence >= threshold, and the best one anyway (arXiv 2505.22618, alg. 1).
 
     `alpha` lets the threshold fall as the block fills (Streaming-dLLM, arXiv 2601.17917, eq. 10): threshold * (1 -
     alpha * (1 - r)), r the masked share of the block. With `official` r is the published code's: the masked share of
-    block and visible suffix together, and 1 at a block's first step.
+    block and visible suffix together, and 1 at a block's first step. With `strict` a confidence must exceed it.
     """
 
     name: ClassVar[str] = "threshold"
@@ -119,6 +195,7 @@ class Threshold(Commit):
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     alpha: float = filled_field(0.0)
     official: bool = filled_field(False)
+    strict: bool = filled_field(False)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         bar: float | Tensor = self.threshold
@@ -131,7 +208,7 @@ class Threshold(Commit):
             else:
                 ratio_B = masked_B / length
             bar = (self.threshold * (1 - self.alpha * (1 - ratio_B)))[:, None]
-        sure_BL = proposal.open_BL & (proposal.confidence_BL >= bar)
+        sure_BL = exceeds(proposal, bar, strict=self.strict)
         return sure_BL | best(proposal.confidence_BL, proposal.open_BL), memory
 
 

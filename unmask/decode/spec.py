@@ -1,6 +1,11 @@
 """What decoding must know of a model, as plain facts: no network, no tokenizer."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+# How the keys and values of a block-causal model's finished blocks become final: in the first forward of the next block, or
+# in forwards of their own, of one block each where it is "one by one".
+Keeping = Literal["along", "own", "one by one"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +23,7 @@ class ModelSpec:
             decoders only look for EOS.
         block: the attention pattern. None: every token sees every token. B: block-causal over blocks of B tokens counted
             from position 0; a query at position q sees a key at position k if and only if k // B <= q // B.
+        only_block: whether the network itself depends on B, so that it runs with no other.
 
     >>> ModelSpec(mask_id=3, eos_ids=(2,), vocab_size=4, max_length=64).block is None
     True
@@ -30,3 +36,4 @@ class ModelSpec:
     lookbehind: int = 0
     turn_ids: tuple[int, ...] = ()
     block: int | None = None
+    only_block: bool = False

@@ -23,6 +23,7 @@ from unmask.decode.sampling import Sampling, sample
 from unmask.kernels.vocabulary import evidence
 
 Ending = Literal["never", "first", "block", "whole block"]
+Seed = Literal["alone", "with others"]
 ENDED = -1
 
 
@@ -37,6 +38,8 @@ class StepSettings:
         precision: of confidences, or the logits' own if that is better.
         subset: the published match of drafts, as in `advance`.
         ending: when an answer is over before its last block, as in `status`.
+        seed: how the first token of a block is decoded that only the forward before the block's own predicts, as in `sown`;
+            None: as all others.
     """
 
     rules: tuple[Rule, ...]
@@ -45,6 +48,7 @@ class StepSettings:
     precision: torch.dtype = torch.float32
     subset: bool = False
     ending: Ending = "never"
+    seed: Seed | None = None
 
     @property
     def edits(self) -> bool:
@@ -130,6 +134,8 @@ def decide(
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
     if narrow is not None:
         proposal = narrow(logits_BLV, proposal)
+    if settings.seed is not None:
+        proposal = sown(proposal, settings)
     outcome = advance(
         settings.rules,
         proposal,
@@ -193,6 +199,33 @@ def propose(
         suffix_B=facts.suffix_B,
         token_BL=token_BL,
         fixed_BL=facts.fixed_BL,
+    )
+
+
+def sown(proposal: Proposal, settings: StepSettings) -> Proposal:
+    """The evidence of a model whose row i - 1 predicts token i, of blocks whose queries begin with the block.
+
+    Only the first step can know the block's first token: it takes that as sure, and if the seed is alone nothing else.
+    Later steps know nothing of it.
+
+    >>> zero, half = torch.zeros(2, 2, dtype=torch.long), torch.full((2, 2), 0.5)
+    >>> masked = torch.tensor([[True, True], [False, True]])
+    >>> made = Proposal(zero, half, half, masked, masked, zero > 0, torch.tensor([0, 1]), zero[:, 0], zero, zero > 0)
+    >>> settings = StepSettings(rules=(), seed="alone")
+    >>> sown(made, settings).open_BL.tolist(), sown(made, settings).confidence_BL[:, 0].tolist()
+    ([[True, False], [False, True]], [1.0, 0.5])
+    """
+    begins_B1 = (proposal.step_B == 0)[:, None]
+    first_L = torch.arange(proposal.open_BL.shape[1], device=proposal.open_BL.device) == 0
+    seed_BL = proposal.open_BL & begins_B1 & first_L
+    open_BL = proposal.open_BL
+    if settings.seed == "alone":
+        open_BL = torch.where(seed_BL.any(dim=1, keepdim=True), seed_BL, open_BL)
+    return proposal._replace(
+        open_BL=open_BL,
+        confidence_BL=proposal.confidence_BL.masked_fill(seed_BL, 1.0),
+        score_BL=proposal.score_BL.masked_fill(seed_BL, 0.0 if settings.score == "negative_entropy" else 1.0),
+        fixed_BL=proposal.fixed_BL | (~begins_B1 & first_L),
     )
 
 

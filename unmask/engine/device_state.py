@@ -51,7 +51,8 @@ class Facts(NamedTuple, Generic[Number]):
     @classmethod
     def of(cls, row: RequestState) -> "Facts[int]":
         """Of a request that stands before its block's first forward."""
-        plan, window, request = row.plan(), row.window, row.request
+        window, request = row.window, row.request
+        plan = row.policy(window, 1)  # of all forwards but its first
         begin = window.start - window.lookbehind
         return Facts(
             begin=begin,

@@ -143,9 +143,10 @@ class Engine:
                 f"the request needs key/value memory for {state.slots} tokens, and the engine's holds "
                 f"{self._runner.pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
             )
-        if state.most_tokens > self.limits.tokens:
+        state.room = self.limits.tokens
+        if state.least_tokens > state.room:
             raise PromptTooLong(
-                f"the request needs forwards of up to {state.most_tokens} tokens, and the engine's hold "
+                f"the request needs forwards of up to {state.least_tokens} tokens, and the engine's hold "
                 f"{self.limits.tokens}: shorten it, draft less or let the engine's forwards hold more"
             )
         return state

@@ -31,7 +31,9 @@ def graphable(row: RequestState) -> bool:
 
     A constraint computes what it likes, which no graph can hold.
     """
-    return row.recipe.cache == "dual" and not row.refreshes and row.constraint is None
+    if row.recipe.cache not in ("dual", "block") or row.refreshes or row.constraint is not None:
+        return False
+    return row.turn().clean is None
 
 
 def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:

@@ -93,6 +93,11 @@ class Runner:
             step.arrived.synchronize()
         watched = {id(row) for row, watched in zip(step.rows, step.watched, strict=True) if watched}
         records: dict[int, StepRecord] = {}
+        for row in step.rows:
+            if row.turn().block is None:
+                if id(row) in watched:
+                    records[id(row)] = _record(row, None, None)
+                row.remember(row.turn().tokens)
         begin = 0
         for key, rows in step.parts:
             end = begin + key.rows * key.width
@@ -101,15 +106,16 @@ class Runner:
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
                 if id(row) in watched:
                     records[id(row)] = _record(row, output, key.evidence(numbers_W))
-                queried = row.tried(key.states) * row.plan().tokens
-                row.commit(output.block, output.taken, left=output.left, step=output.step, query_tokens=queried)
+                row.remember(row.turn().tokens * row.tried(key.states))
+                row.commit(output.block, output.taken, left=output.left, step=output.step)
         return [records.get(id(row)) for row in step.rows]
 
     def _packed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
         """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers."""
-        parts = _together(rows)
+        deciding = [row for row in rows if row.turn().block is not None]
+        parts = _together(deciding)
         model, state = self.model, self._device_state
-        numbers = self._shipped(parts, [row for row in rows if row.refreshes])
+        numbers = self._shipped(parts, [row for row in deciding if row.refreshes])
         if len(numbers.opened):
             widest, longest = state.shape
             blocks = numbers.blocks.view(-1, longest)
@@ -129,8 +135,12 @@ class Runner:
                 strict=True,
             )
         ]
-        queries = [row.query(row.plan(), key.states) for key, some in parts for row in some]
+        queries = [query for key, some in parts for row in some for query in row.queries(key.states)]
+        queries += [query for row in rows if row.turn().block is None for query in row.queries(1)]
         tokens_N, plan = assemble(queries, device=model.device)
+        if not parts:
+            model.states(tokens_N, plan, self.pool)
+            return [], tokens_N.new_empty(0)
         states = [batch.states() for batch in batches]
         if any(key.states > 1 for key, _ in parts):
             tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
@@ -160,26 +170,28 @@ class Runner:
         return parts, self._steps([(key, [row.index for row in some]) for key, some in parts])
 
 
-def _record(row: RequestState, output: StepOutput, evidence: Evidence) -> StepRecord:
-    """The record of a row that has not committed the step yet."""
-    plan, begin = row.plan(), row.window.start
-    queries: list[int] = []
-    for state in evidence.states[: row.tried(len(evidence.states))]:
-        tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
-        queries += [tokens[position] for position in plan.queried]
-    new = [offset for offset, rule in enumerate(output.taken) if rule]
+def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | None) -> StepRecord:
+    """The record of a row that has not committed the step yet; one that decided nothing has no evidence."""
+    turn, begin = row.turn(), row.window.start
+    queries = [] if turn.clean is None else [row.canvas.tokens[place] for place in turn.clean.queried]
+    if turn.block is not None and evidence is not None:
+        for state in evidence.states[: row.tried(len(evidence.states))]:
+            tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
+            queries += [tokens[position] for position in turn.block.queried]
+    taken = [] if output is None else output.taken
+    new = [offset for offset, rule in enumerate(taken) if rule]
     return StepRecord(
         forward=row.forwards,
         rows=[0],
         refresh=[row.refreshes],
         query_tokens=[queries],
         committed=[[begin + offset for offset in new]],
-        tokens=[[output.block[offset] for offset in new]],
-        rule=[[row.recipe.rules[output.taken[offset] - 1].name for offset in new]],
+        tokens=[[output.block[offset] for offset in new] if output else []],
+        rule=[[row.recipe.rules[taken[offset] - 1].name for offset in new]],
         start=[begin],
         block=[row.block()],
-        candidate=[evidence.candidate],
-        confidence=[evidence.confidence],
+        candidate=[row.block() if evidence is None else evidence.candidate],
+        confidence=[[0.0] * row.recipe.length if evidence is None else evidence.confidence],
         looks=[{rule.name: rule.look for rule in row.recipe.rules}],
     )
 

@@ -2,6 +2,9 @@
 
     window -> policy -> assemble -> forward -> decide -> commit, until the answer has ended
 
+Of a block-causal model the keys and values of finished blocks are made final by further queries, along with the first
+forward of the next block or, as published, in forwards of their own.
+
 Read it from top to bottom: it needs nothing of the engine, which does the same for many requests at once and is tested
 against it. Text, stop strings and limits are the engine's.
 
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import Query, assemble
-from unmask.context.policy import ContextPolicy, Window, most_slots, policy, windows
+from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, windows
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.constraint import Constraint
 from unmask.decode.memory import Memory
@@ -73,15 +76,16 @@ def decode(
     (4, [1, 1, 1, 1])
     """
     settings = recipe(method, model.spec, answer_length=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-    mask_id, block = model.spec.mask_id, model.spec.block
-    blocks = windows(len(prompt), max_new_tokens, settings.length, block=block, lookbehind=settings.lookbehind)
+    mask_id = model.spec.mask_id
+    blocks = windows(len(prompt), max_new_tokens, settings.length, block=settings.block, lookbehind=settings.lookbehind)
     total = blocks[-1].total
     pool = model.pool(pages_for(most_slots(settings.cache, total, settings.length, settings.branches)))
     row = _Row(
         model=model,
         settings=settings,
-        policy=policy(settings.cache, settings.suffix, settings.prompt_interval, block=block),
+        policy=policy(settings.cache, settings.suffix, settings.prompt_interval, block=settings.block),
         tokens=[*prompt, *(fixed.get(offset, mask_id) for offset in range(total - len(prompt)))],
+        end=len(prompt) + max_new_tokens,
         sampling=_sampling(settings, temperature, top_p, top_k, seed, model.device),
         pool=pool,
         pages=pool.take(pool.pages),
@@ -95,18 +99,20 @@ def decode(
     return Decoded(_cut(answer, settings, mask_id, fixed, end=window.end - len(prompt)), row.forwards)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Row:
-    """The prompt and its answer, and how they are decoded."""
+    """The prompt and its answer, which ends at `end`, and how they are decoded."""
 
     model: Denoiser
     settings: Recipe
     policy: ContextPolicy
     tokens: list[int]
+    end: int
     sampling: Sampling | None  # of a block at the start of the answer
     pool: KVPool  # of keys and values
     pages: tuple[int, ...]
     forwards: list[Forward]
+    kept: int = 0  # slots whose keys and values are final
 
     def decode_block(self, window: Window, constraint: Constraint | None) -> int:
         """Make forwards until nothing of the block is left to do; what `status` says of it then."""
@@ -128,13 +134,15 @@ class _Row:
         )
         left, changed, age = self.tokens[block].count(mask_id), False, 0
         last: Proposal | None = None
+        if left > 0:
+            self.prefill(window)
         # A block that is complete when it begins takes no forward; where rules edit it ends when a step changes nothing.
         while left > 0 or changed or (settings.anchored and age == 1):
             states_BKL = torch.tensor([[self.tokens[block]]], device=device)
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
                 count = min(settings.branches, max(1, left))
                 states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id)
-            query_tokens, logits_RV, hidden_RC = self.predict(window, age, states_BKL)
+            query_tokens, logits_RV, hidden_RC = self.predict(self.queries(window, age, states_BKL.shape[1]), states_BKL)
             outcome, left_B = decide(
                 settings,
                 logits_RV,
@@ -149,24 +157,68 @@ class _Row:
             written = self.commit(window, age, query_tokens, outcome)
             facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
             left, changed, age = int(left_B), settings.edits and written, age + 1
+            if left <= 0 and not written and settings.keeping is not None:
+                self.kept = window.end  # the forward has seen the block as it stays
+            if self.end < window.end and self.has_enough():
+                left = ENDED
             if left == ENDED:
                 break
+        if age and settings.keeping in ("own", "one by one") and settings.seed is None:
+            if not (left == ENDED and settings.ending == "first"):
+                self.remember(window.end, refresh=False)
         return left
 
-    def predict(self, window: Window, age: int, states_BKL: Tensor) -> tuple[list[int], Tensor, Tensor | None]:
+    def has_enough(self) -> bool:
+        """Whether the answer is complete, though the last block may not be."""
+        settings = self.settings
+        return settings.ending == "first" and not settings.edits and self.model.spec.mask_id not in self.tokens[: self.end]
+
+    def keeping(self, end: int) -> RowPlan | None:
+        """What makes the keys and values up to there final, as far as one forward does."""
+        settings = self.settings
+        if settings.block is None or settings.keeping is None:
+            return None
+        return keeping(self.kept, end, block=settings.block, how=settings.keeping, room=None)
+
+    def prefill(self, window: Window) -> None:
+        """Forwards of their own before a block's first, where they are not to go along with it."""
+        settings = self.settings
+        if settings.keeping in ("own", "one by one"):
+            if settings.seed is None or self.tokens[window.start] != self.model.spec.mask_id:
+                self.remember(window.start, refresh=True)
+            elif settings.keeping == "one by one":
+                self.remember(window.start - settings.length, refresh=True)
+
+    def remember(self, end: int, *, refresh: bool) -> None:
+        """Forwards that make the keys and values up to `end` final and decide nothing."""
+        while self.kept < end and (plan := self.keeping(end)) is not None:
+            query = self.query(plan, start=plan.query.start, length=0)
+            tokens_N, joined = assemble([query], device=self.model.device)
+            self.model.states(tokens_N, joined, self.pool)
+            self.kept = plan.query.stop
+            self.forwards.append(Forward(refresh, tokens_N.tolist(), [], [], []))
+
+    def queries(self, window: Window, age: int, states: int) -> list[Query]:
+        """What the block's next forward asks for, with this many states of the block."""
+        plan = self.policy(window, age)
+        kept = self.keeping(window.start) if age == 0 else None
+        if kept is None:
+            return [self.query(plan, start=window.start, length=self.settings.length)._replace(states=states)]
+        self.kept = window.start
+        if self.settings.seed == "alone":
+            plan = kept._replace(query=slice(window.start, window.start))
+        own = self.query(plan, start=window.start, length=self.settings.length)
+        return [self.query(kept, start=kept.query.start, length=0), own._replace(states=states, follows=True)]
+
+    def query(self, plan: RowPlan, *, start: int, length: int) -> Query:
+        tokens = [self.tokens[position] for position in plan.queried]
+        return Query(plan=plan, tokens=tokens, start=start, length=length, pages=self.pages, copies=len(self.tokens))
+
+    def predict(self, queries: list[Query], states_BKL: Tensor) -> tuple[list[int], Tensor, Tensor | None]:
         """One forward over these states of the block: the tokens handed to the model, logits [R, V], hidden states [R, C]."""
-        plan_of_row = self.policy(window, age)
-        query = Query(
-            plan=plan_of_row,
-            tokens=[self.tokens[position] for position in plan_of_row.queried],
-            start=window.start,
-            length=self.settings.length,
-            states=states_BKL.shape[1],
-            pages=self.pages,
-            copies=window.total,
-        )
-        tokens_N, plan = assemble([query], device=self.model.device)
-        tokens_N[plan.read_R] = states_BKL.flatten()
+        tokens_N, plan = assemble(queries, device=self.model.device)
+        if states_BKL.shape[1] > 1:
+            tokens_N[plan.read_R] = states_BKL.flatten()
         return tokens_N.tolist(), *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
 
     def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> bool:

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unmask.context.plan import Query
-from unmask.context.policy import ContextPolicy, RowPlan, Window, most_slots, most_tokens, policy, windows
+from unmask.context.policy import (
+    ContextPolicy,
+    RowPlan,
+    Turn,
+    Window,
+    keeping,
+    least_tokens,
+    most_slots,
+    most_tokens,
+    policy,
+    windows,
+)
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
 from unmask.decode.spec import ModelSpec
@@ -59,7 +70,10 @@ class RequestState:
         constraint: what the answer must be behind the finished blocks.
         left: masks left in the block when last looked at, or ENDED.
         changed: whether the last forward wrote something.
-        block_forwards: forwards of the block so far; 0 stands before its first, the refresh.
+        block_forwards: forwards so far that decoded the block; 0 stands before its first, the refresh.
+        kept: of a block-causal model, the slots whose keys and values are final.
+        closing: whether the block is decoded and its own keys and values are to be made final.
+        room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the block.
         commits: tokens that each rule wrote, by 1 + its index.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
@@ -77,6 +91,9 @@ class RequestState:
     left: int = 0
     changed: bool = False
     block_forwards: int = 0
+    kept: int = 0
+    closing: bool = False
+    room: int | None = None
     step: int = 0
     forwards: int = 0
     query_tokens: int = 0
@@ -85,7 +102,7 @@ class RequestState:
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
-    _planned: tuple[tuple[int, bool], RowPlan] | None = field(default=None, init=False)
+    _turn: tuple[tuple[int, bool, int, bool], Turn] | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "RequestState":
@@ -101,13 +118,13 @@ class RequestState:
             top_p=request.top_p,
             top_k=request.top_k,
         )
-        blocks = windows(len(prompt), answer, made.length, block=spec.block, lookbehind=made.lookbehind)
+        blocks = windows(len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind)
         state = cls(
             request=request,
             recipe=made,
             model=model,
             canvas=Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed),
-            policy=policy(made.cache, made.suffix, made.prompt_interval, block=spec.block),
+            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block),
             windows=blocks,
             constraint=request.constraint,
         )
@@ -134,46 +151,70 @@ class RequestState:
     @property
     def tokens(self) -> int:
         """Most query tokens of its next forward; fewer where a block has less to draft than the method allows."""
-        return self.plan().tokens * (1 if self.refreshes else self.recipe.branches)
+        return self.turn().tokens * (self.recipe.branches if self.drafts else 1)
 
     @property
     def most_tokens(self) -> int:
-        """Query tokens that any forward of it can need."""
+        """Query tokens that any forward of it can need, where there is room for them."""
         return most_tokens(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
 
     @property
+    def least_tokens(self) -> int:
+        """Query tokens that a forward must have room for."""
+        return least_tokens(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+
+    @property
     def refreshes(self) -> bool:
-        """Whether its next forward is a block's first."""
+        """Whether its next forward is a block's first, or comes before that."""
         return self.block_forwards == 0
 
     @property
     def drafts(self) -> bool:
         """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
-        return self.recipe.branches > 1 and not self.refreshes
+        return self.recipe.branches > 1 and not self.refreshes and not self.closing
 
     def block(self) -> list[int]:
         """The block's tokens."""
         return self.canvas.tokens[self.window.start : self.window.end]
 
-    def plan(self) -> RowPlan:
-        """What the next forward sees and recomputes. All but a block's first are alike, so it is made twice per block."""
-        where = self.block_number, self.refreshes
-        if self._planned is None or self._planned[0] != where:
-            self._planned = where, self.policy(self.window, self.block_forwards)
-        return self._planned[1]
+    def turn(self) -> Turn:
+        """What the next forward sees and recomputes. All but a block's first are alike, so they are made once per block."""
+        where = self.block_number, self.refreshes, self.kept, self.closing
+        if self._turn is None or self._turn[0] != where:
+            self._turn = where, self._next()
+        return self._turn[1]
 
-    def query(self, plan: RowPlan, states: int) -> Query:
-        """The next forward's query, with this many states of the block."""
-        tokens = self.canvas.tokens
-        return Query(
-            plan=plan,
-            tokens=[tokens[place] for place in plan.queried],
-            start=self.window.start,
-            length=self.recipe.length,
-            states=states,
-            pages=self.pages,
-            copies=self.total,
-        )
+    def _next(self) -> Turn:
+        recipe, window = self.recipe, self.window
+        if recipe.block is None or recipe.keeping is None:
+            return Turn(None, self.policy(window, self.block_forwards))
+        end = window.end if self.closing else window.start
+        kept = keeping(self.kept, end, block=recipe.block, how=recipe.keeping, room=self.room)
+        if kept is None:
+            return Turn(None, self.policy(window, self.block_forwards))
+        if self.closing or kept.query.stop < end:
+            return Turn(kept, None)
+        if recipe.keeping == "along":
+            return Turn(kept, self.policy(window, self.block_forwards))
+        seeds = recipe.seed is not None and self.canvas.tokens[end] == self.canvas.mask_id
+        return Turn(kept, kept._replace(query=slice(end, end)) if seeds else None)
+
+    def queries(self, states: int) -> list[Query]:
+        """The next forward's queries, with this many states of the block."""
+        turn, asked = self.turn(), []
+        if turn.clean is not None:
+            asked.append(self._query(turn.clean, start=turn.clean.query.start, length=0))
+        if turn.block is not None:
+            asked.append(
+                self._query(turn.block, start=self.window.start, length=self.recipe.length)._replace(
+                    states=states, follows=turn.clean is not None
+                )
+            )
+        return asked
+
+    def _query(self, plan: RowPlan, *, start: int, length: int) -> Query:
+        tokens = [self.canvas.tokens[place] for place in plan.queried]
+        return Query(plan=plan, tokens=tokens, start=start, length=length, pages=self.pages, copies=self.total)
 
     def tried(self, states: int) -> int:
         """How many of a forward's states are its own; the others repeat a complete block for the batch."""
@@ -181,23 +222,41 @@ class RequestState:
 
     # --- what came of it
 
-    def commit(self, block: list[int], taken: list[int], *, left: int, step: int, query_tokens: int) -> None:
-        """Take in one forward: the block, and at each place 0 or 1 + the index of the rule that wrote it."""
+    def remember(self, query_tokens: int) -> None:
+        """Take in one forward: what it has made final."""
+        clean = self.turn().clean
+        self.kept = self.kept if clean is None else clean.query.stop
+        self.forwards += 1
+        self.query_tokens += query_tokens
+
+    def commit(self, block: list[int], taken: list[int], *, left: int, step: int) -> None:
+        """Take in the forward's decision: the block, and at each place 0 or 1 + the index of the rule that wrote it."""
         self.canvas.commit(self.window.start, block)
         self.commits.update(taken)
         self.left, self.step, self.changed = left, step, any(taken)
-        self.forwards += 1
         self.block_forwards += 1
-        self.query_tokens += query_tokens
+        if self.recipe.keeping is not None and not self.changed and left <= 0:
+            self.kept = self.window.end  # the forward has seen the block as it stays
 
     def settle(self) -> bool:
         """Whether the request is over; if only its block is, it moves to the next one that has something to decode."""
         over = self.left == ENDED or (self.recipe.ending == "first" and self._has_enough())
-        if not over and self._block_over():
+        if not (over or self._block_over()):
+            return False
+        self.closing = self._closes(over)
+        if self.closing:
+            return False
+        if not over:
             over = not self._open(self.block_number + 1)
         if over:
             self.ended = time.perf_counter()
         return over
+
+    def _closes(self, over: bool) -> bool:
+        """Whether a published loop spends a forward on the finished block, the last one of an answer too."""
+        recipe = self.recipe
+        own = recipe.keeping in ("own", "one by one") and recipe.seed is None
+        return own and self.kept < self.window.end and not (over and recipe.ending == "first")
 
     def _block_over(self) -> bool:
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
@@ -221,7 +280,7 @@ class RequestState:
     def _has_enough(self) -> bool:
         """Whether a stop string or the limit ends the answer, though the block may not be complete."""
         stopped = bool(self.request.stop) and self.answer().stopped
-        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
+        return stopped or (self.limit < self.total - self.canvas.prompt and len(self.final) >= self.limit)
 
     @property
     def limit(self) -> int:

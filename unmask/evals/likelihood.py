@@ -126,7 +126,7 @@ def _masked(pairs: Sequence[Pair], draws: int, seed: int) -> Iterator[tuple[int,
 
 def _predict(model: Denoiser, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
     """Logits [B, R, V], float32 or better, of every row's tokens from its start on; zeros behind those of a short row."""
-    queries = [entire(row, start, len(row)) for row, start in zip(tokens, starts, strict=True)]
+    queries = [entire(row, start, len(row), block=model.spec.block) for row, start in zip(tokens, starts, strict=True)]
     logits_MV = model.forward(*assemble(queries, device=model.device), None)
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
     return pad_sequence(list(torch.split(logits_MV, [query.length for query in queries])), batch_first=True)

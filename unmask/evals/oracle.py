@@ -43,7 +43,8 @@ def _forwards(model: Denoiser, vanilla: Run, record: Record) -> int:
     for start in range(0, needed, length := vanilla.method.block(len(answer))):
         block_L = len(prompt) + torch.arange(start, min(start + length, needed), device=device)
         while (tokens_T[block_L] == mask_id).any():
-            query = entire(tokens_T.tolist(), len(prompt) + start, len(prompt) + start + len(block_L))
+            begin = len(prompt) + start
+            query = entire(tokens_T.tolist(), begin, begin + len(block_L), block=model.spec.block)
             logits_LV = model.forward(*assemble([query], device=device), None)
             candidate_L, confidence_L, *_ = evidence(logits_LV, mask_id)
             open_L = tokens_T[block_L] == mask_id

@@ -47,6 +47,7 @@ class Method(Part):
         commit: the base rule.
         cache, suffix, refresh: what each forward may see and must recompute; no refresh: every block begins with a forward
             over everything that it sees.
+        prefill: "one by one" has an official method on a block-causal model take a forward for each block of the prompt.
         confidence_cluster, token_cluster, temporal: R2-dLLM's rules, None for off.
         dynamic_threshold: Streaming-dLLM's falling threshold.
         stop_at_eos: None decodes every block to the end.
@@ -72,6 +73,7 @@ class Method(Part):
     dynamic_threshold: DynamicThreshold | None = part_field(DynamicThreshold)
     suffix: Suffix | None = part_field(Suffix)
     refresh: Refresh | None = part_field(Refresh)
+    prefill: Literal["one by one"] | None = choice_field("one by one", default=None, none="unset")
     stop_at_eos: StopAtEos | None = part_field(StopAtEos)
     draft: Draft | None = part_field(Draft)
     named: frozenset[str] = filled_field(frozenset(), compare=False)
@@ -115,14 +117,21 @@ class Method(Part):
             )
         return length
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
-        """The rules in order, for answers of this length; `shifted` says that row i - 1 of the model predicts token i.
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+        """The rules in order, for answers of this length.
 
-        Raises ConfigError if blocks or steps do not come out even.
+        Args:
+            answer_length: in tokens.
+            shifted: whether row i - 1 of the model predicts token i.
+            block: tokens per block of the grid, where the model is block-causal; steps are then per block.
+
+        Raises:
+            ConfigError: blocks or steps do not come out even.
         """
         terms = Terms(
             answer_length=answer_length,
-            block_length=self.block(answer_length),
+            block_length=block or self.block(answer_length),
+            on_grid=block is not None,
             official=self.official,
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, get_args
 
 from unmask.decode.settings import Part, choice_field, number_field, whole_field
 
-CacheName = Literal["none", "prefix", "dual"]
+CacheName = Literal["none", "prefix", "dual", "block"]
 Check = Literal["every step", "after each finished block", "after a block of nothing else"]
 Match = Literal["exact", "subset"]
 

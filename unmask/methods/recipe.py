@@ -1,12 +1,15 @@
 """A Method made concrete for one model and one length of answers: what a decode really asks of it."""
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from unmask.decode.spec import ModelSpec
-from unmask.decode.step import Ending, StepSettings
+from unmask.decode.rule import Rule
+from unmask.decode.spec import Keeping, ModelSpec
+from unmask.decode.step import Ending, Seed, StepSettings
+from unmask.errors import ConfigError
 from unmask.methods.method import CacheName, Method
 
 _ENDINGS: dict[str, Ending] = {
@@ -31,6 +34,8 @@ class Recipe(StepSettings):
         length: tokens per block.
         sampled: None takes the most probable token.
         cache, suffix, prompt_interval: of the context policy; suffix is (near, tail).
+        block: tokens per block of the grid of a block-causal model; None: full attention.
+        keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting.
         anchored: a block takes two forwards even where the first has completed it.
@@ -43,6 +48,8 @@ class Recipe(StepSettings):
     cache: CacheName
     suffix: tuple[int, int] | None
     prompt_interval: int | None
+    block: int | None
+    keeping: Keeping | None
     lookbehind: int
     branches: int
     anchored: bool
@@ -66,9 +73,10 @@ def recipe(
 ) -> Recipe:
     """What the method comes to for answers of this many tokens, on this model, sampled like this.
 
-    Raises ConfigError if blocks or steps of the method do not come out even for the length.
+    Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
+    means nothing to the model.
     """
-    shifted, stop = spec.lookbehind > 0, method.stop_at_eos
+    stop = method.stop_at_eos
     eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
     # Text and counts end alike for every method; the published loops themselves look for no turn's end.
     ends = eos_ids + spec.turn_ids
@@ -76,24 +84,103 @@ def recipe(
         top_p=top_p is not None and top_p < 1,
         top_k=top_k is not None and top_k < spec.vocab_size,
     )
+    context = _full(method, spec, answer_length) if spec.block is None else _block_causal(method, spec)
+    # On a grid no query begins before its block: where row i - 1 predicts token i, the block's first token is a seed.
+    shifted = spec.lookbehind > 0 and context.block is None
     return Recipe(
-        length=spec.block or method.block(answer_length),
-        rules=method.rules(answer_length, shifted=shifted),
+        **context._asdict(),
+        rules=_rules(method, answer_length, context, shifted=shifted),
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
         # float64 tells apart what float32 rounds to the same number.
         precision=torch.float64 if method.official else torch.float32,
         sampled=None if temperature == 0 else sampled,
+        branches=method.draft.steps if method.draft else 1,
+        subset=method.draft is not None and method.draft.match == "subset",
+        anchored=method.anchored(shifted=shifted),
+        seed=_seed(spec, context),
+        ending="never" if stop is None else _ENDINGS[stop.check],
+        eos_ids=eos_ids if method.official else ends,
+        ends=ends,
+    )
+
+
+class _Context(NamedTuple):
+    """The fields of a recipe that say what a forward sees."""
+
+    length: int
+    cache: CacheName
+    suffix: tuple[int, int] | None
+    prompt_interval: int | None
+    lookbehind: int
+    block: int | None = None
+    keeping: Keeping | None = None
+
+
+def _full(method: Method, spec: ModelSpec, answer_length: int) -> _Context:
+    """The context of a model of full attention."""
+    if method.cache == "block":
+        raise ConfigError("cache=block needs a model of block-causal attention: use prefix, dual or none")
+    return _Context(
+        length=method.block(answer_length),
         cache=method.cache,
         suffix=(method.suffix.window, method.suffix.tail) if method.suffix else None,
         prompt_interval=method.refresh.prompt_interval if method.refresh else 1,
         # The published Dream loops query the block alone and so mispredict its first token, which the anchor has fixed.
         lookbehind=0 if method.official else spec.lookbehind,
-        branches=method.draft.steps if method.draft else 1,
-        subset=method.draft is not None and method.draft.match == "subset",
-        anchored=method.anchored(shifted=shifted),
-        ending="never" if stop is None else _ENDINGS[stop.check],
-        eos_ids=eos_ids if method.official else ends,
-        ends=ends,
     )
+
+
+def _block_causal(method: Method, spec: ModelSpec) -> _Context:
+    """The context of a block-causal model: exact keys and values, blocks of its own length unless another is named.
+
+    What a preset says of contexts is for other models; what was named and means nothing here is refused.
+    """
+    assert spec.block is not None
+    named = {path.partition(".")[0] for path in method.named}
+    refused = {
+        "cache=dual": "cache" in named and method.cache == "dual",
+        "a suffix window": "suffix" in named and method.suffix is not None,
+        "a prompt_interval": "refresh" in named and method.refresh is not None,
+    }
+    for setting, is_named in refused.items():
+        if is_named:
+            raise ConfigError(
+                f"{setting} means nothing to a block-causal model, which sees nothing behind a block and whose cache is "
+                "exact: leave it out, or take cache=block or cache=none"
+            )
+    length = method.block_length if "block_length" in named and method.block_length else spec.block
+    if length != spec.block:
+        if spec.only_block:
+            raise ConfigError(f"the model chooses experts per block of {spec.block} tokens: it runs with no other block_length")
+        warnings.warn(f"the model was trained with blocks of {spec.block} tokens and runs with {length}", stacklevel=3)
+    kept = not ("cache" in named and method.cache == "none")
+    return _Context(
+        length=length,
+        cache="block" if kept else "none",
+        suffix=None,
+        prompt_interval=1,
+        lookbehind=0,
+        block=length,
+        keeping=_keeping(method) if kept else None,
+    )
+
+
+def _keeping(method: Method) -> Keeping:
+    """The published loops spend a forward of its own on each finished block, SGLang's on each of the prompt's too."""
+    if not method.official:
+        return "along"
+    return "one by one" if method.prefill == "one by one" else "own"
+
+
+def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
+    if spec.lookbehind == 0 or context.keeping is None:
+        return None
+    return "with others" if context.keeping == "along" else "alone"
+
+
+def _rules(method: Method, answer_length: int, context: _Context, *, shifted: bool) -> tuple[Rule, ...]:
+    if context.block is None:
+        return method.rules(answer_length, shifted=shifted)
+    return method.change(block_length=context.block).rules(context.block, shifted=shifted)

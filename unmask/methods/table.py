@@ -25,6 +25,8 @@ TABLE: Mapping[str, str] = {
     "freedave": "unmask.methods.freedave:freedave",
     "freedave-official": "unmask.methods.freedave:official",
     "eb-sampler": "unmask.methods.eb_sampler:eb_sampler",
+    "sdar": "unmask.methods.sdar:sdar",
+    "sdar-official": "unmask.methods.sdar:official",
 }
 
 # The rules that a method may run behind its base rule.

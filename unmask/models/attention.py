@@ -36,7 +36,8 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
             x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
         )
         if group.past is None:
-            attended_BHQD = attend(q_BHQD, k_BGSD, v_BGSD)
+            own = None if group.block is None else block_causal(torch.arange(group.length, device=q_HND.device), group.block)
+            attended_BHQD = attend(q_BHQD, k_BGSD, v_BGSD, own)
         else:
             assert pool is not None, "a forward that remembers needs a pool"
             attended_BHQD = _attend_past(q_BHQD, group.past, pool, layer)
@@ -48,9 +49,14 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
 def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
     """Attention to what is remembered: where it lies, by a kernel, or to a copy whose places all layers have in common."""
     if not accelerated(q_BHQD):
-        visible_BS = past.visible
-        mask = None if visible_BS is None else visible_BS[:, None, None, :]
-        return attend(q_BHQD, *pool.read(layer, past.keys), mask)
+        visible_BQS = past.visible
+        return attend(q_BHQD, *pool.read(layer, past.keys), None if visible_BQS is None else visible_BQS[:, None])
+    if past.block is not None:
+        # A kernel reads no more than each block sees, where a mask would be as large as all of them together.
+        rows, _, length, _ = q_BHQD.shape
+        q_BHQD = q_BHQD.unflatten(2, (-1, past.block)).transpose(1, 2).flatten(0, 1)
+        attended_BHQD = _attend_past(q_BHQD, past.apart, pool, layer)
+        return attended_BHQD.unflatten(0, (rows, length // past.block)).transpose(1, 2).flatten(2, 3)
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
     attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
     return attended_BQHD.transpose(1, 2)

@@ -88,7 +88,7 @@ class Denoiser:
     def states(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """The last hidden states [R, C] of the rows that predict what the plan reads; `project` is called next."""
         hidden_NC = self.running.hidden(tokens_N, plan, pool)
-        return hidden_NC[self.network.predicting(plan.read_R, plan.first_R)]
+        return hidden_NC[self.network.predicting(plan.read_R, plan.before_R)]
 
     def project(self, hidden_RC: Tensor) -> Tensor:
         """The logits [R, V] of such states."""
@@ -101,7 +101,7 @@ class Denoiser:
         if not hidden:
             return self.forward(tokens_N, plan, pool), None
         states_NC = self.network.hidden(tokens_N[None], plan, pool)[0]
-        hidden_RC = states_NC[self.network.predicting(plan.read_R, plan.first_R)]
+        hidden_RC = states_NC[self.network.predicting(plan.read_R, plan.before_R)]
         return self.network.project(hidden_RC), hidden_RC
 
     @property

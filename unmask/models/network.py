@@ -161,12 +161,15 @@ class Network(nn.Module):
         """Logits of hidden states: [..., C] to [..., V]."""
         return self.scaled(self.output()(hidden))
 
-    def predicting(self, read: Tensor, first: Tensor | int = 0) -> Tensor:
-        """Index of the row whose output predicts each token of `read`. `first` is where its query begins.
+    def predicting(self, read: Tensor, before: Tensor | None = None) -> Tensor:
+        """Index of the row whose output predicts each token of `read`.
 
-        With a lookbehind that is the row before; a query's first token has none and takes its own, which is not aligned.
+        With a lookbehind that is the row of the token before, which `before` says; None: of one sequence, where the first
+        token has none and takes its own row, which is not aligned.
         """
-        return (read - self.spec.lookbehind).clamp(min=first) if self.spec.lookbehind else read
+        if not self.spec.lookbehind:
+            return read
+        return (read - 1).clamp(min=0) if before is None else before
 
     def hidden(
         self,
@@ -202,7 +205,7 @@ class Network(nn.Module):
         Without a plan: the raw logits [B, Q, V] of every row of the whole sequences, in the checkpoint's own alignment.
         """
         hidden = self.hidden(tokens_BQ, plan, pool)
-        return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.first_R)])
+        return self.project(hidden if plan is None else hidden[:, self.predicting(plan.read_R, plan.before_R)])
 
 
 def _only_whole(network: nn.Module, prefix: str, keep_vars: bool) -> None:
