@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from unmask.context.pool import PAGE, KVPool, pages_for
-from unmask.context.prefix_cache import Lease, PrefixCache
+from unmask.context.prefix_cache import Chain, Lease, PrefixCache
 
 PAGES = 14
 
@@ -16,10 +16,18 @@ def pool(pages: int = PAGES) -> KVPool:
     return KVPool(layers=0, pages=pages, kv_heads=1, head_size=2, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def lent(cache: PrefixCache, tokens: list[int], *, more: int = 0, reusable: int | None = None, scope: str = "") -> Lease:
-    """A row of these tokens with room for `more`, that has its pages."""
+def lent(
+    cache: PrefixCache,
+    tokens: list[int],
+    *,
+    block: int | None = 16,
+    more: int = 0,
+    reusable: int | None = None,
+    scope: str = "",
+) -> Lease:
+    """A row of these tokens with space for `more`, that has its pages."""
     reusable = len(tokens) if reusable is None else reusable
-    lease = cache.lease(pages_for(len(tokens) + more), tokens, reusable=reusable, scope=scope)
+    lease = cache.lease(pages_for(len(tokens) + more), tokens, block=block, reusable=reusable, scope=scope)
     assert not cache.waits(lease)
     cache.lend(lease)
     return lease
@@ -28,11 +36,11 @@ def lent(cache: PrefixCache, tokens: list[int], *, more: int = 0, reusable: int 
 class Row:
     """What a row of the test knows of itself."""
 
-    def __init__(self, tokens: list[int], prompt: int, scope: str, lease: Lease) -> None:
+    def __init__(self, tokens: list[int], prompt: int, scope: object, lease: Lease) -> None:
         self.tokens, self.prompt, self.scope, self.lease = tokens, prompt, scope, lease
         self.final = 0
 
-    def content(self, number: int) -> tuple[str, tuple[int, ...]]:
+    def content(self, number: int) -> tuple[object, tuple[int, ...]]:
         """What keys and values of its page of this number depend on, for the pages of complete units."""
         return self.scope, tuple(self.tokens[: (number + 1) * PAGE])
 
@@ -40,28 +48,31 @@ class Row:
 class Lending(RuleBasedStateMachine):
     """Rows of few different tokens arrive, join, compute, publish and leave in any order."""
 
-    @initialize(block=st.sampled_from([4, 16, 24, 32, None]))
-    def start(self, block: int | None) -> None:
+    @initialize(blocks=st.lists(st.sampled_from([4, 16, 24, 32, None]), min_size=1, max_size=2))
+    def start(self, blocks: list[int | None]) -> None:
         self.pool = pool()
-        self.cache = PrefixCache(self.pool, block=block)
-        self.unit = self.cache.unit or PAGE
+        self.cache = PrefixCache(self.pool)
+        self.blocks = blocks
         self.waiting: list[Row] = []
         self.running: list[Row] = []
-        self.contents: dict[int, tuple[str, tuple[int, ...]]] = {}  # page -> what was last written there
+        self.contents: dict[int, tuple[object, tuple[int, ...]]] = {}  # page -> what was last written there
 
     @rule(
         units=st.lists(st.integers(0, 1), min_size=1, max_size=4),
         prompt=st.integers(1, 4 * 48),
         reusable=st.integers(0, 4 * 48),
         scope=st.sampled_from(["", "key"]),
+        data=st.data(),
     )
-    def arrive(self, units: list[int], prompt: int, reusable: int, scope: str) -> None:
-        tokens = [token for token in units for _ in range(self.unit)]
+    def arrive(self, units: list[int], prompt: int, reusable: int, scope: str, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(self.blocks))
+        tokens = [token for token in units for _ in range(Chain(block or PAGE).unit)]
         prompt = min(prompt, len(tokens))
         count = pages_for(len(tokens))
         if count <= PAGES:
-            lease = self.cache.lease(count, tokens[:prompt], reusable=min(prompt, reusable), scope=scope)
-            self.waiting.append(Row(tokens, prompt, scope, lease))
+            reusable = min(prompt, reusable)
+            lease = self.cache.lease(count, tokens[:prompt], block=block, reusable=reusable, scope=scope)
+            self.waiting.append(Row(tokens, prompt, (block, scope), lease))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -134,11 +145,24 @@ class TestLending(Lending.TestCase):  # type: ignore[name-defined,misc]
 
 @pytest.mark.parametrize(("block", "unit"), [(4, 16), (8, 16), (16, 16), (24, 48), (32, 32), (64, 64)])
 def test_a_unit_ends_a_page_and_a_block(block: int, unit: int) -> None:
-    assert PrefixCache(pool(), block=block).unit == unit
+    assert Chain(block).unit == unit
+
+
+def test_what_keys_and_values_depend_on_tells_keys_apart() -> None:
+    def keys(block: int, tokens: list[int], scope: str = "") -> list[bytes]:
+        chain = Chain(block, scope=scope)
+        chain.extend(tokens, len(tokens))
+        return chain.keys
+
+    tokens = list(range(32))
+    assert keys(4, tokens) == keys(4, tokens)
+    others = [keys(8, tokens), keys(4, tokens, "key"), keys(4, [*tokens[:31], 7]), keys(4, [7, *tokens[1:]])]
+    assert len({keys(4, tokens)[-1], *(other[-1] for other in others)}) == 5
+    assert keys(4, [*tokens[:31], 7])[0] == keys(4, tokens)[0]
 
 
 def test_the_second_row_finds_what_the_first_published_and_no_more() -> None:
-    cache = PrefixCache(pool(), block=8)
+    cache = PrefixCache(pool())
     first = lent(cache, [1] * 40)
     assert first.cached == 0
     cache.publish(first, [1] * 40, 40)  # two pages; the third is not complete
@@ -153,15 +177,15 @@ def test_the_second_row_finds_what_the_first_published_and_no_more() -> None:
 
 
 def test_a_row_waits_for_what_another_is_computing_until_that_one_leaves() -> None:
-    cache = PrefixCache(pool(), block=8)
+    cache = PrefixCache(pool())
     first = lent(cache, [1] * 48)
-    second = cache.lease(4, [1] * 32 + [2] * 32, reusable=64)
+    second = cache.lease(4, [1] * 32 + [2] * 32, block=16, reusable=64)
     assert cache.waits(second)
     cache.publish(first, [1] * 16, 16)
     assert cache.waits(second)  # for the second page
     cache.publish(first, [1] * 32, 32)
     assert not cache.waits(second)  # the third is another's
-    third = cache.lease(3, [1] * 48, reusable=48)
+    third = cache.lease(3, [1] * 48, block=16, reusable=48)
     assert cache.waits(third)
     cache.give(first)
     assert not cache.waits(third)
@@ -170,7 +194,7 @@ def test_a_row_waits_for_what_another_is_computing_until_that_one_leaves() -> No
 
 
 def test_the_least_recently_used_leaves_first_and_of_a_row_its_end() -> None:
-    cache = PrefixCache(pool(4), block=16)
+    cache = PrefixCache(pool(4))
     for token in (1, 2):
         row = lent(cache, [token] * 32)
         cache.publish(row, [token] * 32, 32)
@@ -184,18 +208,19 @@ def test_the_least_recently_used_leaves_first_and_of_a_row_its_end() -> None:
     assert lent(cache, [2] * 16).cached == 16  # its second page is gone
 
 
-def test_a_model_of_full_attention_shares_nothing() -> None:
-    cache = PrefixCache(pool(), block=None)
-    first = lent(cache, [1] * 64)
+@pytest.mark.parametrize(("shared", "block"), [(True, None), (False, 16)])
+def test_a_row_of_full_attention_shares_nothing_and_no_row_where_it_is_off(shared: bool, block: int | None) -> None:
+    cache = PrefixCache(pool(), shared=shared)
+    first = lent(cache, [1] * 64, block=block)
     cache.publish(first, [1] * 64, 64)
-    assert lent(cache, [1] * 64).cached == 0
+    assert lent(cache, [1] * 64, block=block).cached == 0
     cache.give(first)
     assert cache.kept == 0
 
 
 def test_two_equal_answers_are_kept_once() -> None:
     """Rows that compute the same at the same time: the first is found by others, the second's copy is its own."""
-    cache = PrefixCache(pool(), block=16)
+    cache = PrefixCache(pool())
     rows = [lent(cache, [1] * 8, more=24) for _ in range(2)]
     for row in rows:
         cache.publish(row, [1] * 32, 32)

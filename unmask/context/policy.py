@@ -21,7 +21,6 @@ from typing import NamedTuple, Protocol
 from unmask.decode.spec import Keeping
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """Where a row's block stands, in token positions: the prompt is [0, prompt), the block [start, end), the row [0, total).

@@ -13,8 +13,7 @@ The index is a holder of the pages that it can find, beside the rows. Units that
 the least recently used first, and of one row's units the last one, which is of no use without those before it. A row that
 would compute what another row is computing already waits for it instead.
 
-Its only fact of the model is the block length. An engine has one model, so weights, precision and block length are the same
-for all that is in its pool.
+It knows no model: an engine has one, so weights and precision are the same for all that is in its pool.
 """
 
 import array
@@ -28,23 +27,23 @@ from unmask.context.pool import PAGE, KVPool
 
 
 class Chain:
-    """The keys of a row's units: each says which tokens stand up to the unit's end, and under which scope.
+    """The keys of a row's units: each says which tokens stand up to the unit's end, in blocks of which length and scope.
 
     A cryptographic hash, because a collision would hand one row the keys and values of another's tokens.
 
-    >>> one, other = Chain(2, scope="a"), Chain(2, scope="a")
-    >>> one.extend([5, 6, 7, 8, 9], 5)
-    >>> other.extend([5, 6], 2)
-    >>> other.extend([5, 6, 7, 0], 4)
+    >>> one, other = Chain(4), Chain(4)
+    >>> one.extend([5] * 40, 40)
+    >>> other.extend([5] * 20 + [6] * 20, 20)
+    >>> other.extend([5] * 20 + [6] * 20, 40)
     >>> [key == mine for key, mine in zip(one.keys, other.keys)]
     [True, False]
     """
 
-    def __init__(self, unit: int, *, scope: str) -> None:
-        """`unit` in tokens. Rows of different scopes have no key in common."""
-        self.unit = unit
+    def __init__(self, block: int, *, scope: str = "") -> None:
+        """`block` in tokens. Rows of different blocks or scopes have no key in common."""
+        self.unit = math.lcm(block, PAGE)
         self.keys: list[bytes] = []
-        self._hash = hashlib.blake2b(repr(scope).encode(), digest_size=32)
+        self._hash = hashlib.blake2b(repr((block, scope)).encode(), digest_size=32)
 
     def extend(self, tokens: Sequence[int], end: int) -> None:
         """Go on to the last complete unit of the row's first `end` tokens, which begin as they did at the last call."""
@@ -63,12 +62,13 @@ class Lease:
         wanted: how many units of its prompt it would rather find than compute.
         pages: lent to it, in the order of its slots; the first of them may be shared.
         cached: tokens at its beginning whose keys and values it has found.
-        published: how many of its units are in the index, or found there.
+        published: how many of its units are in the index, or were found there.
+        claimed: keys of units that it is about to publish, for others to wait for.
     """
 
-    count: int
-    chain: Chain | None
-    wanted: int
+    count: int = 0
+    chain: Chain | None = None
+    wanted: int = 0
     pages: tuple[int, ...] = ()
     cached: int = 0
     published: int = 0
@@ -79,70 +79,67 @@ class Lease:
         """The keys that it would like to find, in order."""
         return [] if self.chain is None else self.chain.keys[: self.wanted]
 
+    def lacks(self, end: int) -> bool:
+        """Whether a complete unit of the row's first `end` tokens is not published."""
+        return self.chain is not None and end // self.chain.unit > self.published
+
 
 class PrefixCache:
     """Lends the pages of a pool; those that rows have in common, once."""
 
-    def __init__(self, pool: KVPool, *, block: int | None) -> None:
-        """`block`: of the model's attention, in tokens; None: nothing is shared."""
-        self._pool = pool
-        self.unit = None if block is None else math.lcm(block, PAGE)
+    def __init__(self, pool: KVPool, *, shared: bool = True) -> None:
+        """`shared`: whether any have."""
+        self._pool, self._shared = pool, shared
         self._units: dict[bytes, tuple[int, ...]] = {}  # key -> its pages
         self._idle: OrderedDict[bytes, None] = OrderedDict()  # held by no row, least recently used first
-        self._claimed: set[bytes] = set()  # what running rows are about to publish
+        self._claimed: set[bytes] = set()
+        self.kept = 0  # pages that are held so that they can be found again, and by no row
 
     @property
     def free(self) -> int:
         """Pages that no row holds: free ones, and those of units that can leave."""
-        return self._pool.free + len(self._idle) * self._pages_per_unit
+        return self._pool.free + self.kept
 
-    @property
-    def kept(self) -> int:
-        """Pages that are held so that they can be found again, and by no row."""
-        return len(self._idle) * self._pages_per_unit
-
-    @property
-    def _pages_per_unit(self) -> int:
-        return 0 if self.unit is None else self.unit // PAGE
-
-    def lease(self, pages: int, prompt: Sequence[int], *, reusable: int, scope: str = "") -> Lease:
+    def lease(
+        self, pages: int, prompt: Sequence[int] = (), *, block: int | None = None, reusable: int = 0, scope: str = ""
+    ) -> Lease:
         """What a row of this prompt and that many pages would like; nothing is lent yet.
 
-        The row need not query the first `reusable` tokens of its prompt if their keys and values are there, and it shares with
-        rows of its own `scope` alone. A row that remembers nothing has no pages, and shares nothing.
+        Args:
+            block: tokens per block of its attention; None: it shares nothing, nor does a row that needs no pages.
+            reusable: it need not query that many tokens at its beginning if their keys and values are there.
+            scope: it shares with rows of the same one alone.
         """
-        if self.unit is None or pages == 0:
-            return Lease(count=pages, chain=None, wanted=0)
-        chain = Chain(self.unit, scope=scope)
+        if block is None or pages == 0 or not self._shared:
+            return Lease(count=pages)
+        chain = Chain(block, scope=scope)
         chain.extend(prompt, len(prompt))
-        return Lease(count=pages, chain=chain, wanted=reusable // self.unit)
+        return Lease(count=pages, chain=chain, wanted=reusable // chain.unit)
 
     def waits(self, lease: Lease) -> bool:
-        """Whether a running row is computing what this one would compute next; it has it soon, or leaves."""
+        """Whether another row is computing what this one would compute next; it publishes it soon, or leaves."""
+        if not self._claimed:
+            return False
         keys = lease.keys
         found = len(self._found(keys))
         return found < len(keys) and keys[found] in self._claimed
 
     def needs(self, lease: Lease) -> int:
         """How many pages fewer are `free` when it is lent."""
-        found = self._found(lease.keys)
-        revived = sum(key in self._idle for key in found)
-        return lease.count - (len(found) - revived) * self._pages_per_unit
+        return lease.count - sum(len(self._units[key]) for key in self._found(lease.keys) if key not in self._idle)
 
     def lend(self, lease: Lease) -> None:
         """Give it its pages: what it wants and is found, and others for the rest; the caller knows that they are there."""
         found = self._found(lease.keys)
-        shared = tuple(page for key in found for page in self._units[key])
         for key in found:
-            self._idle.pop(key, None)
-        self._pool.hold(shared)
+            self._hold(key)
+        shared = tuple(page for key in found for page in self._units[key])
         own = lease.count - len(shared)
         while self._pool.free < own:
             self._evict()
         lease.pages = shared + self._pool.take(own)
-        lease.published = len(found)
-        if self.unit is not None and lease.chain is not None:
-            lease.cached = len(found) * self.unit
+        lease.published, lease.cached = len(found), len(shared) * PAGE
+        if lease.chain is not None:
             lease.claimed = set(lease.chain.keys[len(found) :]) - self._claimed
             self._claimed |= lease.claimed
 
@@ -151,26 +148,28 @@ class PrefixCache:
         if lease.chain is None:
             return
         lease.chain.extend(tokens, end)
-        size = self._pages_per_unit
+        size = lease.chain.unit // PAGE
         for number in range(lease.published, end // lease.chain.unit):
             key = lease.chain.keys[number]
             if key not in self._units:  # else another row came first, and this one's copy is its own
-                pages = lease.pages[number * size : (number + 1) * size]
-                self._units[key] = pages
+                pages = self._units[key] = lease.pages[number * size : (number + 1) * size]
                 self._pool.hold(pages)
+            if key in lease.claimed:
+                lease.claimed.remove(key)
+                self._claimed.remove(key)
             lease.published = number + 1
-            self._claimed -= lease.claimed & {key}
-            lease.claimed.discard(key)
 
     def give(self, lease: Lease) -> None:
         """Take all of it back. What it has published can be found until its memory is needed."""
-        pages, size = lease.pages, self._pages_per_unit
+        pages = lease.pages
         self._pool.give(pages)
         self._claimed -= lease.claimed
         for number in reversed(range(lease.published)):
             assert lease.chain is not None, "what shares nothing publishes nothing"
-            if self._pool.holders(pages[number * size]) == 1:  # the index is
-                self._idle[lease.chain.keys[number]] = None
+            size, key = lease.chain.unit // PAGE, lease.chain.keys[number]
+            if self._pool.holders(pages[number * size]) == 1:  # the index
+                self._idle[key] = None
+                self.kept += size
         lease.pages, lease.published, lease.claimed = (), 0, set()
 
     def _found(self, keys: Sequence[bytes]) -> Sequence[bytes]:
@@ -180,7 +179,17 @@ class PrefixCache:
                 return keys[:number]
         return keys
 
+    def _hold(self, key: bytes) -> None:
+        """A row holds this unit, beside the index."""
+        pages = self._units[key]
+        self._pool.hold(pages)
+        if key in self._idle:
+            del self._idle[key]
+            self.kept -= len(pages)
+
     def _evict(self) -> None:
         """Let the least recently used unit go."""
         key, _ = self._idle.popitem(last=False)
-        self._pool.give(self._units.pop(key))
+        pages = self._units.pop(key)
+        self._pool.give(pages)
+        self.kept -= len(pages)

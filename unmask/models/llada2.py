@@ -68,7 +68,9 @@ class LLaDA2(Network):
             capacity=config.get("expert_capacity"),
             block=block,
         )
-        return replace(shape, rotary=rotated, qk_norm=True, moe=moe), replace(read_spec(config), block=block, only_block=moe.capacity is not None)
+        return replace(shape, rotary=rotated, qk_norm=True, moe=moe), replace(
+            read_spec(config), block=block, only_block=moe.capacity is not None
+        )
 
     @staticmethod
     def complete(config: Mapping[str, Any], beside: Beside) -> Mapping[str, Any]:
