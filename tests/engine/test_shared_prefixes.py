@@ -101,11 +101,10 @@ def test_64_together_take_less_than_a_third_of_the_query_tokens() -> None:
     assert answers[0] == answers[1]
 
 
-FAMILIES = ["sdar", "sdar_moe", "llada2", "fast_dllm_v2"]
-
-
-@pytest.mark.parametrize("ahead", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "ahead"),
+    [("sdar", True), ("sdar_moe", False), ("llada2", True), ("fast_dllm_v2", True), ("fast_dllm_v2", False)],
+)
 def test_any_order_any_memory_any_method_gives_each_its_own_answer(family: str, ahead: bool, guarded: list[int]) -> None:
     """Beginnings shared in whole or part, answers sent back as the next turn, little memory: each equals it alone."""
     rng = random.Random(3)
@@ -210,7 +209,7 @@ def test_nothing_is_shared_by_full_attention_published_loops_or_where_it_is_off(
 ) -> None:
     denoiser = model(family, 4 if family == "sdar" else None)
     engine = Engine(denoiser, limits)
-    request = asking(words(64, 0), method)
+    request = asking(words(64, 0), method, max_new_tokens=32)
     for _ in range(2):
         (done,) = engine.generate([request])
         assert done.cached_tokens == 0
