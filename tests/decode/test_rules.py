@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unmask.decode.around import Anchored, WithinSubBlock
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Rule, Terms, select
-from unmask.decode.rules import All, Anchored, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
+from unmask.decode.rules import All, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
 from unmask.errors import ConfigError
 from unmask.methods.eb_sampler import EntropyBound
 
@@ -96,7 +97,7 @@ def situations(draw: st.DrawFn) -> Proposal:
 @settings(max_examples=80)
 @given(situations())
 def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
-    for rule in BASE + REST + [Anchored(rule=base) for base in BASE]:
+    for rule in BASE + REST + [Anchored(rule=base) for base in BASE] + [WithinSubBlock(rule=rule, length=3) for rule in REST]:
         mask_BL, _ = rule(proposal, memory(rule, *proposal.open_BL.shape))
         assert not (mask_BL & ~proposal.open_BL).any(), rule
 
@@ -104,7 +105,7 @@ def test_no_rule_takes_what_is_not_open(proposal: Proposal) -> None:
 @settings(max_examples=80)
 @given(situations())
 def test_a_base_rule_takes_something_of_every_open_row(proposal: Proposal) -> None:
-    for rule in BASE:
+    for rule in BASE + [WithinSubBlock(rule=base, length=3) for base in BASE]:
         mask_BL, _ = rule(proposal, None)
         assert (mask_BL.any(dim=1) == proposal.open_BL.any(dim=1)).all(), rule
 
@@ -128,7 +129,7 @@ def test_rules_in_order_never_overlap_and_always_progress(proposal: Proposal, or
 @settings(max_examples=50)
 @given(situations())
 def test_one_row_of_many_is_that_row_alone(proposal: Proposal) -> None:
-    for rule in BASE + REST:
+    for rule in BASE + REST + [WithinSubBlock(rule=rule, length=3) for rule in BASE + REST]:
         if isinstance(rule, TokenCluster) and rule.pick == "random":
             continue
         together, _ = rule(proposal, memory(rule, *proposal.open_BL.shape))
@@ -294,3 +295,15 @@ def test_anchor_takes_the_first_position_of_a_refresh_only() -> None:
     rule = Anchored(rule=Threshold(threshold=0.5))
     assert places(rule(evidence([[0.1, 0.9]]), None)[0]) == [[0]]
     assert places(rule(evidence([[0.1, 0.9]], step=1), None)[0]) == [[1]]
+
+
+def test_sub_blocks_come_one_after_the_other() -> None:
+    """Sub-blocks of 2: the first that has a mask decides alone, by itself, for every rule of the step."""
+    shown = evidence(
+        [[0.99, 0.6, 0.95, 0.99], [0.5, 0.5, 0.2, 0.1]], masked=[[False, True, True, True], [False] * 2 + [True] * 2]
+    )
+    rule = WithinSubBlock(rule=Threshold(threshold=0.9), length=2)
+    assert places(rule(shown, None)[0]) == [[1], [2]]
+    later = shown._replace(open_BL=shown.open_BL & torch.tensor([[True, False, True, True]]))
+    assert places(WithinSubBlock(rule=All(), length=2)(later, None)[0]) == [[], [2, 3]]
+    assert places(WithinSubBlock(rule=All(), length=99)(later, None)[0]) == [[2, 3], [2, 3]]

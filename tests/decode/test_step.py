@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask.bench.decode import ours, plain, step_inputs
 from unmask.decode.memory import Streak
-from unmask.decode.step import ENDED, Ending, status
+from unmask.decode.step import ENDED, UNSETTLED, Ending, status
 from unmask.methods import TABLE, load
 
 # Each of these makes the host wait for the device, or gives a tensor whose size depends on its data.
@@ -59,8 +59,8 @@ def test_status_by_ending() -> None:
     window = torch.tensor([[5, 1, 9], [9, 1, 5], [5, 1, 5], [1, 1, 1], [5, 5, 9]])
     nothing = torch.zeros_like(window, dtype=torch.bool)
 
-    def ends(ending: Ending, fixed: torch.Tensor = nothing, still: torch.Tensor | None = None) -> list[int]:
-        found: list[int] = status(window, fixed, mask_id=9, eos_E=torch.tensor([1]), ending=ending, still_B=still).tolist()
+    def ends(ending: Ending, fixed: torch.Tensor = nothing, final: torch.Tensor | None = None) -> list[int]:
+        found: list[int] = status(window, fixed, mask_id=9, eos_E=torch.tensor([1]), ending=ending, final_B=final).tolist()
         return found
 
     assert ends("never") == [1, 1, 0, 0, 1]
@@ -73,5 +73,7 @@ def test_status_by_ending() -> None:
     assert ends("block", given) == [1, 1, 0, ENDED, 1]
     assert ends("whole block", given) == [1, 1, 0, ENDED, 1]
     assert ends("whole block", torch.ones_like(nothing)) == [1, 1, 0, 0, 1]
-    # Where rules edit, a block that is not complete, or has just changed, ends nothing either.
-    assert ends("first", still=torch.tensor([True, True, True, False, True])) == [1, 1, ENDED, 0, 1]
+    # Where rules edit, a block that is not final ends nothing, and if it is complete it is not over either.
+    final = torch.tensor([False, False, True, False, False])
+    assert ends("first", final=final) == [1, 1, ENDED, UNSETTLED, 1]
+    assert ends("never", final=final) == [1, 1, 0, UNSETTLED, 1]

@@ -12,7 +12,6 @@ from torch import Tensor
 import unmask
 from tests.bytewise import Bytes
 from tests.reference import alone, forwards_of
-from unmask.context import policy as policies
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Look, Rule, RulePart, best
@@ -41,52 +40,6 @@ def expect_equal(denoiser: Denoiser, requests: Sequence[Request]) -> list[unmask
     for done in (answer(denoiser, requests), Engine(denoiser, limits, ahead=True).generate(requests)):
         assert [dataclasses.replace(row, seconds=0.0) for row in done] == expected
     return expected
-
-
-# --- windows on a grid ------------------------------------------------------------------------------------------------
-
-
-@STAYS
-@pytest.mark.parametrize("name", ["vanilla", "r2-dllm", "streaming-dllm-official", "freedave"])
-def test_a_grid_from_position_0_puts_the_prompts_end_into_the_first_block(
-    name: str, stays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a network of full attention, so that only the windows differ. An EOS in the prompt's end does not end the answer."""
-    monkeypatch.setattr(Denoiser, "replayable", stays)
-    denoiser = model(block=8)
-    for cache in ("none", "dual"):
-        monkeypatch.setattr(policies, "block_causal", lambda block, cache=cache: policies.policy(cache, None))
-        method = unmask.method(name, block_length=8, cache=cache, suffix_window=None)
-        requests = [
-            Request(prompt=tuple(prompt), method=method, max_new_tokens=24, temperature=float(number % 2), seed=number)
-            for number, prompt in enumerate(PROMPTS)
-        ]
-        expect_equal(denoiser, requests)
-        for request in requests:
-            forwards, prompt = forwards_of(denoiser, request).forwards, len(request.prompt)
-            written = [position for forward in forwards for position in forward.committed]
-            assert len(written) == len(set(written))
-            assert min(written) >= prompt
-            # A whole number of blocks from position 0 on, and the prompt's end among what the first of them is made of.
-            assert {len(forward.query_tokens) % 8 for forward in forwards} == {0}
-            first = forwards[0].query_tokens
-            assert tuple(first[:prompt]) == request.prompt
-            assert set(first[prompt:]) == {MASK}
-
-
-def test_a_grid_at_the_prompts_end_is_todays_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "block_causal", lambda block: policies.policy("dual", None))
-    method = unmask.method("r2-dllm", block_length=8)
-    request = Request(prompt=(1, 2, 3, 4, 5, 6, 7, 8), method=method, max_new_tokens=24, temperature=1.0, seed=3)
-    assert alone(model(block=8), request) == alone(model(), request)
-
-
-def test_a_model_of_blocks_is_refused_in_one_line() -> None:
-    request = Request(prompt=(1, 2), method=unmask.method("r2-dllm", block_length=8), max_new_tokens=16)
-    for decode in (lambda: Engine(model(block=8)).submit(request), lambda: forwards_of(model(block=8), request)):
-        with pytest.raises(unmask.ModelError, match="block-causal, in blocks of 8 tokens") as caught:
-            decode()
-        assert "\n" not in str(caught.value)
 
 
 # --- rules that edit, rules with any state, rules that read hidden states -----------------------------------------------
@@ -136,8 +89,8 @@ class With(Method):
     rule: Rule = filled_field(None)
     first: bool = filled_field(False)
 
-    def rules(self, answer_length: int, *, shifted: bool) -> tuple[Rule, ...]:
-        own = super().rules(answer_length, shifted=shifted)
+    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+        own = super().rules(answer_length, shifted=shifted, block=block)
         return (self.rule, *own) if self.first else (*own, self.rule)
 
 
@@ -334,10 +287,9 @@ class Alternate:
 def test_a_constraint_narrows_what_the_rules_see(block: int | None, stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside requests without one; also where a block begins in the prompt, so that the alternation does not begin with it."""
     monkeypatch.setattr(Denoiser, "replayable", stays)
-    monkeypatch.setattr(policies, "block_causal", lambda block: policies.policy("dual", None))
-    denoiser = model(block=block)
+    denoiser = model() if block is None else toy("sdar", block=block, sharpness=3, dtype=torch.float64)
     methods = [
-        unmask.method("vanilla", block_length=8, cache="dual"),
+        unmask.method("vanilla", block_length=8, cache="dual" if block is None else "block"),
         unmask.method("r2-dllm", block_length=8, draft_steps=3),
         unmask.method("fast-dllm", block_length=8, temperature=1.0),
     ]

@@ -34,6 +34,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "suffix_tail": (0, 2),
     "prompt_interval": (2, None),
     "draft_steps": (2, 3),
+    "edit_threshold": (0.0, 0.8),
+    "max_post_steps": (0, 3),
+    "sub_block": (4, 16),
+    "sub_block_cache": (True, False),
 }
 
 

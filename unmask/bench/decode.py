@@ -39,7 +39,9 @@ def ours(
     """Our decision for this evidence, up to the one number per row that the host reads."""
     rules = method.rules(window_BL.shape[1], shifted=False)
     settings = StepSettings(rules=rules, one_per_run=method.one_per_run, ending="first")
-    memories = tuple(None if rule.state is None else memory for rule in rules)
+    empty = (*window_BL.shape, window_BL.device, torch.float32)
+    states = tuple(None if rule.state is None else rule.state.empty(*empty) for rule in rules)
+    memories = tuple(memory if isinstance(state, Streak) else state for state in states)
     step_B = torch.ones(len(window_BL), dtype=torch.int64, device=window_BL.device)
     facts = BlockFacts(torch.zeros_like(window_BL, dtype=torch.bool), step_B, step_B, None)
     eos_E = torch.tensor([eos_id], device=window_BL.device)

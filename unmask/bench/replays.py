@@ -109,7 +109,10 @@ class Replay(Method):
             raise ConfigError("a replay needs the whole suffix: take suffix out")
         if not blocks <= self.forwards <= answer_length:
             raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
-        return (Replayed(forwards=self.forwards, blocks=blocks), *super().rules(answer_length, shifted=shifted)[1:])
+        return (
+            Replayed(forwards=self.forwards, blocks=blocks),
+            *super().rules(answer_length, shifted=shifted, block=block)[1:],
+        )
 
 
 def replay(forwards: int, **settings: Any) -> Replay:

@@ -184,17 +184,16 @@ class _Piece(NamedTuple):
         return range(query.start + self.shift, query.stop + self.shift)
 
     @property
-    def predicted(self) -> range:
-        """The places of its block's tokens among the N."""
+    def predicted(self) -> list[int]:
+        """The places of its block's tokens among the N; any place for a token that is not queried."""
         # Before the suffix a slot's number is its position, so the block's place in the query is a difference of the two.
-        begin = self.place + self.query.start - self.query.plan.query.start
-        return range(begin, begin + self.query.length)
+        plan, begin = self.query.plan, self.query.start - self.query.plan.query.start
+        return [self.place + min(max(offset, 0), plan.tokens - 1) for offset in range(begin, begin + self.query.length)]
 
     def before(self, last: int) -> list[int]:
         """The place of the token before each of those; `last` is that of the last token of the query before."""
-        first, *others = self.predicted
-        begin = first - 1 if first > self.place else (last if self.query.follows else first)
-        return [begin, *(place - 1 for place in others)]
+        begin = last if self.query.follows else self.place
+        return [place - 1 if place > self.place else begin for place in self.predicted]
 
     @property
     def past(self) -> tuple[int, int, int, int, int]:

@@ -14,7 +14,7 @@ Where the model's attention is block-causal nothing behind the block exists and 
 nothing behind its end: what is kept is exact, and every forward queries the block alone (`block_causal`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -204,6 +204,23 @@ def clean(begin: int, end: int, block: int) -> RowPlan:
     return RowPlan(list(range(end)), slice(begin, end), block)
 
 
+def sub_block(plan: RowPlan, window: Window, tokens: Sequence[int], length: int, mask_id: int) -> RowPlan:
+    """Fast-dLLM v2's cache within a block (arXiv 2509.26328): query the first sub-block that has a mask alone.
+
+    Of the others the keys and values of the last whole query are seen. Where the sub-block begins with a mask the whole block
+    is queried, because what is before it may have changed since. `tokens` are the block's.
+
+    >>> plan, window = RowPlan(list(range(8)), slice(0, 8), 8), Window(prompt=1, start=0, end=8, total=8, origin=0)
+    >>> [sub_block(plan, window, tokens, 4, 9).query.start for tokens in ([1, 9, 9, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 9, 9, 9])]
+    [0, 4]
+    """
+    first = tokens.index(mask_id) if mask_id in tokens else 0
+    begin = first - first % length
+    if tokens[begin] == mask_id:
+        return plan
+    return plan._replace(query=slice(window.start + begin, window.start + begin + length))
+
+
 class Turn(NamedTuple):
     """What a row does in one forward: make the keys and values of finished blocks final, decode its block, or both.
 
@@ -268,7 +285,8 @@ def least_tokens(cache: str, total: int, block_length: int, branches: int) -> in
     >>> least_tokens("dual", 100, 32, 1), least_tokens("block", 100, 32, 1), least_tokens("block", 100, 32, 4)
     (100, 64, 128)
     """
-    return block_length * max(2, branches) if cache == "block" else most_tokens(cache, total, block_length, branches)
+    most = most_tokens(cache, total, block_length, branches)
+    return min(most, block_length * max(2, branches)) if cache == "block" else most
 
 
 def _most_queried(cache: str, total: int, block_length: int) -> int:

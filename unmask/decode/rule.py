@@ -83,6 +83,10 @@ class Rule(Protocol):
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
 
+    def settled(self, memory: Memory) -> Tensor | None:
+        """Of a rule that edits: the rows [B] whose block it leaves alone from now on if it is complete; None: of no row."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
@@ -132,6 +136,10 @@ class RulePart(Part):
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         """The mask of the positions that it takes, [B, L], and its memory for the next step."""
         raise NotImplementedError
+
+    def settled(self, memory: Memory) -> Tensor | None:
+        """Of a rule that edits: the rows [B] whose block it leaves alone from now on if it is complete; None: of no row."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

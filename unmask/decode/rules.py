@@ -11,10 +11,9 @@ from typing import ClassVar, Self, get_args
 import torch
 from torch import Tensor
 
-from unmask.decode.memory import Memory, State
+from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Commit, Look, Terms, best, positions
-from unmask.decode.rule import Rule as Rule
 from unmask.decode.rule import ranks as ranks
 from unmask.decode.rule import select as select
 from unmask.decode.schedule import timestep_shares
@@ -239,35 +238,3 @@ class Factor(Commit):
             open_B = open_BL.sum(dim=1)
             count_B = torch.where(count_B == open_B - 1, length, count_B)
         return open_BL & (ranks(proposal.confidence_BL, open_BL) < count_B[:, None]), memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anchored:
-    """The published Dream loops: the step after a refresh takes the block's first position, whatever `rule` would take."""
-
-    rule: Rule
-
-    @property
-    def name(self) -> str:
-        return self.rule.name
-
-    @property
-    def look(self) -> Look:
-        return self.rule.look
-
-    @property
-    def state(self) -> type[State] | None:
-        return self.rule.state
-
-    @property
-    def edits(self) -> bool:
-        return self.rule.edits
-
-    @property
-    def reads_hidden(self) -> bool:
-        return self.rule.reads_hidden
-
-    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        mask_BL, memory = self.rule(proposal, memory)
-        anchor_BL = proposal.open_BL & (positions(mask_BL) == 0)
-        return torch.where((proposal.step_B == 0)[:, None], anchor_BL, mask_BL), memory

@@ -93,6 +93,26 @@ class Choice(Bound):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flag(Bound):
+    """True or false."""
+
+    def check(self, name: str, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be true or false, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ids(Bound):
+    """A token id, or several."""
+
+    def check(self, name: str, value: Any) -> None:
+        if isinstance(value, tuple | list) and not value:
+            raise ConfigError(f"{name} must be a token id or several, got none")
+        for one in value if isinstance(value, tuple | list) else (value,):
+            whole(name, one, 0, required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Text(Bound):
     """Any text."""
 
@@ -125,6 +145,16 @@ def whole_field(least: int, *, search: Search, default: Any = MISSING, none: Non
 def choice_field(*allowed: str, default: Any = MISSING, none: NoneIs = "refused") -> Any:
     """A field that holds one of these words."""
     return _field(Choice(allowed=allowed, none=none), default)
+
+
+def flag_field(*, default: bool) -> Any:
+    """A field that is true or false."""
+    return _field(Flag(), default)
+
+
+def ids_field(*, default: Any = MISSING, none: NoneIs = "refused") -> Any:
+    """A field that holds a token id, or a tuple of some."""
+    return _field(Ids(none=none), default)
 
 
 def text_field(*, default: Any = MISSING) -> Any:

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory, choose
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Rule, ranks, select
+from unmask.decode.rule import Rule, Selection, ranks, select
 from unmask.decode.sampling import Sampling, sample
 from unmask.kernels.vocabulary import evidence
 
 Ending = Literal["never", "first", "block", "whole block"]
 Seed = Literal["alone", "with others"]
 ENDED = -1
+UNSETTLED = -2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class StepSettings:
 
     @property
     def edits(self) -> bool:
-        """Whether a rule may rewrite committed tokens, so that a block is final only when a step has changed nothing."""
+        """Whether a rule may rewrite committed tokens, so that a complete block is not yet final."""
         return any(rule.edits for rule in self.rules)
 
     @property
@@ -94,6 +95,7 @@ class Outcome(NamedTuple):
         step_B: commit steps made in the block so far.
         memories: one per rule.
         last: the evidence of the last step of each row, from which drafts are made.
+        final_B: rows whose block is complete and will not change; None where no rule edits.
     """
 
     window_BL: Tensor
@@ -101,6 +103,7 @@ class Outcome(NamedTuple):
     step_B: Tensor
     memories: tuple[Memory, ...]
     last: Proposal
+    final_B: Tensor | None = None
 
 
 def decide(
@@ -151,7 +154,7 @@ def decide(
         mask_id=mask_id,
         eos_E=eos_E,
         ending=settings.ending,
-        still_B=(outcome.taken_BL == 0).all(dim=1) if settings.edits else None,
+        final_B=outcome.final_B,
     )
     return outcome, left_B
 
@@ -253,13 +256,15 @@ def advance(
     if branches == 1:
         selected = select(rules, proposal, memories, one_per_run=one_per_run)
         window_BL = torch.where(selected.taken_BL > 0, proposal.candidate_BL, window_BL)
-        return Outcome(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, proposal)
+        over_B = _final(rules, selected, window_BL, mask_id)
+        return Outcome(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, proposal, over_B)
 
     device = window_BL.device
     taken_BL = torch.zeros_like(window_BL)
     step_B = proposal.step_B[::branches]
     at_B = torch.zeros_like(step_B)  # the state that each row is in
     live_B = torch.ones_like(step_B, dtype=torch.bool)  # whether its evidence is still to be used
+    final_B: Tensor | None = None
     for _ in range(branches):
         index_B = torch.arange(rows, device=device) * branches + at_B
         shown = proposal.rows(index_B)._replace(step_B=step_B)
@@ -268,6 +273,10 @@ def advance(
         after_BL = torch.where(new_BL > 0, shown.candidate_BL, window_BL)
         memories = tuple(choose(live_B, new, old) for new, old in zip(selected.memories, memories, strict=True))
         step_B = step_B + live_B
+        over_B = _final(rules, selected, after_BL, mask_id)
+        if over_B is not None:
+            final_B = over_B if final_B is None else torch.where(live_B, over_B, final_B)
+            live_B = live_B & ~over_B
         equal_BKL = states_BKL == after_BL[:, None]
         if subset:
             equal_BKL = equal_BKL | (states_BKL == mask_id)
@@ -280,7 +289,19 @@ def advance(
             after_BL = torch.where(live_B[:, None], guess_BL, after_BL)
         taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
         window_BL = after_BL
-    return Outcome(window_BL, taken_BL, step_B, memories, shown)
+    return Outcome(window_BL, taken_BL, step_B, memories, shown, final_B)
+
+
+def _final(rules: tuple[Rule, ...], selected: Selection, window_BL: Tensor, mask_id: int) -> Tensor | None:
+    """Rows [B] whose block is complete, and no rule that edits has changed it or will; None where no rule edits."""
+    editing = [(rule, memory) for rule, memory in zip(rules, selected.memories, strict=True) if rule.edits]
+    if not editing:
+        return None
+    settled = [settled_B for rule, memory in editing if (settled_B := rule.settled(memory)) is not None]
+    over_B = (selected.taken_BL == 0).all(dim=1)
+    if len(settled) == len(editing):
+        over_B = over_B | torch.stack(settled).all(dim=0)
+    return over_B & (window_BL != mask_id).all(dim=1)
 
 
 def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int, mask_id: int) -> Tensor:
@@ -303,14 +324,14 @@ def status(
     mask_id: int,
     eos_E: Tensor,
     ending: Ending,
-    still_B: Tensor | None = None,
+    final_B: Tensor | None = None,
 ) -> Tensor:
-    """What the host must know of each row, int64 [B]: the masks left in its block, or `ENDED`.
+    """What the host must know of each row, int64 [B]: the masks left in its block, or `ENDED`, or `UNSETTLED`.
 
     A row ends with an EOS that has nothing masked before it ("first"), with a finished block that holds one ("block") or
     that holds nothing else ("whole block"), or only with its last block ("never"). `eos_E` are the ids that count; where
-    the block is fixed they do not. Where rules edit, `still_B` says which rows' last step has changed nothing: no answer
-    ends before its block is complete and still.
+    the block is fixed they do not. Where rules edit, `final_B` says which rows' blocks are complete and will not change:
+    no answer ends before that, and a complete block that is not final is `UNSETTLED`.
 
     >>> fixed = torch.tensor([[False, False, False], [False, False, False], [False, True, False]])
     >>> window, eos = torch.tensor([[5, 1, 9], [5, 9, 9], [5, 1, 9]]), torch.tensor([1])
@@ -319,6 +340,8 @@ def status(
     """
     masked_BL = window_BL == mask_id
     left_B = masked_BL.sum(dim=1)
+    if final_B is not None:
+        left_B = torch.where(final_B, 0, left_B.where(left_B > 0, UNSETTLED))
     if ending == "never":
         return left_B
     is_eos_BL = (window_BL[..., None] == eos_E).any(dim=-1)
@@ -329,6 +352,6 @@ def status(
         over_B = written_BL.any(dim=1) & (left_B == 0)
     else:
         over_B = (is_eos_BL | fixed_BL).all(dim=1) & written_BL.any(dim=1) & (left_B == 0)
-    if still_B is not None:
-        over_B = over_B & still_B & (left_B == 0)
+    if final_B is not None:
+        over_B = over_B & final_B
     return left_B.masked_fill(over_B, ENDED)

@@ -290,7 +290,7 @@ def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
 
 
 def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
-    """The guess at what is not written yet of the forward's block; None where nothing of it is open."""
+    """The guess at what is not written yet of the forward's block; None where nothing of it is open, or nothing was guessed."""
     state, begin = entry.state, record.start[0]
     tokens = state.canvas.tokens[: begin + state.recipe.length]
     places = [place for place in range(begin, len(tokens)) if tokens[place] == state.canvas.mask_id]
@@ -298,7 +298,7 @@ def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
         tokens[place] = record.candidate[0][place - begin]
     prompt = state.canvas.prompt
     text = state.read(tokens[prompt:]).text
-    if not places:
+    if not places or state.canvas.mask_id in record.candidate[0]:
         return None
     return Draft(
         start=len(entry.sent),

@@ -33,7 +33,7 @@ def graphable(row: RequestState) -> bool:
     """
     if row.recipe.cache not in ("dual", "block") or row.refreshes or row.constraint is not None:
         return False
-    return row.turn().clean is None
+    return row.recipe.sub_block is None and row.turn().clean is None
 
 
 def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:

@@ -86,7 +86,7 @@ class StepRecord:
         forward: 0-based number of the model call within the batch.
         rows: indices into the prompts.
         refresh: whether it is the first forward of the row's block, which recomputes everything that it sees, or with a
-            `prompt_interval` now and then everything but the prompt.
+            `prompt_interval` now and then everything but the prompt. Of a block-causal model it, or one before it.
         query_tokens: the ids handed to the model, without padding; drafts one after the other.
         committed: positions in the row (prompt included, 0-based) that were written, in rising order.
         tokens: the ids written there.
@@ -95,7 +95,8 @@ class StepRecord:
         start: where the row's block begins.
         block: the block's ids before the forward, mask ids where nothing is written.
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
-            the steps that the forward had evidence for.
+            the steps that the forward had evidence for. A forward that only makes keys and values final has none: its
+            candidates are the block itself, with confidences of 0.
     """
 
     forward: int

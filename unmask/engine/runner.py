@@ -160,8 +160,9 @@ class Runner:
             model.states(tokens_N, plan, self.pool)
             return [], tokens_N.new_empty(0)
         states = [batch.states() for batch in batches]
-        if any(key.states > 1 for key, _ in parts):
-            tokens_N[plan.read_R] = torch.cat([states_BKL.flatten() for states_BKL in states])
+        for states_BKL, read_R in zip(states, torch.split(plan.read_R, [part.numel() for part in states]), strict=True):
+            if states_BKL.shape[1] > 1:
+                tokens_N[read_R] = states_BKL.flatten()
         predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
         return parts, decide_all(batches, states, *predicted)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import Query, assemble
-from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, windows
+from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, sub_block, windows
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.constraint import Constraint
 from unmask.decode.memory import Memory
@@ -113,32 +113,27 @@ class _Row:
     pages: tuple[int, ...]
     forwards: list[Forward]
     kept: int = 0  # slots whose keys and values are final
+    cached: Window | None = None  # the last block that has been queried whole
 
     def decode_block(self, window: Window, constraint: Constraint | None) -> int:
         """Make forwards until nothing of the block is left to do; what `status` says of it then."""
         settings, mask_id, device = self.settings, self.model.spec.mask_id, self.model.device
-        block, offset = slice(window.start, window.end), window.start - window.prompt
-        facts = BlockFacts(
-            fixed_BL=torch.tensor([self.tokens[block]], device=device) != mask_id,
-            step_B=torch.zeros(1, dtype=torch.int64, device=device),
-            suffix_B=torch.tensor([len(self.policy(window, 0).positions) - window.end], device=device),
-            sampling=self.sampling and self.sampling._replace(positions_BL=self.sampling.positions_BL + offset),
-        )
-        narrow = None
+        facts, narrow = self.facts(window), None
         if constraint is not None:
-            narrow = partial(constraint.narrow, prompt=max(0, -offset), behind=self.tokens[window.end :])
+            prompt = max(0, window.prompt - window.start)
+            narrow = partial(constraint.narrow, prompt=prompt, behind=self.tokens[window.end :])
         eos_E = torch.tensor(settings.eos_ids, device=device)
         precision = torch.promote_types(self.model.dtype, settings.precision)
         memories: tuple[Memory, ...] = tuple(
             None if rule.state is None else rule.state.empty(1, settings.length, device, precision) for rule in settings.rules
         )
-        left, changed, age = self.tokens[block].count(mask_id), False, 0
+        left, age = self.block(window).count(mask_id), 0
         last: Proposal | None = None
         if left > 0:
             self.prefill(window)
-        # A block that is complete when it begins takes no forward; where rules edit it ends when a step changes nothing.
-        while left > 0 or changed or (settings.anchored and age == 1):
-            states_BKL = torch.tensor([[self.tokens[block]]], device=device)
+        # A block that is complete when it begins takes no forward; rules that edit may go on when it is complete.
+        while left not in (0, ENDED) or (settings.anchored and age == 1):
+            states_BKL = torch.tensor([[self.block(window)]], device=device)
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
                 count = min(settings.branches, max(1, left))
                 states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id)
@@ -154,24 +149,31 @@ class _Row:
                 hidden_RC=hidden_RC,
                 narrow=narrow,
             )
-            written = self.commit(window, age, query_tokens, outcome)
+            left, age = self.commit(window, age, query_tokens, outcome, int(left_B)), age + 1
             facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
-            left, changed, age = int(left_B), settings.edits and written, age + 1
-            if left <= 0 and not written and settings.keeping is not None:
-                self.kept = window.end  # the forward has seen the block as it stays
-            if self.end < window.end and self.has_enough():
-                left = ENDED
-            if left == ENDED:
-                break
-        if age and settings.keeping in ("own", "one by one") and settings.seed is None:
-            if not (left == ENDED and settings.ending == "first"):
-                self.remember(window.end, refresh=False)
+        if age > 0:
+            self.close(window, left)
         return left
+
+    def block(self, window: Window) -> list[int]:
+        return self.tokens[window.start : window.end]
+
+    def facts(self, window: Window) -> BlockFacts:
+        """Of the block before its first step."""
+        device, offset = self.model.device, window.start - window.prompt
+        return BlockFacts(
+            fixed_BL=torch.tensor([self.block(window)], device=device) != self.model.spec.mask_id,
+            step_B=torch.zeros(1, dtype=torch.int64, device=device),
+            suffix_B=torch.tensor([len(self.policy(window, 0).positions) - window.end], device=device),
+            sampling=self.sampling and self.sampling._replace(positions_BL=self.sampling.positions_BL + offset),
+        )
 
     def has_enough(self) -> bool:
         """Whether the answer is complete, though the last block may not be."""
         settings = self.settings
-        return settings.ending == "first" and not settings.edits and self.model.spec.mask_id not in self.tokens[: self.end]
+        if settings.whole or settings.edits:
+            return False
+        return self.model.spec.mask_id not in self.tokens[: self.end]
 
     def keeping(self, end: int) -> RowPlan | None:
         """What makes the keys and values up to there final, as far as one forward does."""
@@ -189,6 +191,13 @@ class _Row:
             elif settings.keeping == "one by one":
                 self.remember(window.start - settings.length, refresh=True)
 
+    def close(self, window: Window, left: int) -> None:
+        """A published loop's forward on the finished block, the last one of an answer too."""
+        settings = self.settings
+        own = settings.keeping in ("own", "one by one") and settings.seed is None
+        if own and not (left == ENDED and settings.ending == "first"):
+            self.remember(window.end, refresh=False)
+
     def remember(self, end: int, *, refresh: bool) -> None:
         """Forwards that make the keys and values up to `end` final and decide nothing."""
         while self.kept < end and (plan := self.keeping(end)) is not None:
@@ -200,15 +209,20 @@ class _Row:
 
     def queries(self, window: Window, age: int, states: int) -> list[Query]:
         """What the block's next forward asks for, with this many states of the block."""
-        plan = self.policy(window, age)
+        settings, plan = self.settings, self.policy(window, age)
+        if settings.sub_block is not None and self.cached == window:
+            plan = sub_block(plan, window, self.block(window), settings.sub_block, self.model.spec.mask_id)
         kept = self.keeping(window.start) if age == 0 else None
+        own = self.query(plan, start=window.start, length=settings.length)._replace(states=states)
         if kept is None:
-            return [self.query(plan, start=window.start, length=self.settings.length)._replace(states=states)]
+            self.cached = window
+            return [own]
         self.kept = window.start
-        if self.settings.seed == "alone":
-            plan = kept._replace(query=slice(window.start, window.start))
-        own = self.query(plan, start=window.start, length=self.settings.length)
-        return [self.query(kept, start=kept.query.start, length=0), own._replace(states=states, follows=True)]
+        if settings.seed == "alone":
+            own = own._replace(plan=plan._replace(query=slice(window.start, window.start)), tokens=())
+        else:
+            self.cached = window
+        return [self.query(kept, start=kept.query.start, length=0), own._replace(follows=True)]
 
     def query(self, plan: RowPlan, *, start: int, length: int) -> Query:
         tokens = [self.tokens[position] for position in plan.queried]
@@ -217,12 +231,15 @@ class _Row:
     def predict(self, queries: list[Query], states_BKL: Tensor) -> tuple[list[int], Tensor, Tensor | None]:
         """One forward over these states of the block: the tokens handed to the model, logits [R, V], hidden states [R, C]."""
         tokens_N, plan = assemble(queries, device=self.model.device)
+        handed = [token for query in queries for token in query.tokens]
         if states_BKL.shape[1] > 1:
             tokens_N[plan.read_R] = states_BKL.flatten()
-        return tokens_N.tolist(), *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
+            handed = tokens_N.tolist()
+        return handed, *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
 
-    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome) -> bool:
-        """Write the block and record the forward; whether a token was written."""
+    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome, left: int) -> int:
+        """Write the block and record the forward; what is left to do, which may be nothing though the block is not complete."""
+        settings = self.settings
         self.tokens[window.start : window.end] = outcome.window_BL[0].tolist()
         taken = {place: rule for place, rule in enumerate(outcome.taken_BL[0].tolist(), window.start) if rule > 0}
         made = Forward(
@@ -230,10 +247,12 @@ class _Row:
             query_tokens=query_tokens,
             committed=list(taken),
             tokens=[self.tokens[place] for place in taken],
-            rule=[self.settings.rules[rule - 1].name for rule in taken.values()],
+            rule=[settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
-        return bool(taken)
+        if not taken and left in (0, ENDED) and settings.keeping is not None and settings.sub_block is None:
+            self.kept = window.end  # the forward has seen the block as it stays
+        return ENDED if self.end < window.end and self.has_enough() else left
 
 
 def _sampling(

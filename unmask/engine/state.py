@@ -19,6 +19,7 @@ from unmask.context.policy import (
     most_slots,
     most_tokens,
     policy,
+    sub_block,
     windows,
 )
 from unmask.context.prefix_cache import Lease
@@ -69,10 +70,11 @@ class RequestState:
     Attributes:
         windows: its blocks, in order; `block_number` is the place among them of the one that is decoded now.
         constraint: what the answer must be behind the finished blocks.
-        left: masks left in the block when last looked at, or ENDED.
+        left: masks left in the block when last looked at, or ENDED or UNSETTLED.
         changed: whether the last forward wrote something.
         block_forwards: forwards so far that decoded the block; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
+        seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
         closing: whether the block is decoded and its own keys and values are to be made final.
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the block.
@@ -95,6 +97,7 @@ class RequestState:
     block_forwards: int = 0
     kept: int = 0
     closing: bool = False
+    seeds: bool = False
     room: int | None = None
     step: int = 0
     forwards: int = 0
@@ -105,7 +108,7 @@ class RequestState:
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
-    _turn: tuple[tuple[int, bool, int, bool], Turn] | None = field(default=None, init=False)
+    _turn: tuple[tuple[object, ...], Turn] | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, request: Request, model: Denoiser) -> "RequestState":
@@ -204,25 +207,30 @@ class RequestState:
 
     def turn(self) -> Turn:
         """What the next forward sees and recomputes. All but a block's first are alike, so they are made once per block."""
-        where = self.block_number, self.refreshes, self.kept, self.closing
+        alone = self._alone()
+        where = self.block_number, self.refreshes, self.kept, self.closing, alone and tuple(self.block())
         if self._turn is None or self._turn[0] != where:
-            self._turn = where, self._next()
+            self._turn = where, self._next(alone)
         return self._turn[1]
 
-    def _next(self) -> Turn:
+    def _alone(self) -> bool:
+        """Whether the next forward may query a sub-block alone: one before has queried the whole block."""
+        return self.recipe.sub_block is not None and self.block_forwards > int(self.seeds) and not self.closing
+
+    def _next(self, alone: bool) -> Turn:
         recipe, window = self.recipe, self.window
-        if recipe.block is None or recipe.keeping is None:
-            return Turn(None, self.policy(window, self.block_forwards))
-        end = window.end if self.closing else window.start
-        kept = keeping(self.kept, end, block=recipe.block, how=recipe.keeping, room=self.room)
-        if kept is None:
-            return Turn(None, self.policy(window, self.block_forwards))
-        if self.closing or kept.query.stop < end:
-            return Turn(kept, None)
-        if recipe.keeping == "along":
-            return Turn(kept, self.policy(window, self.block_forwards))
-        seeds = recipe.seed is not None and self.canvas.tokens[end] == self.canvas.mask_id
-        return Turn(kept, kept._replace(query=slice(end, end)) if seeds else None)
+        kept = None
+        if recipe.block is not None and recipe.keeping is not None:
+            end = window.end if self.closing else window.start
+            kept = keeping(self.kept, end, block=recipe.block, how=recipe.keeping, room=self.room)
+            if kept is not None and (self.closing or kept.query.stop < end):
+                return Turn(kept, None)
+        block = self.policy(window, self.block_forwards)
+        if alone and recipe.sub_block is not None:
+            block = sub_block(block, window, self.block(), recipe.sub_block, self.canvas.mask_id)
+        if kept is None or recipe.keeping == "along":
+            return Turn(kept, block)
+        return Turn(kept, block._replace(query=slice(window.start, window.start)) if self.seeds else None)
 
     def queries(self, states: int) -> list[Query]:
         """The next forward's queries, with this many states of the block."""
@@ -260,12 +268,12 @@ class RequestState:
         self.commits.update(taken)
         self.left, self.step, self.changed = left, step, any(taken)
         self.block_forwards += 1
-        if self.recipe.keeping is not None and not self.changed and left <= 0:
+        if self.recipe.keeping is not None and self.recipe.sub_block is None and not self.changed and left in (0, ENDED):
             self.kept = self.window.end  # the forward has seen the block as it stays
 
     def settle(self) -> bool:
         """Whether the request is over; if only its block is, it moves to the next one that has something to decode."""
-        over = self.left == ENDED or (self.recipe.ending == "first" and self._has_enough())
+        over = self.left == ENDED or self._complete() or (self.recipe.ending == "first" and self._has_enough())
         if not (over or self._block_over()):
             return False
         self.closing = self._closes(over)
@@ -285,9 +293,7 @@ class RequestState:
 
     def _block_over(self) -> bool:
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
-        if self.left > 0 or (self.recipe.anchored and self.block_forwards < 2):
-            return False
-        return not (self.recipe.edits and self.changed)
+        return self.left == 0 and not (self.recipe.anchored and self.block_forwards < 2)
 
     def _open(self, number: int) -> bool:
         """Go on to the first block from `number` on that holds a mask; False where there is none."""
@@ -299,13 +305,19 @@ class RequestState:
             self.left = self.canvas.tokens[window.start : window.end].count(self.canvas.mask_id)
             if self.left > 0:
                 self.block_number, self.block_forwards, self.step, self.changed = later, 0, 0, False
+                self.seeds = self.recipe.seed == "alone" and self.block()[0] == self.canvas.mask_id
                 return True
         return False
+
+    def _complete(self) -> bool:
+        """Whether the answer is complete, though its last block reaches behind it."""
+        most = self.request.max_new_tokens
+        return not self.recipe.whole and most < self.total - self.canvas.prompt and len(self.final) >= most
 
     def _has_enough(self) -> bool:
         """Whether a stop string or the limit ends the answer, though the block may not be complete."""
         stopped = bool(self.request.stop) and self.answer().stopped
-        return stopped or (self.limit < self.total - self.canvas.prompt and len(self.final) >= self.limit)
+        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
 
     @property
     def limit(self) -> int:

@@ -19,7 +19,8 @@ def load(name: str, /, **chosen: Any) -> Method:
 
     Besides a preset's own options (its docstring lists them) every preset takes `block_length`, `cache`,
     `suffix_window` (None: keep the whole suffix), `suffix_tail`, `prompt_interval` (recompute the prompt at the start of
-    every so many blocks, 1: of each, None: of the first alone), `draft_steps` (1: no drafts), `max_new_tokens`, `temperature`,
+    every so many blocks, 1: of each, None: of the first alone), `draft_steps` (1: no drafts), `edit_threshold` (None: what is
+    committed stays), `max_post_steps`, `sub_block` (None: no sub-blocks), `sub_block_cache`, `max_new_tokens`, `temperature`,
     `top_p` and `top_k`. A setting's dotted path (`commit.threshold`) is as good as an option's name, for files too. What is
     chosen counts as named (`Method.named`).
 

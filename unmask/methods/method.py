@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
+from unmask.decode.around import Anchored, WithinSubBlock
+from unmask.decode.editing import Edit
 from unmask.decode.proposal import Score
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Look, Rule, RulePart, Terms
-from unmask.decode.rules import Anchored, Quota
+from unmask.decode.rules import Quota
 from unmask.decode.settings import (
     Child,
     Part,
@@ -29,7 +31,7 @@ from unmask.decode.settings import (
 from unmask.decode.settings import from_mapping as from_mapping
 from unmask.decode.settings import whole as whole
 from unmask.errors import ConfigError, unknown
-from unmask.methods.parts import PRICE, Draft, DynamicThreshold, Refresh, StopAtEos, Suffix
+from unmask.methods.parts import PRICE, Draft, DynamicThreshold, Refresh, StopAtEos, SubBlocks, Suffix
 from unmask.methods.parts import CacheName as CacheName
 from unmask.methods.table import commit_rule, commit_rules, rule_name
 
@@ -49,6 +51,8 @@ class Method(Part):
             over everything that it sees.
         prefill: "one by one" has an official method on a block-causal model take a forward for each block of the prompt.
         confidence_cluster, token_cluster, temporal: R2-dLLM's rules, None for off.
+        edit: LLaDA2.1's rewriting of committed tokens, None for off.
+        sub_blocks: Fast-dLLM v2's order within a block; None: tokens are committed anywhere in it.
         dynamic_threshold: Streaming-dLLM's falling threshold.
         stop_at_eos: None decodes every block to the end.
         draft: FreeDave around whatever the rest says.
@@ -70,6 +74,8 @@ class Method(Part):
     confidence_cluster: ConfidenceCluster | None = part_field(ConfidenceCluster)
     token_cluster: TokenCluster | None = part_field(TokenCluster)
     temporal: Temporal | None = part_field(Temporal)
+    edit: Edit | None = part_field(Edit)
+    sub_blocks: SubBlocks | None = part_field(SubBlocks)
     dynamic_threshold: DynamicThreshold | None = part_field(DynamicThreshold)
     suffix: Suffix | None = part_field(Suffix)
     refresh: Refresh | None = part_field(Refresh)
@@ -142,7 +148,10 @@ class Method(Part):
         # Ours settles runs of equal predictions before a window can swallow them whole.
         spatial: tuple[RulePart | None, ...] = (self.confidence_cluster, self.token_cluster)
         further = (*(spatial if self.official else reversed(spatial)), self.temporal)
-        return (base, *(rule.bind(terms) for rule in further if rule is not None))
+        fill = (base, *(rule.bind(terms) for rule in further if rule is not None))
+        if self.sub_blocks is not None:
+            fill = tuple(WithinSubBlock(rule=rule, length=self.sub_blocks.length) for rule in fill)
+        return fill if self.edit is None else (*fill, self.edit.bind(terms))
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -42,6 +42,10 @@ OPTIONS: Mapping[str, Option] = {
     "temporal_steps": Option("temporal.steps", off=None),
     "temporal_threshold": Option("temporal.threshold"),
     "temporal_metric": Option("temporal.metric"),
+    "edit_threshold": Option("edit.threshold", off=None),
+    "max_post_steps": Option("edit.max_post_steps"),
+    "sub_block": Option("sub_blocks.length", off=None),
+    "sub_block_cache": Option("sub_blocks.cache"),
     "suffix_window": Option("suffix.window", off=None),
     "suffix_tail": Option("suffix.tail"),
     "prompt_interval": Option("refresh.prompt_interval", off=1),
@@ -49,9 +53,18 @@ OPTIONS: Mapping[str, Option] = {
 }
 NAMES: Mapping[str, str] = {option.setting: name for name, option in OPTIONS.items()}
 
-# Options that every preset takes: a context, a draft or a length goes with any rules.
+# Options that every preset takes: a context, a draft, an edit or a length goes with any rules.
 SHARED = ("max_new_tokens", "temperature", "top_p", "top_k", "block_length", "cache")
-CONTEXT = ("suffix_window", "suffix_tail", "prompt_interval", "draft_steps")
+AROUND = (
+    "suffix_window",
+    "suffix_tail",
+    "prompt_interval",
+    "draft_steps",
+    "edit_threshold",
+    "max_post_steps",
+    "sub_block",
+    "sub_block_cache",
+)
 
 
 def options(name: str) -> list[str]:
@@ -67,7 +80,7 @@ def options(name: str) -> list[str]:
 def _options(make: Callable[..., Method], usual: Method) -> list[str]:
     settings = [f"{part}.{leaf}" for part, held in usual.parts.items() for leaf in bounds(type(held))]
     own = [_name(path) for path in settings if path in NAMES or path.startswith("commit.")]
-    return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *CONTEXT]))
+    return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *AROUND]))
 
 
 def takes(name: str, key: str) -> bool:

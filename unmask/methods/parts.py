@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from unmask.decode.settings import Part, choice_field, number_field, whole_field
+from unmask.decode.settings import Part, choice_field, flag_field, ids_field, number_field, whole_field
 
 CacheName = Literal["none", "prefix", "dual", "block"]
 Check = Literal["every step", "after each finished block", "after a block of nothing else"]
@@ -39,11 +39,39 @@ class DynamicThreshold(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class StopAtEos(Part):
-    """When to look whether the answer has ended. `eos_id` None: the model's own ids."""
+    """When to look whether the answer has ended. `eos_id` is a token id or a tuple of some; None: the model's own ids.
+
+    >>> StopAtEos(eos_id=[7, 9]).ids((2,)), StopAtEos().ids((2,))
+    ((7, 9), (2,))
+    """
 
     where: ClassVar[str] = "stop_at_eos"
     check: Check = choice_field(*get_args(Check), default="every step")
-    eos_id: int | None = whole_field(0, default=None, none="unset", search="it is an id, not an amount")
+    eos_id: int | tuple[int, ...] | None = ids_field(default=None, none="unset")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.eos_id, list):
+            object.__setattr__(self, "eos_id", tuple(self.eos_id))
+
+    def ids(self, own: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids that end an answer; `own` are the model's."""
+        return own if self.eos_id is None else self.eos_id if isinstance(self.eos_id, tuple) else (self.eos_id,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubBlocks(Part):
+    """Decode a block in sub-blocks of `length` tokens, one after the other (Fast-dLLM v2, arXiv 2509.26328).
+
+    Attributes:
+        length: tokens per sub-block; the last one of a block may be shorter.
+        cache: whether only a sub-block's first forward queries the whole block, and its others the sub-block alone. Not
+            exact: the keys and values of the block's other sub-blocks go stale.
+    """
+
+    where: ClassVar[str] = "sub_blocks"
+    length: int = whole_field(1, default=8, search=PRICE)
+    cache: bool = flag_field(default=False)
 
 
 @dataclass(frozen=True, kw_only=True)

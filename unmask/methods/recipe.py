@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-from unmask.decode.rule import Rule
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
 from unmask.errors import ConfigError
@@ -36,6 +35,8 @@ class Recipe(StepSettings):
         cache, suffix, prompt_interval: of the context policy; suffix is (near, tail).
         block: tokens per block of the grid of a block-causal model; None: full attention.
         keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
+        sub_block: tokens of a sub-block that forwards query alone; None: the whole block is queried.
+        whole: the last block is decoded to its end though the answer ends inside it.
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting.
         anchored: a block takes two forwards even where the first has completed it.
@@ -50,6 +51,8 @@ class Recipe(StepSettings):
     prompt_interval: int | None
     block: int | None
     keeping: Keeping | None
+    sub_block: int | None
+    whole: bool
     lookbehind: int
     branches: int
     anchored: bool
@@ -77,7 +80,7 @@ def recipe(
     means nothing to the model.
     """
     stop = method.stop_at_eos
-    eos_ids = spec.eos_ids if stop is None or stop.eos_id is None else (stop.eos_id,)
+    eos_ids = spec.eos_ids if stop is None else stop.ids(spec.eos_ids)
     # Text and counts end alike for every method; the published loops themselves look for no turn's end.
     ends = eos_ids + spec.turn_ids
     sampled = Sampled(
@@ -89,7 +92,7 @@ def recipe(
     shifted = spec.lookbehind > 0 and context.block is None
     return Recipe(
         **context._asdict(),
-        rules=_rules(method, answer_length, context, shifted=shifted),
+        rules=method.rules(answer_length, shifted=shifted, block=context.block),
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
@@ -100,6 +103,9 @@ def recipe(
         subset=method.draft is not None and method.draft.match == "subset",
         anchored=method.anchored(shifted=shifted),
         seed=_seed(spec, context),
+        sub_block=_sub_block(method, context),
+        # Of Fast-dLLM v2's loops, which write seeds, the answer's last token may be one.
+        whole=method.official and spec.lookbehind == 0,
         ending="never" if stop is None else _ENDINGS[stop.check],
         eos_ids=eos_ids if method.official else ends,
         ends=ends,
@@ -180,7 +186,13 @@ def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
     return "with others" if context.keeping == "along" else "alone"
 
 
-def _rules(method: Method, answer_length: int, context: _Context, *, shifted: bool) -> tuple[Rule, ...]:
-    if context.block is None:
-        return method.rules(answer_length, shifted=shifted)
-    return method.change(block_length=context.block).rules(context.block, shifted=shifted)
+def _sub_block(method: Method, context: _Context) -> int | None:
+    """Sub-blocks are queried alone where the method says so and there is a cache to see the others in."""
+    parts = method.sub_blocks
+    if parts is None or not parts.cache or context.keeping is None or parts.length >= context.length:
+        return None
+    if method.draft is not None:
+        raise ConfigError("drafts are states of whole blocks: take sub_blocks.cache or draft, not both")
+    if context.length % parts.length:
+        raise ConfigError(f"sub_blocks.length {parts.length} does not divide the model's block of {context.length} tokens")
+    return parts.length

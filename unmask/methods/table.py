@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from unmask.decode.editing import Edit
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Look, RulePart
 from unmask.errors import ConfigError, unknown
@@ -27,10 +28,16 @@ TABLE: Mapping[str, str] = {
     "eb-sampler": "unmask.methods.eb_sampler:eb_sampler",
     "sdar": "unmask.methods.sdar:sdar",
     "sdar-official": "unmask.methods.sdar:official",
+    "llada2": "unmask.methods.llada2:llada2",
+    "llada2-official": "unmask.methods.llada2:official",
+    "llada2.1": "unmask.methods.llada2_1:llada2_1",
+    "llada2.1-official": "unmask.methods.llada2_1:official",
+    "fast-dllm-v2": "unmask.methods.fast_dllm_v2:fast_dllm_v2",
+    "fast-dllm-v2-official": "unmask.methods.fast_dllm_v2:official",
 }
 
 # The rules that a method may run behind its base rule.
-FURTHER: tuple[type[RulePart], ...] = (ConfidenceCluster, TokenCluster, Temporal)
+FURTHER: tuple[type[RulePart], ...] = (ConfidenceCluster, TokenCluster, Temporal, Edit)
 
 
 def preset(name: str) -> "Callable[..., Method]":

@@ -53,10 +53,10 @@ def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor
         return attend(q_BHQD, *pool.read(layer, past.keys), None if visible_BQS is None else visible_BQS[:, None])
     if past.block is not None:
         # A kernel reads no more than each block sees, where a mask would be as large as all of them together.
-        rows, _, length, _ = q_BHQD.shape
-        q_BHQD = q_BHQD.unflatten(2, (-1, past.block)).transpose(1, 2).flatten(0, 1)
-        attended_BHQD = _attend_past(q_BHQD, past.apart, pool, layer)
-        return attended_BHQD.unflatten(0, (rows, length // past.block)).transpose(1, 2).flatten(2, 3)
+        rows, heads, length, size = q_BHQD.shape
+        q_BNHQD = q_BHQD.reshape(rows, heads, -1, past.block, size).transpose(1, 2)
+        attended_BHQD = _attend_past(q_BNHQD.flatten(0, 1), past.apart, pool, layer)
+        return attended_BHQD.reshape(rows, -1, heads, past.block, size).transpose(1, 2).reshape(rows, heads, length, size)
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
     attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
     return attended_BQHD.transpose(1, 2)

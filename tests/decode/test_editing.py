@@ -1,0 +1,106 @@
+"""Rewriting what has been committed: what goes, what stays, and when a block is over."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.decode.editing import Edit, Posts
+from unmask.decode.memory import Memory
+from unmask.decode.proposal import Proposal
+from unmask.decode.rules import Threshold
+from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide, drafts
+
+MASK, EOS, VOCABULARY = 9, 8, 10
+
+
+def evidence(token: list[list[int]], candidate: list[list[int]], confidence: list[list[float]], step: int = 0) -> Proposal:
+    token_BL, candidate_BL, confidence_BL = torch.tensor(token), torch.tensor(candidate), torch.tensor(confidence)
+    masked_BL, step_B = token_BL == MASK, torch.full((len(token),), step)
+    return Proposal(
+        candidate_BL=candidate_BL,
+        confidence_BL=confidence_BL,
+        score_BL=confidence_BL,
+        masked_BL=masked_BL,
+        open_BL=masked_BL,
+        filler_BL=candidate_BL == EOS,
+        step_B=step_B,
+        suffix_B=step_B,
+        token_BL=token_BL,
+        fixed_BL=torch.zeros_like(masked_BL),
+    )
+
+
+def empty(rows: int, length: int) -> Posts:
+    return Posts.empty(rows, length, torch.device("cpu"), torch.float32)
+
+
+def test_a_committed_token_goes_where_another_is_sure() -> None:
+    """Threshold .5: the unsure, the equal, the masked and the given stay; at 0 every other token goes."""
+    shown = evidence([[1, 2, 3, MASK, 4]], [[5, 5, 3, 5, 5]], [[0.6, 0.4, 0.9, 0.9, 0.5]])
+    assert Edit(threshold=0.5)(shown, empty(1, 5))[0].tolist() == [[True, False, False, False, True]]
+    assert Edit(threshold=0.5, strict=True)(shown, empty(1, 5))[0].tolist() == [[True, False, False, False, False]]
+    given = shown._replace(fixed_BL=torch.tensor([[True, False, False, False, False]]))
+    assert Edit(threshold=0.0)(given, empty(1, 5))[0].tolist() == [[False, True, False, False, True]]
+
+
+def test_steps_are_counted_from_where_the_block_is_complete_and_afresh_per_block() -> None:
+    rule = Edit(threshold=0.5, max_post_steps=2)
+    memory: Memory = empty(2, 2)
+    settled = []
+    for step, tokens in enumerate(([[1, MASK], [1, 2]], [[1, 2], [1, 2]], [[1, 2], [1, 2]])):
+        _, memory = rule(evidence(tokens, tokens, [[0.9, 0.9]] * 2, step), memory)
+        settled.append(rule.settled(memory).tolist())
+    assert settled == [[False, False], [False, True], [True, True]]
+    _, memory = rule(evidence([[MASK, 2], [1, 2]], [[1, 2]] * 2, [[0.9, 0.9]] * 2, 0), memory)
+    assert rule.settled(memory).tolist() == [False, False]
+    assert Edit(max_post_steps=0).settled(empty(2, 2)).tolist() == [True, True]
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**20), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.booleans())
+def test_only_written_tokens_go_and_a_row_is_that_row_alone(seed: int, threshold: float, strict: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    token_BL, candidate_BL = (torch.randint(0, VOCABULARY, (3, 6), generator=generator) for _ in range(2))
+    shown = evidence(token_BL.tolist(), candidate_BL.tolist(), torch.rand(3, 6, generator=generator).tolist())
+    shown = shown._replace(fixed_BL=torch.rand(3, 6, generator=generator) < 0.3)
+    rule = Edit(threshold=threshold, strict=strict)
+    taken_BL, _ = rule(shown, empty(3, 6))
+    assert not (taken_BL & (shown.masked_BL | shown.fixed_BL | (candidate_BL == token_BL))).any()
+    for row in range(3):
+        alone_BL, _ = rule(shown.rows(torch.tensor([row])), empty(1, 6))
+        assert torch.equal(alone_BL[0], taken_BL[row])
+
+
+def walk(seed: int, rule: Edit, branches: int = 1) -> tuple[list[int], int, int]:
+    """Decode one block with a made-up model, a function of the block's tokens: the tokens, steps and forwards it takes."""
+    weights = torch.randn(6, VOCABULARY, 6 * VOCABULARY, generator=torch.Generator().manual_seed(seed))
+    settings = StepSettings(rules=(Threshold(threshold=0.6), rule))
+    window_BL, nothing = torch.full((1, 6), MASK), torch.zeros(1, 6, dtype=torch.bool)
+    zero, memories = torch.zeros(1, dtype=torch.long), (None, empty(1, 6))
+    facts, last, forwards, left = BlockFacts(nothing, zero, zero, None), None, 0, 6
+    while left != 0:
+        states_BKL = window_BL[:, None]
+        if last is not None and branches > 1:
+            states_BKL = drafts(window_BL, last.candidate_BL, last.score_BL, branches, MASK)
+        hot = torch.nn.functional.one_hot(states_BKL.flatten(0, 1), VOCABULARY).flatten(1).float()
+        logits_RV = torch.einsum("lvh,bh->blv", weights, hot).flatten(0, 1)
+        outcome, left_B = decide(settings, logits_RV, states_BKL, facts, memories, mask_id=MASK, eos_E=torch.tensor([EOS]))
+        window_BL, memories, last = outcome.window_BL, outcome.memories, outcome.last
+        facts, left, forwards = facts._replace(step_B=outcome.step_B), int(left_B), forwards + 1
+        assert left == UNSETTLED or left == int((window_BL == MASK).sum())
+        assert forwards <= 6 + rule.max_post_steps
+    return window_BL[0].tolist(), int(facts.step_B), forwards
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_block_ends_still_or_with_its_last_further_step_and_drafts_change_nothing(seed: int) -> None:
+    """Written out as the published loop has it: no forward once nothing changes, none behind the budget."""
+    for budget in (0, 1, 4, 16):
+        rule = Edit(threshold=0.3, max_post_steps=budget)
+        tokens, steps, forwards = walk(seed, rule)
+        assert MASK not in tokens
+        assert steps == forwards
+        drafted, same_steps, fewer = walk(seed, rule, branches=3)
+        assert (drafted, same_steps) == (tokens, steps)
+        assert fewer <= forwards

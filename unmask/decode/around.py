@@ -1,0 +1,73 @@
+"""Rules around a rule: they change where or when it decides, and are otherwise what it is. Pure.
+
+Shapes: B rows, L block positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.decode.memory import Memory, State
+from unmask.decode.proposal import Proposal
+from unmask.decode.rule import Look, Rule, positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """A rule as it is. A subclass says what it makes of the evidence, or of what the rule takes."""
+
+    rule: Rule
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    @property
+    def look(self) -> Look:
+        return self.rule.look
+
+    @property
+    def state(self) -> type[State] | None:
+        return self.rule.state
+
+    @property
+    def edits(self) -> bool:
+        return self.rule.edits
+
+    @property
+    def reads_hidden(self) -> bool:
+        return self.rule.reads_hidden
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        return self.rule(proposal, memory)
+
+    def settled(self, memory: Memory) -> Tensor | None:
+        return self.rule.settled(memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored(Around):
+    """The published Dream loops: the step after a refresh takes the block's first position, whatever `rule` would take."""
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        mask_BL, memory = self.rule(proposal, memory)
+        anchor_BL = proposal.open_BL & (positions(mask_BL) == 0)
+        return torch.where((proposal.step_B == 0)[:, None], anchor_BL, mask_BL), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithinSubBlock(Around):
+    """The rule sees no open position but those of the current sub-block, the first that holds a mask.
+
+    Fast-dLLM v2 (arXiv 2509.26328). Sub-blocks of `length` tokens begin with the block.
+    """
+
+    length: int
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        # By what was masked before the step: every rule of the step decides in the same sub-block.
+        first_B1 = proposal.masked_BL.to(torch.uint8).argmax(dim=1, keepdim=True)
+        place = positions(proposal.open_BL)
+        inside_BL = place // self.length == first_B1 // self.length
+        return self.rule(proposal._replace(open_BL=proposal.open_BL & inside_BL), memory)
