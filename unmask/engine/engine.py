@@ -130,6 +130,11 @@ class Engine:
         return bool(self._waiting or self._running or self._pending is not None)
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests that begin alike share keys and values here."""
+        return self.limits.prefix_cache and self.model.spec.block is not None
+
+    @property
     def load(self) -> Load:
         """How busy it is now."""
         with self._lock:

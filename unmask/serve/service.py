@@ -50,6 +50,11 @@ class Service:
             status = "busy" if self.admission.is_full(load.running) else "ready"
         return Health(status=status, ready=status == "ready", waiting=load.waiting, running=load.running)
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests that begin alike are better sent here than elsewhere."""
+        return self._engine.shares_prefixes
+
     def measure(self) -> None:
         """Set the gauges of the engine's load."""
         self.metrics.load(self._engine.load)
