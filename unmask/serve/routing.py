@@ -10,7 +10,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from unmask.serve.affinity import SHARES, Homes
 
 
-class PrefixRouter(RequestRouter):
+class PrefixRouter(RequestRouter):  # type: ignore[misc] # Ray says no types
     """Replicas by what a request begins with."""
 
     def initialize_state(self, *, slack: int) -> None:
