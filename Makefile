@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed load refresh redundancy slow clean
 
-# The environment is made once, and again when what it is made from changes.
+# The environment is made once, and again when pyproject.toml or constraints.txt changes.
 .venv/installed: pyproject.toml constraints.txt
 	@echo "making .venv: a minute or two"
 	$(PYTHON) -m venv .venv
@@ -18,7 +18,7 @@ demo: .venv/installed
 test: .venv/installed browser
 	$(BIN)/python -m pytest
 
-# The pages of `unmask view` and `unmask serve` are tested in a real browser. Where it is missing and cannot be installed,
+# The pages of `unmask view` and `unmask serve` are tested in a real browser. If it is missing and cannot be installed,
 # those tests fail and say so; `.venv/bin/python -m pytest -m 'not slow and not browser'` leaves them out.
 browser:
 	@command -v chromedriver >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -36,16 +36,16 @@ lint: .venv/installed
 
 check: lint test
 
-# Everything that `unmask bench` measures, kept under today's date: a few minutes on an idle machine.
+# Everything that `unmask bench` measures, saved under today's date: a few minutes on an idle machine.
 bench: .venv/installed
 	$(BIN)/unmask bench --device cpu -o benchmarks/results/$$(date +%F)-bench-cpu.json
 
-# On a rented GPU, where there is no .venv: needs torch and what `import unmask` needs. One process, one file.
+# On a rented GPU without a .venv: needs torch and the dependencies of `import unmask`.
 bench-gpu:
 	PYTHONPATH=. $(PYTHON) -m unmask bench floors shapes growth profile decode --device cuda \
 		-o benchmarks/results/$$(date +%F)-bench-gpu.json
 
-# Our kernels under NVIDIA's checkers: memory out of bounds, races, and reads of what nobody wrote.
+# Our kernels under NVIDIA's checkers: memory out of bounds, races, and reads of uninitialised memory.
 sanitize-gpu:
 	for tool in memcheck racecheck initcheck; do \
 		PYTHONPATH=. compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/kernels -k cuda || exit 1; \
@@ -55,15 +55,15 @@ sanitize-gpu:
 speed: .venv/installed
 	$(BIN)/unmask bench --compare benchmarks/results -o docs/speed.md
 
-# `unmask serve` under 64 clients for two minutes, beside one at a time; every answer checked.
+# `unmask serve` under 64 clients for two minutes, against one client; every answer is checked.
 load: .venv/installed
 	$(BIN)/python benchmarks/load.py --clients 64 --seconds 120 -o benchmarks/results/$$(date +%F)-serve-cpu.json
 
-# What cheaper refreshes save and cost.
+# What cheaper refreshes save, and what they cost in accuracy.
 refresh: .venv/installed
 	$(BIN)/python benchmarks/refresh.py
 
-# Collect, tune five ways, measure: an hour or two on two cores; goes on where it was stopped.
+# Collect, tune four ways, measure: an hour or two on two cores; the same command resumes a stopped run.
 redundancy: .venv/installed
 	$(BIN)/python benchmarks/redundancy.py
 

@@ -1,4 +1,4 @@
-"""Clients of a server for `load.py`: requests of every kind, what the simple loop answers, and whether the server says so."""
+"""Clients of a server for `load.py`: requests of every kind, and whether the server answers as `unmask.generate` does."""
 
 import itertools
 import json
@@ -18,14 +18,14 @@ from unmask.models.denoiser import Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A request's body, and what the simple loop answers: text, tokens, forwards, end."""
+    """A request's body, and the right answer: text, tokens, forwards, finish reason."""
 
     body: dict[str, Any]
     right: tuple[str, int, int, str]
 
 
 def cases(model: Denoiser, count: int, seed: int) -> Iterator[Case]:
-    """Requests of every kind, none like another."""
+    """Requests of every kind, no two of them alike."""
     rng, methods = random.Random(seed), itertools.cycle(TABLE)
     for problem in itertools.islice(tasks.problems(dict.fromkeys(tasks.TASKS, 1.0), "test", seed), count):
         method, length = next(methods), rng.choice((64, 96, 128))
@@ -55,7 +55,7 @@ def cases(model: Denoiser, count: int, seed: int) -> Iterator[Case]:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """When a right answer was asked for and complete, when the first text of a stream came, and how many tokens it has."""
+    """When a right answer was asked for and complete, when the first text of a stream came, and its number of tokens."""
 
     began: float
     ended: float
@@ -67,7 +67,7 @@ class Answer:
         return self.ended - self.began
 
     def share(self, end: float) -> float:
-        """How much of it falls before `end`.
+        """The share of its time that falls before `end`.
 
         >>> Answer(began=1.0, ended=5.0, first=None, tokens=9).share(4.0)
         0.75
@@ -76,7 +76,7 @@ class Answer:
 
 
 class Wrong(Exception):
-    """What came back is not the simple loop's answer, or none at all."""
+    """The response is not the right answer, or there is none."""
 
 
 async def ask(http: httpx2.AsyncClient, case: Case) -> Answer:
@@ -86,8 +86,9 @@ async def ask(http: httpx2.AsyncClient, case: Case) -> Answer:
         if response.status_code != 200:
             raise Wrong(f"status {response.status_code}: {(await response.aread()).decode(errors='replace')}")
         if "stream" not in case.body:
-            told = json.loads(await response.aread())
-            usage, text, reason = told["usage"], told["choices"][0]["message"]["content"], told["choices"][0]["finish_reason"]
+            answer = json.loads(await response.aread())
+            choice = answer["choices"][0]
+            usage, text, reason = answer["usage"], choice["message"]["content"], choice["finish_reason"]
         else:
             async for line in response.aiter_lines():
                 if not line or line == "data: [DONE]":

@@ -1,4 +1,4 @@
-"""Does the server hold under load, and what is batching worth? Clients on loopback, against one at a time in the same run.
+"""Does the server hold under load, and how much does batching gain? Many clients on loopback against one, in one run.
 
     python benchmarks/load.py --clients 64 --seconds 120 -o benchmarks/results/DATE-serve-cpu.json
 
@@ -6,7 +6,7 @@ Starts `unmask serve` (or takes --url of a server of the same weights). Three th
 machine hits all of them: bare block forwards of the network at several batch sizes (what the machine allows), one client,
 all clients. Requests differ in prompt, method, length, seed, temperature, stop strings and stream; each answer's text,
 tokens, forwards and end are compared with `unmask.generate` of that request alone. All clients are one process, which
-shares the cores with the server: the document says how much it took. Ctrl-C ends the run with a document of what there is.
+shares the cores with the server: the document says how much of them. Ctrl-C ends the run and writes what was measured.
 """
 
 import argparse
@@ -42,15 +42,15 @@ from unmask.files import write_atomically
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 
-BARE_SECONDS = 2.0  # of bare forwards a round
+BARE_SECONDS = 2.0  # of bare forwards per round
 SHOWN = 20  # complaints in the document; all of them are counted
 
 
 @dataclass(kw_only=True)
 class Phase:
-    """A while in which some clients ask, one request after the other; those that are under way at its end are waited for.
+    """A time in which some clients send one request after the other; the last ones are waited for.
 
-    `client_cores` are those that this process took, the wait included.
+    `client_cores` is this process's processor time divided by the phase's, that wait included.
     """
 
     clients: int
@@ -61,7 +61,7 @@ class Phase:
 
 
 class Run:
-    """One measurement: what it asks and what it has seen so far."""
+    """One measurement: its requests and its results so far."""
 
     def __init__(self, model: Denoiser, asked: Sequence[Case], patience: float) -> None:
         self.model, self.asked, self.patience = model, asked, patience
@@ -122,10 +122,10 @@ class Run:
         if len(self.complaints) < SHOWN:
             self.complaints.append(f"{kind}: {text}")
 
-    # --- what it comes to
+    # --- results
 
     def summary(self, clients: int) -> dict[str, Any]:
-        """What the phases with this many clients come to; an answer that straddles a phase's end counts by its share."""
+        """The phases with this many clients, summed up; an answer beyond a phase's end counts by its share before it."""
         phases = [phase for phase in self.phases if phase.clients == clients]
         seconds = sum(phase.ended - phase.began for phase in phases)
         shares = [(answer, answer.share(phase.ended)) for phase in phases for answer in phase.answers]
@@ -154,7 +154,7 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def document(run: Run, clients: int, **more: Any) -> dict[str, Any]:
-    """Everything measured, and on what."""
+    """All results, and the machine and versions that they belong to."""
     one, many = run.summary(1), run.summary(clients)
     return {
         "benchmark": "serve",
@@ -171,18 +171,18 @@ def document(run: Run, clients: int, **more: Any) -> dict[str, Any]:
         "one": one,
         "many": many,
         "times": many["tokens_per_second"] / one["tokens_per_second"] if one["tokens_per_second"] else None,
-        "bare_forwards": run.bare.told(),
+        "bare_forwards": run.bare.summary(),
         "faults": {kind: run.faults[kind] for kind in ("failed", "stuck", "wrong")},
         "complaints": run.complaints,
     }
 
 
-def show(told: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any], console: Console) -> None:
     """The document as tables."""
-    table = Table(title=f"{told['model']} on {told['device']}, {told['cores']} cores; seconds as p50, p99", box=None)
+    table = Table(title=f"{results['model']} on {results['device']}, {results['cores']} cores; seconds as p50, p99", box=None)
     for column in ("clients", "answers", "answers/s", "tokens/s", "an answer", "first text", "clients' cores"):
         table.add_column(column, justify="right")
-    for side in (told["one"], told["many"]):
+    for side in (results["one"], results["many"]):
         spreads = [side["seconds_of_an_answer"], side["seconds_to_first_text"]]
         table.add_row(
             str(side["clients"]),
@@ -193,10 +193,10 @@ def show(told: dict[str, Any], console: Console) -> None:
             f"{side['client_cores']:.2f}",
         )
     console.print(table)
-    console.print(f"\ntokens/s of all clients against one: {told['times'] or 0:.2f} times", highlight=False)
-    console.print(f"rows/s of bare block forwards against one row: {in_words(told['bare_forwards'])}", highlight=False)
-    console.print(f"faults: {', '.join(f'{count} {kind}' for kind, count in told['faults'].items())}", highlight=False)
-    for complaint in told["complaints"][:3]:
+    console.print(f"\ntokens/s of all clients against one: {results['times'] or 0:.2f} times", highlight=False)
+    console.print(f"rows/s of bare block forwards against one row: {in_words(results['bare_forwards'])}", highlight=False)
+    console.print(f"faults: {', '.join(f'{count} {kind}' for kind, count in results['faults'].items())}", highlight=False)
+    for complaint in results["complaints"][:3]:
         console.print(f"  {complaint}", highlight=False, markup=False)
 
 
@@ -205,7 +205,7 @@ def show(told: dict[str, Any], console: Console) -> None:
 
 @contextmanager
 def serving(model: str, queue: int) -> Iterator[str]:
-    """`unmask serve` as a process of its own; its address."""
+    """Run `unmask serve` as a separate process; yields its address."""
     command = [sys.executable, "-m", "unmask", "serve", "--model", model, "--port", "0", "--queue", str(queue)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -223,7 +223,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             if found and httpx2.get(f"{found[0]}/health").status_code == 200:
                 return found[0]
         except httpx2.TransportError:
-            pass  # the socket is there before the server is
+            pass  # the socket is open before the server is ready
         time.sleep(0.1)
     raise SystemExit(f"the server did not start: {log.read_text()}")
 
@@ -234,8 +234,8 @@ def main() -> None:
     parser.add_argument("--url", help="of a server that runs already, with the weights of --model; default: start one")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120, help="with all clients; one client gets half of them")
-    parser.add_argument("--rounds", type=int, default=4, help="into which the seconds are divided")
-    parser.add_argument("--requests", type=int, default=96, help="how many different ones there are")
+    parser.add_argument("--rounds", type=int, default=4, help="number of rounds that share the seconds")
+    parser.add_argument("--requests", type=int, default=96, help="number of different requests")
     parser.add_argument("--patience", type=float, default=300, help="seconds after which a request counts as stuck")
     parser.add_argument("-o", "--output", type=Path, help="write the document to this file")
     given = parser.parse_args()
@@ -246,22 +246,22 @@ def main() -> None:
     run, complete = Run(model, [], given.patience), False
 
     def save() -> dict[str, Any]:
-        told = document(run, given.clients, complete=complete, load_before=busy)
+        results = document(run, given.clients, complete=complete, load_before=busy)
         if given.output is not None:
-            write_atomically(given.output, lambda partial: partial.write_text(json.dumps(told, indent=1) + "\n"))
-        return told
+            write_atomically(given.output, lambda partial: partial.write_text(json.dumps(results, indent=1) + "\n"))
+        return results
 
     with Progress(console=console, disable=not console.is_terminal) as progress:
         try:
             asked = cases(model, given.requests, seed=0)
-            run.asked = list(progress.track(asked, given.requests, description="the simple loop"))
+            run.asked = list(progress.track(asked, given.requests, description="right answers"))
             queue = max(256, given.clients)
             with serving(given.model, queue) if given.url is None else nullcontext(given.url) as url:
                 shape = {"clients": given.clients, "rounds": given.rounds, "seconds": given.seconds / given.rounds}
                 asyncio.run(run.measure(url, **shape, progress=progress, save=save))
             complete = True
         except KeyboardInterrupt:
-            console.print("stopped; what was measured until now:")
+            console.print("stopped; measured until now:")
     show(save(), Console())
     raise SystemExit(0 if complete and not run.faults else 1)
 

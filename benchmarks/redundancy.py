@@ -1,10 +1,10 @@
-"""Does redundancy-aware fine-tuning save forwards, and does the choice of answers matter? R2-dLLM's second half, measured.
+"""Does redundancy-aware fine-tuning (R2-dLLM) save forwards, and does the choice of training answers matter?
 
     make redundancy      # or: python benchmarks/redundancy.py --task mixture --limit 1000
 
-On the embedded model: collect its own answers, tune it on the least, the most and a randomly redundant one of each prompt
-and with the usual masked objective, then decode held-out problems with each. What is already there is not made again, so
-the last lines, the table, can be reprinted at any time.
+Collects answers of the embedded model, tunes it four ways (on the least redundant answer per prompt, the most redundant,
+a random one, and the least redundant with the usual masked objective) and decodes held-out problems with each. Steps that
+are done already are skipped, so the table at the end can be printed again at any time.
 """
 
 import argparse
@@ -50,16 +50,16 @@ def slug(name: str) -> str:
 
 
 def tune(name: str, settings: dict[str, Any]) -> Path:
-    """The folder of a tuned and merged model; made if it is not there, refused if it was made from something else."""
+    """The folder of a tuned and merged model; made if missing, refused if it was made with other settings."""
     folder = Path(settings["output"]).parent / slug(name)
     config = SFTConfig.from_dict(settings | TUNED[name] | {"output": str(folder)})
     print(f"tuning: {name}", flush=True)
-    sft(config)  # a finished one has nothing left to do
+    sft(config)  # does nothing if it has finished before
     return merge(config) if config.lora else folder
 
 
 def measure(results: Path, weights: str, path: str, methods: Sequence[str], task: Task) -> list[Run]:
-    """The runs of one model's methods; answers that are there already are kept."""
+    """The runs of one model's methods; answers that are on disk already are kept."""
     print(f"measuring: {', '.join(methods)} on {weights}", flush=True)
     mark = fingerprint(locate(path))
     folder = results / f"{task.name}-{slug(weights)}-{mark}"
@@ -67,7 +67,7 @@ def measure(results: Path, weights: str, path: str, methods: Sequence[str], task
 
 
 def main() -> None:
-    """Make what is missing and print the table."""
+    """Do the steps that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="arithmetic")
     parser.add_argument("--limit", type=int, default=1000)
@@ -81,8 +81,8 @@ def main() -> None:
     models = {"base": settings["model"]} | {name: str(tune(name, settings)) for name in TUNED}
     task = load_task(given.task, Source(limit=given.limit))
     runs = [(weights, run) for weights, path in models.items() for run in measure(results, weights, path, ROWS[weights], task)]
-    yardstick = next(run for weights, run in runs if (weights, run.name) == ("base", "fast-dllm"))
-    rows = [{"weights": weights} | summarise(run) | {"against": against(run, yardstick)} for weights, run in runs]
+    baseline = next(run for weights, run in runs if (weights, run.name) == ("base", "fast-dllm"))
+    rows = [{"weights": weights} | summarise(run) | {"against": against(run, baseline)} for weights, run in runs]
 
     print(f"\n{task.name}, {len(task.items)} held-out problems, {task.max_new_tokens} new tokens, temperature 0\n")
     print("| weights | method | right (95 %) | forwards (95 %) | against `fast-dllm` on the base (95 %) | tokens |")

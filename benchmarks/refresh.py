@@ -1,11 +1,11 @@
-"""What a cheaper start of a block costs in answers, and what it saves: prompt_interval and suffix_window, measured.
+"""Cheaper refreshes at the start of a block (prompt_interval, suffix_window): their cost in accuracy and what they save.
 
     python benchmarks/refresh.py                     # or with --limit 300, --json FILE
 
-Two measurements: methods that keep the prompt's keys for some blocks, prune the suffix or do both, on the embedded model's
-held-out problems, each against itself with whole refreshes; and the time of a long prompt on random weights, where every
-variant commits the same number of tokens at every forward. Time is the processor's, so that the machine may be shared.
-Answers that are already there are not made again.
+Two measurements: accuracy on the embedded model's held-out problems, where methods keep the prompt's keys for some blocks,
+prune the suffix or do both, each against itself with whole refreshes; and the time of a long prompt on random weights,
+where every variant commits the same number of tokens per forward. Times are processor times, so the machine may be shared.
+Answers that are on disk already are kept.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
 from unmask.models.loading import fingerprint, locate
 
-# What a block's start may leave out; the first is the yardstick.
+# The refreshes that are compared; the first is the baseline.
 REFRESHES: dict[str, dict[str, Any]] = {
     "whole": {},
     "prompt_interval=2": {"prompt_interval": 2},
@@ -43,7 +43,7 @@ PROMPT, ANSWER, STEPS, ROUNDS = 1024, 256, 64, 5
 
 
 def quality(model: str, limit: int, length: int) -> list[dict[str, Any]]:
-    """A row for every preset and refresh, in blocks of `length` tokens, against the preset with whole refreshes."""
+    """One row per preset and refresh, in blocks of `length` tokens, against the preset with whole refreshes."""
     task = load_task("arithmetic", Source(limit=limit))
     denoiser, weights = unmask.load(model), fingerprint(locate(model))
     rows = []
@@ -58,7 +58,7 @@ def quality(model: str, limit: int, length: int) -> list[dict[str, Any]]:
 
 
 def long_model() -> Denoiser:
-    """A LLaDA of four layers, 256 wide, with random weights: small enough for a CPU, and its refreshes cost what they hold."""
+    """A LLaDA of four layers, 256 wide, with random weights: small enough for a CPU, large enough to time."""
     network = LLaDA(
         {
             "d_model": 256,
@@ -77,7 +77,7 @@ def long_model() -> Denoiser:
 
 
 def cost() -> list[dict[str, Any]]:
-    """Query tokens and processor seconds of one answer behind a long prompt, the refreshes taking turns."""
+    """Query tokens and processor seconds of one answer after a long prompt, the refreshes taking turns."""
     model = long_model()
     prompt = torch.randint(500, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist()
     methods = {
@@ -118,13 +118,14 @@ def main() -> None:
     costs, rows = cost(), quality(given.model, given.limit, given.block_length)
 
     print(f"\nprompt {PROMPT}, answer {ANSWER}, {STEPS} forwards, {ROUNDS} interleaved rounds\n")
-    print("| a block's start | query tokens | times fewer | times less time |\n|---|---|---|---|")
+    print("| refresh | query tokens | of whole | seconds, of whole |\n|---|---|---|---|")
     for found in costs:
         print(
-            f"| `{found['refresh']}` | {found['query_tokens']} | {found['times_fewer']:.2f} | {found['times_less_time']:.2f} |"
+            f"| `{found['refresh']}` | {found['query_tokens']} "
+            f"| 1 / {found['times_fewer']:.2f} | 1 / {found['times_less_time']:.2f} |"
         )
     print(f"\narithmetic, {given.limit} held-out problems, {given.model}, blocks of {given.block_length}\n")
-    print("| preset | a block's start | right (95 %) | against whole (95 %) | forwards | query tokens |")
+    print("| preset | refresh | right (95 %) | against whole (95 %) | forwards | query tokens |")
     print("|---|---|---|---|---|---|")
     for found in rows:
         right = f"{found['accuracy']:.1%} ({found['accuracy_low']:.1%} to {found['accuracy_high']:.1%})"

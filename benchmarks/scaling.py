@@ -1,8 +1,8 @@
-"""What batching is worth on this machine: bare block forwards of a network, many rows against one.
+"""How much batching gains on this machine: bare block forwards of a network, many rows against one.
 
     python benchmarks/scaling.py --model unmask-tiny
 
-No engine, no rules: what is left is what processor and memory allow. `load.py` measures it beside the server.
+Without engine and rules, so that the result is what processor and memory allow. `load.py` measures it beside the server.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 
 import unmask
 from unmask.bench.replays import query, replay
-from unmask.bench.shapes import seated
+from unmask.bench.shapes import mid_answer
 from unmask.context.plan import assemble
 from unmask.models.denoiser import Denoiser
 
@@ -24,19 +24,19 @@ PROMPT, ANSWER = 64, 96  # tokens of a row; the second of its three blocks is de
 
 
 class Forwards:
-    """A block's forward at every number of rows; each `measure` adds readings, the numbers taking turns."""
+    """One block forward at every batch size; each `measure` adds readings, the sizes taking turns."""
 
     def __init__(self, model: Denoiser) -> None:
         self.model = model
         self.seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
         method = replay(ANSWER // 4, cache="dual")
-        rows, self._pool = seated(model, method, batch=max(ROWS), prompt=PROMPT, answer=ANSWER)
+        rows, self._pool = mid_answer(model, method, batch=max(ROWS), prompt=PROMPT, answer=ANSWER)
         queries = [query(row, 1) for row in rows]  # the second forward of a block: the first has filled the cache
         self._plans = {rows: assemble(queries[:rows], device=model.device) for rows in ROWS}
 
     @torch.inference_mode()
     def measure(self, seconds: float) -> None:
-        """Time forwards for about so long."""
+        """Time forwards for about this many seconds."""
         for plan in self._plans.values():
             self.model.forward(*plan, self._pool)  # warm
         end = time.perf_counter() + seconds
@@ -46,8 +46,8 @@ class Forwards:
                 self.model.forward(*plan, self._pool)[0, 0].item()  # waits for a GPU
                 self.seconds[rows].append(time.perf_counter() - began)
 
-    def told(self) -> list[dict[str, Any]]:
-        """Seconds of a forward (medians), and how many times as many rows a second as one row at a time."""
+    def summary(self) -> list[dict[str, Any]]:
+        """The median seconds per forward, and rows per second as a multiple of those of one row (`times`)."""
         medians = {rows: statistics.median(readings) for rows, readings in self.seconds.items() if readings}
         return [
             {"rows": rows, "seconds": median, "times": rows * medians[1] / median, "readings": len(self.seconds[rows])}
@@ -55,9 +55,9 @@ class Forwards:
         ]
 
 
-def in_words(told: Sequence[dict[str, Any]]) -> str:
+def in_words(readings: Sequence[dict[str, Any]]) -> str:
     """The readings in one line."""
-    return ", ".join(f"{batch['rows']} rows {batch['times']:.2f}" for batch in told)
+    return ", ".join(f"{batch['rows']} rows {batch['times']:.2f}" for batch in readings)
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     given = parser.parse_args()
     forwards = Forwards(unmask.load(given.model))
     forwards.measure(given.seconds)
-    print(f"rows a second of bare block forwards, times those of one row: {in_words(forwards.told())}")
+    print(f"rows per second of bare block forwards, as a multiple of one row's: {in_words(forwards.summary())}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw one decode as an SVG, every token coloured by the rule that committed it: the picture at the top of the README.
+"""Draw one decode as an SVG, every token in the colour of the rule that committed it: the picture at the top of the README.
 
 python examples/picture.py docs/decode.svg
 """

@@ -65,7 +65,7 @@ def method(vector: Vector) -> unmask.Method:
     read = {key: settings[key] for key in ("parity", "block_length", "commit", "cache")}
     read["max_new_tokens"] = new_tokens(vector)
     if settings["stop"]:
-        check = "every step" if settings.get("early") else CHECKS[system]
+        check = "every step that writes one" if settings.get("early") else CHECKS[system]
         read["stop_at_eos"] = {"check": check, "eos_id": settings["stop"]}
     if system == "fast-dllm-v2-hub" and not settings["stop"]:
         read["stop_at_eos"] = {"check": "every step", "eos_id": MASK}  # which is never written: the loop looks all the same
@@ -118,7 +118,7 @@ def _decode(vector: Vector, records: Sequence[unmask.StepRecord], row: int) -> D
         for position, token in zip(record.committed[place], record.tokens[place], strict=True):
             written[position - prompt] = token
         query = record.query_tokens[place]
-        if MASK not in query:
+        if MASK not in query and vector["settings"]["cache"] != "none":
             kinds += "c" if "d" in kinds else "p"
         else:
             kinds += "s" if vector["settings"].get("sub_block_cache") and len(query) < length else "d"

@@ -1,4 +1,4 @@
-"""Everything that unmask raises on purpose.
+"""Every error that unmask raises on purpose.
 
     UnmaskError
     ├── ConfigError          a bad option or value; also a ValueError
@@ -57,7 +57,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def require(what: str, package: str, extra: str) -> None:
-    """Look for a package of an extra before the work that needs it begins. Raises ConfigError where it is not installed.
+    """Raises ConfigError, before the work that needs it begins, if a package of an extra is not installed.
 
     >>> require("--sweep", "no_such_package", "eval")
     Traceback (most recent call last):

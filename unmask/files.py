@@ -1,6 +1,6 @@
 """Files that survive a kill: whole ones written atomically, growing ones line by line, folders with one writer.
 
-Every part of the package may import this file; it knows nothing of what it writes.
+Every package of unmask may import this module, which knows nothing of the content it writes.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def writing(folder: Path) -> Iterator[None]:
 
     The kernel frees the lock with the process, however that ends; the empty file `.lock` stays.
 
-    Raises ConfigError where the folder cannot be written, or while another process holds it.
+    Raises ConfigError if the folder cannot be written, or while another process holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,9 @@ def writing(folder: Path) -> Iterator[None]:
 def move_aside(folder: Path) -> Path | None:
     """Rename a folder to NAME.1, or to the first such name that is free; returns its new place.
 
-    Where there is no folder nothing happens, and None is returned.
+    If there is no such folder, nothing happens and None is returned.
 
-    Raises ConfigError while a process writes the folder, or where the current folder lies in it.
+    Raises ConfigError while a process writes the folder, or if the current folder lies in it.
     """
     if not folder.exists():
         return None
@@ -80,7 +80,7 @@ def move_aside(folder: Path) -> Path | None:
 
 
 def _lock(file: BinaryIO, name: Path) -> None:
-    import fcntl  # no such module on Windows, where all but these writers works
+    import fcntl  # missing on Windows, where everything except these writers works
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,13 +100,13 @@ def _cannot_write(name: Path, error: OSError) -> ConfigError:
 class Journal:
     """A JSONL file that only grows and has one writer; its first line, {"provenance": {...}}, says where the others come from.
 
-    A kill may cut its last line short. Opening it again drops that line, so work goes on behind the last whole one.
+    A kill may cut its last line short. Opening it again drops that line, so work resumes after the last complete one.
     The file is locked until it is closed, and is read line by line, not held in memory.
 
     Args:
         made: the verb of errors: what made the file.
         name: what errors call the file; None: its path.
-        obsolete: whether the first line behind the provenance says that the file protects nothing: it then begins anew.
+        obsolete: whether the first line after the provenance marks the file as obsolete; it is then begun again.
 
     Raises:
         ConfigError: the file cannot be written, another process writes it, or it holds lines of another provenance.
@@ -141,9 +141,9 @@ class Journal:
         self.close()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every line behind the provenance: its place in the file, in bytes, and what it holds.
+        """Every line after the provenance: its place in the file, in bytes, and its content.
 
-        Raises ConfigError for a line that is no object of JSON; names file and line.
+        Raises ConfigError, which names file and line, for a line that is not a JSON object.
         """
         self._file.seek(0)
         place = len(self._file.readline())
@@ -167,7 +167,7 @@ class Journal:
         return places
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Put these lines in the place of all others, atomically: the last that is done with a journal."""
+        """Replace all lines by these, atomically; nothing may be appended afterwards."""
         text = b"".join(map(_line, ({"provenance": self._provenance}, *rows)))
         write_atomically(self.path, lambda place: place.write_bytes(text))
 
@@ -195,7 +195,7 @@ class Journal:
 def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Provenance and lines of a journal; `hint` says what makes such a file.
 
-    Raises ConfigError if it is none, or is damaged.
+    Raises ConfigError if the file is not a journal or is damaged.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -217,12 +217,12 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        raise ConfigError(f"{path}:{number}: this line is damaged: mend or remove it")
+        raise ConfigError(f"{path}:{number}: this line is damaged: repair or remove it")
     return row
 
 
 def _last_newline(file: BinaryIO) -> int:
-    """Where the last line that a kill has not cut short ends; -1 where there is none."""
+    """Place of the last newline, where the last complete line ends; -1 if there is none."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         begin = max(0, end - 2**16)

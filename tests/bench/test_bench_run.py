@@ -52,6 +52,7 @@ SHAPE = {
     "head_size",
     "rotary",
     "qk_norm",
+    "moe",
 }
 GROWN = {"model", "forwards", "batch", "prompt", "answer", "tokens_per_second"} | TIMING
 SCHEMA = {

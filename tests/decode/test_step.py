@@ -59,14 +59,20 @@ def test_status_by_ending() -> None:
     window = torch.tensor([[5, 1, 9], [9, 1, 5], [5, 1, 5], [1, 1, 1], [5, 5, 9]])
     nothing = torch.zeros_like(window, dtype=torch.bool)
 
-    def ends(ending: Ending, fixed: torch.Tensor = nothing, final: torch.Tensor | None = None) -> list[int]:
-        found: list[int] = status(window, fixed, mask_id=9, eos_E=torch.tensor([1]), ending=ending, final_B=final).tolist()
-        return found
+    def ends(
+        ending: Ending, fixed: torch.Tensor = nothing, final: torch.Tensor | None = None, taken: torch.Tensor = nothing
+    ) -> list[int]:
+        left_B = status(window, fixed, taken, mask_id=9, eos_E=torch.tensor([1]), ending=ending, final_B=final)
+        return left_B.tolist()  # type: ignore[no-any-return]
 
     assert ends("never") == [1, 1, 0, 0, 1]
     assert ends("first") == [ENDED, 1, ENDED, ENDED, 1]
     assert ends("block") == [1, 1, ENDED, ENDED, 1]
     assert ends("whole block") == [1, 1, 0, ENDED, 1]
+    # LLaDA2's early stop: the first row's EOS counts where this step has written it.
+    assert ends("written") == [1, 1, ENDED, ENDED, 1]
+    assert ends("written", taken=torch.tensor([[True, False, False]] * 5)) == [1, 1, ENDED, ENDED, 1]
+    assert ends("written", taken=torch.tensor([[False, True, False]] * 5)) == [ENDED, 1, ENDED, ENDED, 1]
     # An EOS that was given ends nothing; beside it the others count as ever.
     given = torch.tensor([[False, True, False]] * 4 + [[False] * 3])
     assert ends("first", given) == [1, 1, 0, ENDED, 1]

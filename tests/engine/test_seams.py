@@ -15,6 +15,7 @@ from tests.reference import alone, forwards_of
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Look, Rule, RulePart, best
+from unmask.decode.rules import Threshold
 from unmask.decode.settings import filled_field, whole_field
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import answer
@@ -309,3 +310,21 @@ def test_a_constraint_narrows_what_the_rules_see(block: int | None, stays: bool,
     assert any(frequent in row.token_ids for row in done[0::3])
     assert all(frequent not in row.token_ids for row in done[1::3])
     assert all(row.token_ids == [4, 9] * 12 for row in done[2::3])
+
+
+# --- a model's own values ---------------------------------------------------------------------------------------------
+
+
+def test_a_models_own_values_replace_defaults_and_nothing_that_was_named() -> None:
+    denoiser = model()
+    denoiser.network.defaults = {"commit.threshold": 0.6, "block_length": 8, "cache": "none"}
+
+    def used(method: Method) -> Method:
+        return unmask.generate(denoiser, [[1, 2, 3]], method=method, max_new_tokens=16)[0].method
+
+    own = used(unmask.method("fast-dllm"))
+    assert (own.commit, own.block_length, own.cache) == (Threshold(threshold=0.6), 8, "none")
+    named = used(unmask.method("fast-dllm", threshold=0.9, cache="dual", block_length=16))
+    assert (named.commit, named.block_length, named.cache) == (Threshold(threshold=0.9), 16, "dual")
+    assert used(unmask.method("fast-dllm-official", block_length=16)).commit == Threshold(threshold=0.9)
+    assert unmask.method("fast-dllm").commit == Threshold(threshold=0.9)

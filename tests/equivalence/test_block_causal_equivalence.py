@@ -36,6 +36,12 @@ METHODS = (
     ("eb-sampler", {}),
     ("sdar", {}),
     ("sdar-official", {}),
+    ("llada2", {}),
+    ("llada2.1", {"max_post_steps": 3}),
+    ("llada2.1-official", {"max_post_steps": 3}),
+    ("fast-dllm-v2", {"sub_block": 2, "sub_block_cache": True}),
+    ("fast-dllm-v2-official", {"sub_block": 2}),
+    ("r2-dllm", {"edit_threshold": 0.9, "draft_steps": 3, "max_post_steps": 3}),
 )
 LENGTHS = (1, 3, 4, 5, 8, 11, 12, 26)
 

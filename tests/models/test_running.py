@@ -182,6 +182,9 @@ def test_logits_are_the_projection_of_states() -> None:
         assert torch.equal(model.forward(packed_N, plan, None), model.project(states))
 
 
-def test_no_model_of_today_has_settings_of_its_own() -> None:
-    assert all(toy(family).defaults == {} for family in CONFIGS)
+def test_a_models_own_settings_are_its_blocks_and_their_exact_cache() -> None:
+    grid = {"cache": "block", "suffix": None, "refresh": None}
+    for family in CONFIGS:
+        block = toy(family).spec.block
+        assert toy(family).defaults == ({} if block is None else {"block_length": block, **grid})
     assert isinstance(toy().network.blocks()[0].parts().qkv, Separate)

@@ -133,6 +133,7 @@ def record(
         committed=[[10 + place for place in committed]],
         tokens=[[]],
         rule=[[]],
+        prompt=[10],
         start=[10],
         block=[block],
         candidate=[candidate],

@@ -1,1 +1,1 @@
-"""Measuring speed, A against B in one run."""
+"""Benchmarks of speed; what is compared is measured in one run, in turns."""

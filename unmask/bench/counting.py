@@ -1,7 +1,7 @@
-"""What a forward must move and compute at least, counted from the shape and the plan, and the time that takes here.
+"""The least that a forward must move and compute, counted from shape and plan, and the time that takes on a device.
 
-Counted once each: every matrix of the network, embedded rows, the keys and values that a query sees and those it leaves,
-logits. Activations, norms, biases and rotary tables are not: they are what a perfect kernel would keep on the chip.
+Counted once each: every matrix of the network, embedded rows, the keys and values that a query reads and
+writes, and the logits. Activations, norms, biases and rotary tables are left out: a perfect kernel would keep them on the chip.
 """
 
 from collections.abc import Iterable
@@ -27,13 +27,13 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What the device does in a second when nothing else is asked of it."""
+    """What the device moves and computes per second at best."""
 
     bytes: float
     flops: float
 
     def floor(self, cost: Cost) -> float:
-        """Seconds below which this cannot be done: the longer of moving and computing.
+        """The least time in seconds: the longer one of moving and computing.
 
         >>> Rates(bytes=100.0, flops=10.0).floor(Cost(bytes=200, flops=30))
         3.0
@@ -70,5 +70,5 @@ def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
 
 
 def decision(rows: int, length: int, vocabulary: int, itemsize: int) -> Cost:
-    """One decision: the logits are read once; what is computed of them is not counted."""
+    """One decision: the logits are read once; operations on them are not counted."""
     return Cost(bytes=itemsize * rows * length * vocabulary)

@@ -1,7 +1,7 @@
-"""What a decode costs besides the network: one step's decision, everything after the logits, at a real vocabulary.
+"""The cost of a decode besides the network: one decision, everything after the logits, with a real vocabulary.
 
-Ours against `plain`, a row-and-window loop written straight from the paper's formulas, in one run, because timings of a
-shared machine mean little by themselves.
+Ours against `plain`, loops over rows and windows as in the paper's formulas; both in one run, because absolute timings
+of a shared machine mean little.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ SHAPES = ((1, 32, VOCABULARY), (16, 32, VOCABULARY))
 
 
 def step_inputs(rows: int, length: int, vocabulary: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits [B, L, V] that look like a half-sure model's, and a window with about two thirds of it masked."""
+    """Logits [B, L, V] with confidences of all sizes, and a window of which about two thirds are masked."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(rows, length, vocabulary, generator=generator)
     candidates = torch.randint(100, 300, (rows, length, 1), generator=generator)
@@ -56,7 +56,7 @@ def ours(
 
 
 def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method) -> Callable[[], list[int]]:
-    """The same rules as loops over rows, ranks, windows and runs, one comparison at a time, as a first reading gives them.
+    """The same rules as loops over rows, ranks, windows and runs, with one comparison at a time.
 
     Probabilities in float64 for threshold and windows and in float32 again for runs and streaks, as published.
     """
@@ -118,7 +118,7 @@ def plain(logits_BLV: Tensor, window_BL: Tensor, memory: Streak, method: Method)
 
 
 def decisions(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
-    """Both decisions at each shape, taking turns; `ratio` is how many times longer the plain loop takes."""
+    """Both decisions at each shape, taking turns; `ratio` is the plain loop's time divided by ours."""
     method = load_method("r2-dllm")
     for rows, length, vocabulary in SHAPES:
         report(f"decision at [{rows}, {length}, {vocabulary}]")

@@ -1,4 +1,4 @@
-"""What the machine can do at all: copy bandwidth out of cache, and matrix products, large and of a block forward's shape."""
+"""The limits of the machine: copy bandwidth beyond any cache, and matrix products, large and of a block forward's shape."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from unmask.models.shape import Shape
 
 
 def floors(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
-    """A row for the copy and one for each product."""
+    """One row for the copy and one per product."""
     report("copying memory")
     moved = 2 * load.copied
     timing = rounds([_copy(load.copied, device)], device, repeats=load.repeats, seconds=load.seconds)[0]
@@ -56,7 +56,7 @@ def _shape(name: str) -> Shape:
 
 
 def _product(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device, *, spread: int) -> Side:
-    """A product with another matrix at each call, so that the weights come from memory as they do in a network."""
+    """A product with another matrix per call, so that weights are read from memory as in a network."""
     copies = max(1, min(64, spread // (inputs * outputs * dtype.itemsize)))
     x = torch.randn(rows, inputs, device=device, dtype=dtype)
     weights = itertools.cycle([torch.randn(inputs, outputs, device=device, dtype=dtype) for _ in range(copies)])
@@ -64,7 +64,7 @@ def _product(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: t
 
 
 def name(dtype: torch.dtype) -> str:
-    """As it is written on the command line.
+    """A type as the command line writes it.
 
     >>> name(torch.bfloat16)
     'bfloat16'
@@ -73,7 +73,7 @@ def name(dtype: torch.dtype) -> str:
 
 
 def rates(rows: list[dict[str, Any]], dtype: torch.dtype) -> Rates:
-    """What forwards of this type are held against: the copy, and the fastest of the products."""
+    """The rates that forwards of this type are compared with: those of the copy and of the fastest product."""
     copies = [row["bytes_per_second"] for row in rows if row["what"] == "copy"]
     products = [row["flops_per_second"] for row in rows if row["what"] == "product" and row["dtype"] == name(dtype)]
     if not copies or not products:

@@ -12,7 +12,7 @@ from unmask.bench.workload import Load, Report, shaped
 
 
 def growth(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
-    """A row for each value of each axis; the others stay where the load puts them."""
+    """One row per value of each axis; the other two sizes stay at the load's start."""
     shape = load.shapes[0]
     report(f"making {shape}")
     model = shaped(shape, device, load.dtype)

@@ -1,6 +1,6 @@
-"""The clock: whole calls, waited for, several sides taking turns so that a busy moment hits all of them.
+"""The clock: whole calls until the device is idle, several sides taking turns so that a busy moment hits all of them.
 
-The same on a CPU and a GPU. What is too short for a clock is called so often that one reading takes milliseconds.
+The same on a CPU and a GPU. Calls that are too short for a clock are repeated until one reading takes milliseconds.
 """
 
 import statistics
@@ -26,7 +26,7 @@ class Timing:
 
     @classmethod
     def of(cls, readings: Sequence[float]) -> "Timing":
-        """What readings come to.
+        """The median, fastest and slowest of some readings.
 
         >>> Timing.of([3.0, 1.0, 2.0])
         Timing(seconds=2.0, fastest=1.0, slowest=3.0, repeats=3)
@@ -36,9 +36,9 @@ class Timing:
 
 
 def rounds(sides: Sequence[Side], device: torch.device, *, repeats: int, seconds: float, warm: bool = False) -> list[Timing]:
-    """Time every side once a round: `repeats` rounds, or as many as begin within `seconds`, at least one.
+    """Time every side once per round: `repeats` rounds, or as many as begin within `seconds`, at least one.
 
-    Sides that are not `warm` are called before anything counts, and the short ones so often that a clock can tell.
+    Sides that are not `warm` are called once before, and short ones are repeated within a reading.
     """
     calls = [1 if warm else _warm(side, device, seconds) for side in sides]
     readings: list[list[float]] = [[] for _ in sides]
@@ -52,9 +52,9 @@ def rounds(sides: Sequence[Side], device: torch.device, *, repeats: int, seconds
 
 
 def _warm(side: Side, device: torch.device, seconds: float) -> int:
-    """Call a side until it is warm; how many calls make one reading."""
+    """Call a side until it is warm; returns how many calls make one reading."""
     first = _read(side, device, 1)
-    # The first call may have compiled or allocated; where it was long in itself one is warm-up enough.
+    # The first call may have compiled or allocated; if it was long, one call is warm-up enough.
     usual = first if first > seconds / 4 else _read(side, device, 1)
     return max(1, min(1000, round(_LEAST / usual)))
 
@@ -69,13 +69,13 @@ def _read(side: Side, device: torch.device, calls: int) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Block until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The machine that the figures belong to, as plain data."""
     is_gpu = device.type == "cuda"
     return {
         "device": device.type,
@@ -87,7 +87,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, as far as the system gives it."""
     try:
         with open("/proc/cpuinfo") as file:
             named = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

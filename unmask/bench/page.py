@@ -6,8 +6,8 @@ from unmask.bench.report import Document, Table, found, rate, seconds, tables
 
 ABOUT = (
     "Made by `unmask bench --compare benchmarks/results -o docs/speed.md` from the dated documents in that folder. A time is "
-    "a median, a floor the least that moving the counted bytes or computing the counted operations could take at the rates "
-    "measured in the same run, a ratio one by the other."
+    "a median; its floor is the least time in which the counted bytes can be moved or the counted operations computed, at the "
+    "rates measured in the same run; its ratio is the time divided by the floor."
 )
 
 

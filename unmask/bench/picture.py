@@ -1,4 +1,4 @@
-"""A document of a run as one picture: against the floors, published decodes, presets, growth. Needs matplotlib."""
+"""The document of a run as one picture: against the floors, published decodes, presets, growth. Needs matplotlib."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ SERIES = (MEASURED, PUBLISHED, "#4f8f5b", "#8a5fa8")
 
 
 def draw(document: Document, path: Path) -> None:
-    """A panel for each part that was measured. Raises ConfigError where there is nothing to draw, or nothing to draw with."""
+    """A panel for each part that was measured. Raises ConfigError if there is nothing to draw, or no matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -58,12 +58,12 @@ def _forwards(axes: "Axes", document: Document) -> None:
 
 
 def _decodes(axes: "Axes", document: Document) -> None:
-    """Measured, least and published seconds of each schedule at batch 1, the longest prompt."""
+    """Measured seconds, floor and published seconds of each schedule at batch 1, the longest prompt."""
     rows = [row for row in found(document, "shapes", "decode") if row["batch"] == 1]
     rows = [row for row in rows if row["prompt"] == max(row["prompt"] for row in rows)]
     rows = [row for row in rows if row["variant"] == rows[0]["variant"]]
     places = range(len(rows))
-    # The upright axis is turned around: what is smaller stands above.
+    # The y axis is inverted: smaller values stand above.
     axes.barh([place - 0.25 for place in places], [row["seconds"] for row in rows], 0.25, color=MEASURED, label="measured")
     axes.barh(places, [row["floor"] for row in rows], 0.25, color=FLOOR, label="its floor")
     published = [row["published_seconds"] for row in rows]
@@ -80,7 +80,7 @@ def _decodes(axes: "Axes", document: Document) -> None:
 
 
 def _presets(axes: "Axes", document: Document) -> None:
-    """Tokens a second of every preset, alone and as a batch."""
+    """Tokens per second of every preset, alone and as a batch."""
     rows = [row for row in found(document, "decode", "preset") if row["tokens_per_second_batch"] is not None]
     places = range(len(rows))
     alone, batch = ([row[key] for row in rows] for key in ("tokens_per_second", "tokens_per_second_batch"))

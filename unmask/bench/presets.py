@@ -1,6 +1,6 @@
-"""What the presets save on a real model, what a batch brings of what the hardware allows, and what a long answer costs.
+"""What the presets save on a real model, how much of the possible speed-up a batch reaches, and the cost of long answers.
 
-Real decodes of the embedded model's own problems, or of those on any other model.
+Real decodes of the embedded model's own problems, on that model or any other.
 """
 
 import itertools
@@ -27,13 +27,13 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.loading import load as load_model
 
 BATCH = 16
-TOKENS = 384  # of prompt and answer together where the number of blocks grows
+TOKENS = 384  # of prompt and answer together while the number of blocks grows
 
 
 def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:
     """Every preset over the same problems: one at a time, taking turns with vanilla, without its cache, as a batch of 16.
 
-    Rates are tokens to the end of the answers in a second. The published twins, whose caches are the same, are only
+    Rates are tokens per second, counted to the end of each answer. The published twins, whose caches are the same, are only
     measured one at a time.
     """
     made = tasks.problems("arithmetic", "test", seed=7)
@@ -68,12 +68,12 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
 
 
 class _Answering:
-    """Answers requests, so many at once; knows what the last time came to."""
+    """Answers requests, `rows` at a time, and keeps the counts of the last call."""
 
     def __init__(self, model: Denoiser, asked: Sequence[Request], *, rows: int) -> None:
         self.asked, self.rows, self.engine = asked, rows, engine_for(model, asked, rows=rows)
         self.tokens, self.forwards, self.refreshes = 0, 0.0, 0.0
-        # One block of each warms the engine up without decoding everything.
+        # One block of each request warms the engine up without decoding everything.
         self.engine.generate([replace(request, max_new_tokens=BLOCK) for request in asked[:rows]])
 
     def __call__(self) -> None:
@@ -82,13 +82,13 @@ class _Answering:
             done += self.engine.generate(self.asked[begin : begin + self.rows])
         self.tokens = sum(row.tokens for row in done)
         self.forwards = sum(row.forwards for row in done) / len(done)
-        # A row is over in the block of its EOS, and each block begins with a refresh.
+        # A row ends in the block of its EOS, and each block begins with a refresh.
         blocks = [min(row.tokens // BLOCK + 1, len(row.token_ids) // BLOCK) for row in done]
         self.refreshes = sum(blocks) / len(blocks)
 
 
 def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:
-    """The bare network at batch 1 and 16: how much more it does in a second, and the decision's share of a block forward."""
+    """The bare network at batch 1 and 16: its rows per second against batch 1, and the decision's share of the time."""
     single: dict[str, tuple[Any, Timing]] = {}
     for batch in (1, BATCH):
         report(f"{model.name}: the bare network at batch {batch}")
@@ -107,7 +107,7 @@ def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, 
 
 
 def memory(model: Denoiser, report: Report) -> Iterator[dict[str, Any]]:
-    """Peak memory of a decode above the loaded model, against how many blocks the same number of tokens is answered in."""
+    """Peak memory of a decode above the loaded model, for the same number of tokens in more and more blocks."""
     for blocks in (1, 2, 4, 8):
         report(f"memory of {blocks} blocks")
         yield {"what": "memory", "blocks": blocks, "tokens": TOKENS, "peak_bytes": _peak(model, blocks)}
@@ -120,8 +120,8 @@ def _peak(model: Denoiser, blocks: int) -> int | None:
         _answer(model, blocks)
         return torch.cuda.max_memory_allocated(model.device) - before
     if not _RESET.exists():
-        return None  # only Linux tells
-    # A process of its own, whose allocator hands back at once what is freed: one that keeps memory shows no peak.
+        return None  # only Linux reports a peak
+    # A separate process, whose allocator returns freed memory at once: an allocator that keeps it hides the peak.
     code = f"from unmask.bench.presets import peak_here; print(peak_here({model.name!r}, {blocks}))"
     eager = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=eager)
@@ -134,7 +134,7 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def peak_here(name: str, blocks: int) -> int:
     """Bytes by which this process grows at most while it decodes."""
     model = load_model(name, device="cpu")
-    _answer(model, 1)  # what a first decode loads
+    _answer(model, 1)  # loads what only a first decode loads
     _RESET.write_text("5")  # the peak from here on: proc(5)
     before = _status("VmRSS")
     _answer(model, blocks)

@@ -14,7 +14,7 @@ MOST = 25
 
 
 def profile(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
-    """A row an operation, its own time and share; on a GPU its kernels', elsewhere the processor's."""
+    """One row per operation, with its own time and share: the kernels' on a GPU, the processor's elsewhere."""
     model = shaped(load.shapes[0], device, load.dtype)
     asked = requests(model, proportional(model, load.start["answer"]), **load.start)
     engine = engine_for(model, asked, rows=1)

@@ -1,7 +1,7 @@
-"""Decodes of random networks that take the forwards that a paper has published.
+"""Decodes of random networks in as many forwards as a paper has published.
 
-Random weights are never sure of anything, so no rule can say when they commit; `Replay` says it instead. Everything else
-is a real decode: the engine, the caches, and R2-dLLM's rules, which run and take nothing.
+With random weights no confidence reaches a threshold, so `Replay` fixes how many tokens each forward commits. Everything
+else is a real decode: the engine, the caches, and R2-dLLM's rules, which run and commit nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ from unmask.models.denoiser import Denoiser
 class Schedule:
     """A published decode of 256 tokens in blocks of 32: R2-dLLM v1 (arXiv 2604.18995), table 1, GSM8K, batch 1, one H200.
 
-    `forwards` are model calls an answer, rounded, refreshes included. Dream's published counts leave the 8 refreshes out
-    (its loop's counter does), so they are added here. `seconds` is the published latency, of prompts of about 1,000 tokens.
+    `forwards` are model calls per answer, rounded, refreshes included. Dream's published counts leave out the 8 refreshes
+    (as its loop's counter does), so they are added here. `seconds` is the published latency for prompts of about 1,000 tokens.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Schedule:
     cached: bool = True
 
 
-REPLAYED = "r2-dllm"  # the one that is measured where only one is
+REPLAYED = "r2-dllm"  # the schedule of measurements that take only one
 SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
     "LLaDA": (
         Schedule(name="vanilla", forwards=256, seconds=13.1, cached=False),
@@ -63,7 +63,7 @@ SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
 }
 
 PUBLISHED = "a replay takes what was published"
-# The contexts that are measured, as settings of the replayed method. One more line is one more curve.
+# The contexts that are measured, as settings of the replayed method. Every line is one curve.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "dual cache": {"cache": "dual"},
     "prompt kept": {"cache": "dual", "refresh": Refresh(prompt_interval=None)},
@@ -71,15 +71,16 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 
 def schedules(model: Denoiser) -> tuple[Schedule, ...]:
-    """The published decodes of a model's family."""
+    """The published decodes of the model's family."""
     return SCHEDULES[type(model.network).__name__]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed(Commit):
-    """As many positions as spread `forwards` forwards evenly over the blocks of a row, the earlier ones a step longer.
+    """Commits so many positions per step that a row takes `forwards` forwards, spread evenly over its blocks.
 
-    The block is known by what lies behind it, so the context must show the whole suffix.
+    What is left over makes the earlier blocks one step longer. The length of the suffix tells which block it is, so the
+    context must hold the whole suffix.
     """
 
     name: ClassVar[str] = "replayed"
@@ -103,10 +104,10 @@ class Replay(Method):
     forwards: int = whole_field(1, search=PUBLISHED)
 
     def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
-        """The replayed count, and behind it the method's other rules."""
+        """The replayed count, followed by the method's other rules."""
         blocks = answer_length // self.block(answer_length)
         if self.suffix is not None:
-            raise ConfigError("a replay needs the whole suffix: take suffix out")
+            raise ConfigError("a replay needs the whole suffix: leave suffix out")
         if not blocks <= self.forwards <= answer_length:
             raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
         return (
@@ -116,7 +117,7 @@ class Replay(Method):
 
 
 def replay(forwards: int, **settings: Any) -> Replay:
-    """R2-dLLM's rules behind a replayed count, run as ever but sure of nothing; `settings` are fields of Method."""
+    """A replayed count, then R2-dLLM's rules, which run but reach no threshold; `settings` are fields of Method."""
     return Replay(
         name="replay",
         block_length=BLOCK,
@@ -129,7 +130,7 @@ def replay(forwards: int, **settings: Any) -> Replay:
 
 
 def proportional(model: Denoiser, answer: int) -> Replay:
-    """R2-dLLM's published decode for answers of another length: as many forwards a token."""
+    """R2-dLLM's published decode for answers of another length, with as many forwards per token."""
     published = next(schedule.forwards for schedule in schedules(model) if schedule.name == REPLAYED)
     return replay(round(published * answer / ANSWER), cache="dual")
 
@@ -147,7 +148,9 @@ def decode(model: Denoiser, method: Replay, load: Load, *, batch: int, prompt: i
     engine = engine_for(model, asked, rows=batch)
 
     def side() -> None:
-        assert {row.forwards for row in engine.generate(asked)} == {method.forwards}, "a replay takes what it replays"
+        assert {row.forwards for row in engine.generate(asked)} == {method.forwards}, (
+            "a replay takes the forwards that it replays"
+        )
 
     return rounds([side], model.device, repeats=load.repeats, seconds=load.seconds)[0]
 
@@ -158,7 +161,7 @@ def engine_for(model: Denoiser, asked: Sequence[Request], *, rows: int) -> Engin
 
 
 def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> Cost:
-    """What all forwards and decisions of a replay must move and compute."""
+    """The bytes and operations of all forwards and decisions of a replay."""
     shape, size = model.network.shape, model.dtype.itemsize
     row = RequestState.start(requests(model, method, batch=1, prompt=prompt, answer=answer)[0], model)
     row.pages = tuple(range(pages_for(row.slots)))
@@ -173,6 +176,6 @@ def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: i
 
 
 def query(row: RequestState, age: int) -> Query:
-    """What a row asks of its block's first forward (age 0) or of a later one."""
+    """The query of a row's block in its first forward (age 0) or a later one (1)."""
     row.block_forwards = age
     return row.queries(1)[-1]

@@ -1,4 +1,4 @@
-"""A document of a run as tables of text; who prints them is not known here."""
+"""The document of a run as tables of text; printing is left to the caller."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ def tables(document: Document) -> list[Table]:
 
 
 def found(document: Document, part: str, what: str) -> list[Row]:
-    """The rows of a part that measured this."""
+    """The rows of a part that measured `what`."""
     return [row for row in document["parts"].get(part, []) if row["what"] == what]
 
 
@@ -31,7 +31,7 @@ def found(document: Document, part: str, what: str) -> list[Row]:
 
 
 def seconds(value: float) -> str:
-    """A time.
+    """A time in seconds.
 
     >>> seconds(2.5), seconds(0.0123), seconds(0.000045)
     ('2.50 s', '12.3 ms', '45 µs')
@@ -42,7 +42,7 @@ def seconds(value: float) -> str:
 
 
 def spread(row: Row) -> str:
-    """How many readings there were, and how far the fastest and the slowest lie from the median.
+    """The number of readings, and how far the fastest and the slowest lie from the median.
 
     >>> spread({"seconds": 2.0, "fastest": 1.9, "slowest": 2.5, "repeats": 5})
     '5, -5 % +25 %'
@@ -52,7 +52,7 @@ def spread(row: Row) -> str:
 
 
 def rate(value: float, unit: str) -> str:
-    """So much a second.
+    """A rate per second.
 
     >>> rate(3.2e12, "B/s"), rate(1.39e11, "FLOP/s")
     ('3.20 TB/s', '139 GFLOP/s')
@@ -63,7 +63,7 @@ def rate(value: float, unit: str) -> str:
 
 
 def size(value: float) -> str:
-    """So many bytes.
+    """A size in bytes.
 
     >>> size(16.03e9), size(2.5e6)
     ('16.0 GB', '2.5 MB')
@@ -246,7 +246,7 @@ def _asked(document: Document) -> Table:
 
 
 def _bare(preset: Row, network: Row) -> float:
-    """Seconds of a preset's answers at this batch if there were nothing but forwards and decisions."""
+    """Seconds of a preset's answers at this batch, counting nothing but forwards and decisions."""
     later = preset["forwards"] - preset["refreshes"]
     decisions = preset["forwards"] * network["decision"]["seconds"]
     return float(preset["refreshes"] * network["refresh"]["seconds"] + later * network["seconds"] + decisions)

@@ -1,9 +1,9 @@
-"""One run: the parts that were asked for, row by row into one document that is usable at any moment.
+"""One run of the benchmark: the chosen parts, row by row, in one document that is valid at any moment.
 
     {"benchmark": "unmask", "date", "note", "quick", "finished", "machine": {...}, "model", "parts": {PART: [{"what", ...}]}}
 
 `what` says what a row measured; times are seconds, a median with its fastest and slowest reading and their number. `model`
-is the real one of `decode`.
+is the real model of `decode`.
 """
 
 import json
@@ -33,11 +33,11 @@ USUAL = PARTS[:-1]
 def start(
     parts: Sequence[str], device: torch.device, *, model: str, date: str, quick: bool = False, note: str = ""
 ) -> Document:
-    """A document with nothing measured yet. Raises ConfigError on a part that nobody knows."""
+    """A document with nothing measured yet. Raises ConfigError for an unknown part."""
     for part in parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
-    # Shapes are held against the floors of the same run.
+    # Shapes are compared with the floors of the same run.
     chosen = [*(["floors"] if "shapes" in parts else []), *(parts or USUAL)]
     return {
         "benchmark": "unmask",
@@ -52,10 +52,10 @@ def start(
 
 
 def run(document: Document, device: torch.device, load_model: Callable[[], Denoiser], report: Report) -> list[str]:
-    """Measure what the document asks for, into it; what failed, a line each.
+    """Measure the document's parts and add their rows to it; returns one line per failure.
 
-    A part that fails costs the others nothing: a rented machine is worth more than a traceback. `load_model` is called
-    if a part needs a real model, `report` before everything that is measured.
+    The other parts go on after a failure, because the time of a rented machine is expensive. `load_model` is called if a
+    part needs a real model, `report` before every measurement.
     """
     load = workload(device, quick=document["quick"])
     failures = []
@@ -100,7 +100,7 @@ def _measure(
 
 
 def read(text: str, where: str) -> Document:
-    """A document from its file. Raises ConfigError if it is none."""
+    """Parse a document; `where` names its file. Raises ConfigError if it is not one."""
     try:
         document: Document = json.loads(text)
         known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)

@@ -27,7 +27,7 @@ Rows = Iterator[dict[str, Any]]
 
 
 def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[str, Any]]) -> Rows:
-    """For each shape its description, forwards and decodes, against `floors`. What does not fit is a row that says so."""
+    """For each shape its description, forwards and decodes, against `floors`; what does not fit yields a row with that fact."""
     limits = rates(floors, load.dtype)
     for shape in load.shapes:
         report(f"making {shape}")
@@ -53,7 +53,7 @@ def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[s
 
 
 def release(device: torch.device) -> None:
-    """Give back what a network has left behind."""
+    """Free the memory that a deleted network leaves."""
     gc.collect()
     if device.type == "cuda":
         wait(device)
@@ -66,7 +66,7 @@ def forwards(
     """A refresh, a block forward and a decision at the middle block of the answer, taking turns."""
     shape, size, mask = model.network.shape, model.dtype.itemsize, model.spec.mask_id
     method = replay(answer // 4, **VARIANTS[variant])
-    rows, pool = seated(model, method, batch=batch, prompt=prompt, answer=answer)
+    rows, pool = mid_answer(model, method, batch=batch, prompt=prompt, answer=answer)
     calls: dict[str, Side] = {}
     costs: dict[str, Cost] = {}
     with torch.inference_mode():
@@ -80,15 +80,15 @@ def forwards(
         calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
         costs["decision"] = counting.decision(batch, BLOCK, shape.vocab, size)
         if (replayed := capturing(model.device)(block)) is not None:
-            # The kernels alone: what an engine that replays graphs can reach, whatever Python costs.
+            # The kernels alone: the time that an engine with CUDA graphs can reach.
             calls["block forward, captured"] = replayed
             costs["block forward, captured"] = costs["block forward"]
         timings = rounds(list(calls.values()), model.device, repeats=load.repeats, seconds=load.seconds)
     return {what: (cost, timing) for (what, cost), timing in zip(costs.items(), timings, strict=True)}
 
 
-def seated(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> tuple[list[RequestState], KVPool]:
-    """Rows at the middle block of their answers, and the memory that they have been lent."""
+def mid_answer(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> tuple[list[RequestState], KVPool]:
+    """Rows at the middle block of their answers, and the key/value memory with their pages."""
     rows = [
         RequestState.start(request, model) for request in requests(model, method, batch=batch, prompt=prompt, answer=answer)
     ]
@@ -100,15 +100,15 @@ def seated(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: 
 
 
 def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], report: Report) -> Rows:
-    """The published step counts replayed: all at batch 1, where they were published, one of them at the others.
+    """Replays of the published schedules: all at batch 1, as they were published, one of them at other batches.
 
-    A decode without cache has forwards of one kind, so as few as there are blocks are made and the rest extrapolated.
+    A decode without a cache has forwards of one kind, so one per block is measured and the rest extrapolated.
     """
     for schedule in schedules(model):
         if point["batch"] > 1 and schedule.name != REPLAYED:
             continue
         if not schedule.cached and point["variant"] != next(iter(VARIANTS)):
-            continue  # without a cache all variants are one
+            continue  # without a cache all variants are the same
         report(f"{model.name}: {schedule.name}, batch {point['batch']}, prompts of {point['prompt']} tokens")
         method = replay(schedule.forwards, **VARIANTS[point["variant"]])
         if not schedule.cached:
@@ -131,7 +131,7 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], 
 
 
 def against(cost: Cost, timing: Timing, limits: Rates) -> dict[str, Any]:
-    """A measured time beside the least that it could be."""
+    """A measured time, its floor and their ratio."""
     floor = limits.floor(cost)
     return {"bytes": cost.bytes, "flops": cost.flops, "floor": floor, "ratio": timing.seconds / floor} | asdict(timing)
 

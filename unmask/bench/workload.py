@@ -1,4 +1,4 @@
-"""What is measured: networks of the published shapes with random weights, and how much of it on which device."""
+"""What is measured: networks of the published shapes with random weights, and the load for each kind of device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from unmask.models.llada import LLaDA
 from unmask.models.network import Network
 
 ANSWER, BLOCK = 256, 32  # tokens of the published answers and of their blocks
-Report = Callable[[str], None]  # told what is being measured
+Report = Callable[[str], None]  # called with what is being measured
 
 # --- networks ---------------------------------------------------------------------------------------------------------
 
@@ -39,11 +39,11 @@ SHAPES: Mapping[str, tuple[type[LLaDA] | type[Dream], dict[str, Any]]] = {
     "Dream-34M": (Dream, _dream(width=448, layers=4, heads=7, kv_heads=1, mlp=2368, vocab=19008)),
 }
 
-PUBLISHED = ("LLaDA-8B", "Dream-7B")  # those that the papers' seconds are of
+PUBLISHED = ("LLaDA-8B", "Dream-7B")  # the shapes that the papers measured
 
 
 def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
-    """A network of that shape with random weights, made where it is to run: an 8B one is never in the host's memory."""
+    """A network of that shape with random weights, made on its device: an 8B one never takes the host's memory."""
     kind, config = SHAPES[name]
     with torch.device("meta"):
         network: Network = kind(config)
@@ -52,22 +52,22 @@ def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
     return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name)
 
 
-# --- how much of it ---------------------------------------------------------------------------------------------------
+# --- load -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a run measures, which is all that differs between a CPU and a GPU, and between a quick run and a whole one.
+    """The sizes of a run: all that differs between a CPU and a GPU, and between a quick run and a full one.
 
     Attributes:
-        shapes: of SHAPES; the first is the one that grows.
+        shapes: names of SHAPES; `growth` takes the first.
         batches, prompts: of forwards; `decodes` are the batches of whole decodes.
-        start: batch, prompt and answer from which each axis of `growth` departs.
-        growth: values of each axis.
+        start: batch, prompt and answer at which each axis of `growth` begins.
+        growth: values of each axis, with the others as in `start`.
         copied: bytes of a copy, more than any cache holds.
         square: side of the large matrices.
         problems: of the embedded model's tasks.
-        repeats, seconds: readings of everything, and the time after which no further one begins.
+        repeats, seconds: number of readings, and the time after which no further one begins.
     """
 
     shapes: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""The command line: one file a command, each importing what it needs only when it runs.
+"""The command line: one module per command, which imports what it needs only when it runs.
 
-This file joins them and is the one place where an error becomes a line on stderr and an exit code: 2 for the user's
+This module joins them and is the one place where an error becomes a line on stderr and an exit code: 2 for the user's
 mistakes, 1 for the rest, 130 for Ctrl-C.
 """
 
@@ -29,21 +29,23 @@ app = typer.Typer(
     help="Fast decoding for masked diffusion language models.",
     rich_markup_mode=None,
 )
-app.command("generate")(generate.generate)
-app.command("compare")(compare.compare)
-app.command("eval")(evaluate.evaluate)
-app.command("batch")(batch.batch)
-app.command("calibrate")(calibrate.calibrate)
-app.command("reproduce")(reproduce.reproduce)
-app.command("view")(view.view)
-app.command("serve")(serve.serve)
-app.command("bench")(bench.bench)
+app.command("generate")(generate.command)
+app.command("compare")(compare.command)
+app.command("eval")(evaluate.command)
+app.command("batch")(batch.command)
+app.command("calibrate")(calibrate.command)
+app.command("reproduce")(reproduce.command)
+app.command("view")(view.command)
+app.command("serve")(serve.command)
+app.command("bench")(bench.command)
 app.add_typer(train.app, name="train")
 
 
 @app.callback()
 def options(
-    show_traceback: bool = typer.Option(False, "--traceback", help="Show the whole traceback of an error; may stand anywhere."),
+    show_traceback: bool = typer.Option(
+        False, "--traceback", help="Show the whole traceback of an error; allowed anywhere on the line."
+    ),
 ) -> None:
     """Fast decoding for masked diffusion language models."""
 
@@ -69,7 +71,7 @@ def report(error: Exception) -> int:
     """Say in one line what went wrong; returns the exit code."""
     if isinstance(error, typer.Exit):
         return error.exit_code
-    # Typer carries its own copy of click, so its errors are known by what they can do.
+    # Typer carries its own copy of click, so its errors are recognised by their methods.
     if isinstance(error, Usage):
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())

@@ -25,16 +25,16 @@ from unmask.cli.choose import (
 )
 
 
-def batch(
+def command(
     source: Annotated[
         Path,
         typer.Argument(
             metavar="IN.jsonl",
-            help='{"prompt": "..."} per line, or "messages", or "token_ids"; with "id", "method", "max_new_tokens", '
-            '"temperature", "top_p", "top_k", "seed" or "stop" of its own where it has them.',
+            help='One request per line: {"prompt": "..."}, or "messages", or "token_ids"; optional are "id", "method", '
+            '"max_new_tokens", "temperature", "top_p", "top_k", "seed" and "stop".',
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line for each, in the same order.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line per request, in the same order.")],
     model: Model = "unmask-tiny",
     method: MethodName = "r2-dllm",
     settings: Settings = None,
@@ -44,11 +44,11 @@ def batch(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
-    keep: Annotated[str, typer.Option(help="Keys of the input that the output repeats, separated by commas.")] = "",
+    keep: Annotated[str, typer.Option(help="Keys of the input to copy to the output, separated by commas.")] = "",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Models side by side; if not given, one per GPU, or one on the CPU.")
+        int | None, typer.Option(min=1, help="Models that run in parallel; default: one per GPU, or one on the CPU.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Lines that a worker decodes at once.", min=1)] = 32,
+    batch: Annotated[int, typer.Option(help="Requests that a worker decodes at once.", min=1)] = 32,
     address: Annotated[
         str, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster to use; local starts one on this machine.")
     ] = "local",
@@ -58,7 +58,7 @@ def batch(
 ) -> None:
     """Answer every line of IN.jsonl with a line of OUT.jsonl, on Ray.
 
-    A run that was stopped goes on with the same command. A line that cannot be answered has its error as its answer.
+    The same command resumes a run that was stopped. A request that cannot be answered gets an error line.
     """
     chosen = read_method(method, settings)
 

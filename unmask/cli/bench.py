@@ -1,4 +1,4 @@
-"""`unmask bench`: how fast it is here."""
+"""`unmask bench`: measure speed on this machine."""
 
 import datetime
 import json
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from unmask.models.denoiser import Denoiser
 
 
-def bench(
+def command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="floors, shapes, decode, growth; or profile. If none is named, the first four.")
+        list[str] | None, typer.Argument(help="floors, shapes, decode, growth or profile; default: the first four.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File of the document; with --compare, of the page.")
+        Path | None, typer.Option("--output", "-o", help="File of the document or, with --compare, of the page.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the document (png, svg, pdf); needs matplotlib.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less of everything, for a first look.")] = False,
-    note: Annotated[str, typer.Option(help="What a reader of the document should know, such as who else was running.")] = "",
+    note: Annotated[str, typer.Option(help="What a reader of the document should know, such as other programs that ran.")] = "",
     source: Annotated[
         Path | None, typer.Option("--from", help="Measure nothing: show, draw or print the document in this file.")
     ] = None,
@@ -37,7 +37,7 @@ def bench(
 ) -> None:
     """Measure speed on this machine: its floors, networks of the published shapes, real decodes, growth.
 
-    What has been measured is kept, whatever ends the run: -o has it, complete or not.
+    The file of -o is saved after every measurement, so an interrupted run leaves what it has measured.
     """
     if (source or compare) and (parts or quick or note):
         raise ConfigError("--from and --compare measure nothing: leave parts, --quick and --note out")
@@ -49,7 +49,7 @@ def bench(
     if source:
         from unmask.bench.run import read
 
-        _tell(read(_text(source), str(source)), output, picture, as_json)
+        _publish(read(_text(source), str(source)), output, picture, as_json)
         return
     if picture:
         _can_draw()
@@ -75,21 +75,21 @@ def bench(
 
             def report(text: str) -> None:
                 display.update(line, description=text)
-                if output is not None:  # a kill leaves no time for it
+                if output is not None:  # now, because a kill leaves no time for it
                     _keep(output, json.dumps(document) + "\n")
 
             failures = run.run(document, place, load, report)
     finally:
-        # Ctrl-C and errors come by here too: what was measured is a document all the same.
-        _tell(document, output, picture if any(document["parts"].values()) else None, as_json)
+        # Also after Ctrl-C or an error: what was measured until then is a valid document.
+        _publish(document, output, picture if any(document["parts"].values()) else None, as_json)
     if failures:
         for failure in failures:
             typer.echo(f"not measured: {failure}", err=True)
         raise typer.Exit(1)
 
 
-def _tell(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:
-    """Keep, draw and print a document."""
+def _publish(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:
+    """Save, print and draw a document."""
     text = json.dumps(document)
     if output is not None:
         _keep(output, text + "\n")
@@ -118,7 +118,7 @@ def _text(path: Path) -> str:
 
 
 def _can_draw() -> None:
-    """Before an hour of measuring, not after it."""
+    """Raises ConfigError without matplotlib: before an hour of measuring, not after it."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
@@ -126,7 +126,7 @@ def _can_draw() -> None:
 
 
 def _compare(folder: Path, output: Path | None) -> None:
-    """The page, and beside it the picture of its newest document."""
+    """Write the page and, beside it, the picture of its newest document."""
     from unmask.bench.page import page
     from unmask.bench.picture import draw
     from unmask.bench.run import read

@@ -1,4 +1,4 @@
-"""`unmask calibrate`: the settings of a method with the fewest forwards within a budget of accuracy."""
+"""`unmask calibrate`: find the settings of a method with the fewest forwards within a budget of accuracy."""
 
 import json
 import textwrap
@@ -21,46 +21,43 @@ if TYPE_CHECKING:
 GENERATED = 2000  # items of a generated task, which has no end
 
 
-def calibrate(
-    task: Annotated[str, typer.Argument(help="As of `unmask eval`: arithmetic, mixture ...; gsm8k ... with --data.")],
-    budget: Annotated[float, typer.Option(help="Largest loss of accuracy in points.")],
-    method: Annotated[str, typer.Option(help="A preset or a settings file: whose numbers are moved.")] = "r2-dllm",
+def command(
+    task: Annotated[str, typer.Argument(help="A task of `unmask eval`: arithmetic, mixture ...; gsm8k ... with --data.")],
+    budget: Annotated[float, typer.Option(help="Largest loss of accuracy, in points.")],
+    method: Annotated[str, typer.Option(help="The preset or settings file to tune.")] = "r2-dllm",
     settings: Settings = None,
     against: Annotated[
         str | None,
-        typer.Option(help="What the loss is measured against, a preset or a settings file; if not given, METHOD as it is."),
+        typer.Option(help="The baseline of the loss, a preset or a settings file; default: METHOD as it is."),
     ] = None,
     model: Model = "unmask-tiny",
     data: Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Items in all; if not given, all, or 2000 generated ones.")] = None,
-    trials: Annotated[int, typer.Option(help="Candidates of the search.")] = 50,
-    seed: Annotated[int, typer.Option(help="Which items, how they are dealt out, and the search.")] = 0,
-    shots: Annotated[int | None, typer.Option(help="Worked examples in the prompt; if not given, as is usual.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of items; default: all, or 2000 of a generated task.")] = None,
+    trials: Annotated[int, typer.Option(help="Number of candidates that the search tries.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of items, of their split and of the search.")] = 0,
+    shots: Annotated[int | None, typer.Option(help="Worked examples in the prompt; default: the task's usual number.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of every answer in tokens.")] = None,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The settings file; if not given, one beside the answers.")
+        Path | None, typer.Option("-o", "--output", help="The settings file to write; default: one beside the answers.")
     ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where answers are kept; if not given, a folder under runs/calibrate.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where answers are kept; default: a folder under runs/calibrate.")] = None,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Find the settings of a method with the fewest forwards that lose at most BUDGET points, with 95 % confidence.
 
-    30 % of the items search, 40 % test the candidates one after the other, 30 % report what the result is worth. The
-    result is a settings file for --method; if nothing is certified, it holds the method as it was.
+    30 % of the items are used to search, 40 % to test the candidates one after the other, and 30 % to report the accuracy
+    of the result. The result is a settings file for --method; if nothing is certified, it holds the method as it was.
 
-    The smaller the budget, the more items it takes: 2 points need about 450 where no answer differs and 1900 where a tenth
-    do, as many right as wrong; 1 point 900 and 7100; half a point 1800 and 28000.
+    A smaller budget needs more items: 2 points need about 450 if no answer changes, and 1900 if a tenth of the answers
+    change, half of them for the better; 1 point needs 900 and 7100, half a point 1800 and 28000.
 
-    A calibration that was stopped goes on with the same command, and another budget on the same items reuses its answers.
+    The same command resumes a calibration that was stopped; another budget on the same items reuses its answers.
     """
     import unmask
-    from unmask.evals import TABLE, load
-    from unmask.evals import calibrate as calibrating
+    from unmask.evals import TABLE, calibrate, load
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
     from unmask.methods.settings import ENDINGS
@@ -68,7 +65,7 @@ def calibrate(
 
     start = read_method(method, settings)
     source = Source(data=data, limit=GENERATED if limit is None and task not in TABLE else limit, seed=seed, shots=shots)
-    plan = calibrating.Plan(
+    plan = calibrate.Plan(
         task=load(task, source),
         method=start,
         against=read_method(against) if against else start,
@@ -82,12 +79,12 @@ def calibrate(
     weights = fingerprint(locate(model))
     folder = folder or _folder(denoiser, plan, weights, batch)
     with writing(folder), _bar() as report:
-        found = calibrating.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
+        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
     of = Path(method).stem if Path(method).suffix in ENDINGS else method.replace(":", ".")
     name = f"{of}-{budget:g}"
     output = output or folder / f"{name}.yaml"
-    yardstick = against or f"{method} as it was"
-    verdict = conclude(plan, found, yardstick)
+    baseline = against or f"{method} as it was"
+    verdict = conclude(plan, found, baseline)
     document = {"task": task, "model": model, "method": method, "against": against or method, **describe(plan, found)}
     text = json.dumps(document | {"file": str(output)})
     chosen = "".join(f" --set {pair}" for pair in settings or ())
@@ -106,7 +103,7 @@ def calibrate(
 
 
 def result(plan: "Plan", found: "Calibration") -> "Method":
-    """What was certified, or the method as it was."""
+    """The certified method, or the method as it was."""
     return found.certified.method if found.certified else plan.method
 
 
@@ -136,24 +133,24 @@ def describe(plan: "Plan", found: "Calibration") -> dict[str, Any]:
     }
 
 
-def conclude(plan: "Plan", found: "Calibration", yardstick: str) -> str:
+def conclude(plan: "Plan", found: "Calibration", baseline: str) -> str:
     """One sentence: what was certified, or why nothing was and what would help."""
     from unmask.evals.calibrate import limit
 
     if found.certified:
         now = found.certified.standing
         return (
-            f"Certified on {now.n} items: {100 * now.loss:.1f} points lost against {yardstick}, with 95 % confidence at most "
+            f"Certified on {now.n} items: {100 * now.loss:.1f} points lost against {baseline}, with 95 % confidence at most "
             f"{100 * now.bound():.1f}; {1 - now.forwards:.0%} fewer forwards."
         )
     if not found.tests:
-        return f"Nothing certified: no trial was faster than {yardstick}. The method is kept as it was; more --trials may help."
+        return f"Nothing certified: no trial was faster than {baseline}. The method is kept as it was; more --trials may help."
     now = found.tests[0].standing
     share = plan.budget / 100
     remedy = f"about --limit {limit(now.enough(share))}" if now.loss < share else "a larger --budget"
     return (
-        f"Nothing certified: the safest of the faster lost {100 * now.loss:.1f} points against {yardstick} on {now.n} items, "
-        f"perhaps as many as {100 * now.bound():.1f}. The method is kept as it was; {remedy} may help."
+        f"Nothing certified: the safest of the faster candidates lost {100 * now.loss:.1f} points against {baseline} on "
+        f"{now.n} items, perhaps as many as {100 * now.bound():.1f}. The method is kept as it was; {remedy} may help."
     )
 
 
@@ -166,7 +163,7 @@ def settings_file(method: "Method", header: Iterable[str]) -> str:
 
 
 def _folder(model: "Denoiser", plan: "Plan", weights: str, batch: int) -> Path:
-    """The same for the same items and model, whatever the budget: answers are found again by their method's settings."""
+    """A folder that depends on items and model, not on the budget: its answers are found by their method's settings."""
     from unmask.files import digest
 
     items = [[item.id, item.prompt] for item in plan.task.items]
@@ -176,7 +173,7 @@ def _folder(model: "Denoiser", plan: "Plan", weights: str, batch: int) -> Path:
 
 @contextmanager
 def _bar() -> "Iterator[Report]":
-    """A progress bar on stderr, one line per stage; silent where that is no terminal."""
+    """A progress bar on stderr, one line per stage; silent if stderr is not a terminal."""
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn())

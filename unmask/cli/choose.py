@@ -1,4 +1,4 @@
-"""What several commands share: options that pick a model and a method, how a method is read, and the display of progress."""
+"""Shared by several commands: the options that pick a model and a method, reading a method, and the display of progress."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
-METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # what `compare` and `eval` run where nothing else is named
+METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # the default of `compare` and `eval`
 
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as t
 
 @contextmanager
 def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool, graphs: bool = True) -> Iterator["Denoiser"]:
-    """The model: whole, or shared by torchrun's processes. Of those only the first goes on; the others follow it, and exit."""
+    """Load the model, whole or shared by torchrun's processes: only the first of them gets it, the others follow and exit."""
     import unmask
 
     if not tensor_parallel:
@@ -51,7 +51,7 @@ def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool, graphs
     from unmask.models.follow import follow, lead
 
     shared = unmask.load(model, device=_joined(device), dtype=dtype, tensor_parallel=True)
-    # Where something fails the group is left open: closing would wait for the others, and the launcher ends them anyway.
+    # On an error the group stays open: closing it would wait for the other processes, which the launcher ends anyway.
     if torch.distributed.get_rank() != 0:
         follow(shared)
         torch.distributed.destroy_process_group()
@@ -62,7 +62,7 @@ def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool, graphs
 
 
 def _joined(device: str) -> str:
-    """Join torchrun's processes; the device of this one."""
+    """Join torchrun's process group; returns the device of this process."""
     import torch
 
     local = os.environ.get("LOCAL_RANK")
@@ -71,9 +71,7 @@ def _joined(device: str) -> str:
             "--tensor-parallel shares the model between processes: torchrun --nproc_per_node 2 -m unmask ... --tensor-parallel"
         )
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(
-            f"--device {device}: with --tensor-parallel every process has a GPU of its own; use auto, cuda or cpu"
-        )
+        raise ConfigError(f"--device {device}: with --tensor-parallel every process takes its own GPU; use auto, cuda or cpu")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         torch.distributed.init_process_group("gloo")
         return "cpu"
@@ -85,7 +83,7 @@ def _joined(device: str) -> str:
 
 
 def progress(*columns: "ProgressColumn") -> "Progress":
-    """A display of progress on stderr, silent where that is no terminal."""
+    """A display of progress on stderr; silent if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -136,9 +134,9 @@ def read_methods(names: str) -> dict[str, "Method"]:
 
 
 def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
-    """Methods as `read_method` takes them, each with every combination of the values of `KEY=A,B,C` axes that it has.
+    """Methods as `read_method` takes them, each with every combination of the values of the `KEY=A,B,C` options that it has.
 
-    A preset without any of the axes stays as it is, so that a yardstick can stand beside a sweep.
+    A preset without any of these options is run once, unchanged, so that a baseline can be part of a sweep.
 
     >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
     ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']

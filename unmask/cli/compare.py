@@ -8,10 +8,10 @@ import typer
 from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, NewTokens, read_methods
 
 
-def compare(
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+def command(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
     methods: Annotated[
-        str, typer.Option(help="Presets or settings files, separated by commas; the first is the yardstick.")
+        str, typer.Option(help="Presets or settings files, separated by commas; the first is the baseline.")
     ] = METHODS,
     model: Model = "unmask-tiny",
     max_new_tokens: NewTokens = None,
@@ -19,7 +19,7 @@ def compare(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Answer PROMPT with several methods and show what each cost."""
+    """Answer PROMPT with several methods and show the cost of each."""
     chosen = read_methods(methods)
 
     from rich.console import Console
@@ -29,7 +29,7 @@ def compare(
     import unmask
 
     denoiser = unmask.load(model, device=device, dtype=dtype)
-    for method in chosen.values():  # the first forward of a process pays for what later ones find ready
+    for method in chosen.values():  # warm-up: the first forwards of a process are slower than later ones
         unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)
     done = {
         name: unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)[0]

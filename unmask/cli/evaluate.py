@@ -1,4 +1,4 @@
-"""`unmask eval`: methods over a task."""
+"""`unmask eval`: measure methods on a task."""
 
 import datetime
 import json
@@ -27,35 +27,33 @@ TaskName = Annotated[
         "embedded model: arithmetic, chain ..., mixture for all of them.",
     ),
 ]
-Methods = Annotated[str, typer.Option(help="Presets or settings files, separated by commas; the first is the yardstick.")]
+Methods = Annotated[str, typer.Option(help="Presets or settings files, separated by commas; the first is the baseline.")]
 Data = Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")]
-Limit = Annotated[int | None, typer.Option(help="How many items; all, or 200 generated ones, if not given.")]
-Shots = Annotated[int | None, typer.Option(help="Worked examples in the prompt; if not given, as is usual.")]
+Limit = Annotated[int | None, typer.Option(help="Number of items; default: all, or 200 of a generated task.")]
+Shots = Annotated[int | None, typer.Option(help="Worked examples in the prompt; default: the task's usual number.")]
 Length = Annotated[int | None, typer.Option(help="Length of every answer in tokens.")]
 Sweep = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=A,B,C", help="Run every method that has this option with each value; repeatable."),
 ]
-Ablation = Annotated[
-    bool, typer.Option("--ablation", help="Also decode with an observer: what each rule committed, and how rightly.")
-]
+Ablation = Annotated[bool, typer.Option("--ablation", help="Also count what each rule committed, and how often it was right.")]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder of the results; answers that it holds are kept. If not given, one under runs/eval."),
+    typer.Option(help="Folder of the results; answers already in it are kept. Default: a folder under runs/eval."),
 ]
 Fresh = Annotated[
     bool,
-    typer.Option("--fresh", help="Measure anew: the folder of an earlier run is renamed to NAME.1, or the next free name."),
+    typer.Option("--fresh", help="Measure anew: an earlier run's folder is renamed to NAME.1, or the next free name."),
 ]
 
 
-def evaluate(
+def command(
     task: TaskName,
     methods: Methods = METHODS,
     model: Model = "unmask-tiny",
     data: Data = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of items.")] = 0,
     shots: Shots = None,
     max_new_tokens: Length = None,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
@@ -67,10 +65,10 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Accuracy, forwards and speed of methods over the same items of TASK.
+    """Measure accuracy, forwards and speed of several methods on the same items of TASK.
 
-    Every answer is a line of a method's file in the output folder. A run that was stopped goes on with the same command;
-    where every answer is there, nothing is decoded and the table is printed again.
+    Every answer is one line of its method's file in the output folder. The same command resumes a run that was stopped;
+    once every answer is on disk, it decodes nothing and prints the table again.
     """
     chosen = read_sweep(methods, sweep)
     _check(chosen, ablation=ablation, sweep=bool(sweep))
@@ -101,11 +99,11 @@ def evaluate(
 
 
 def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> None:
-    """What can be known to be wrong before a model is loaded."""
+    """Raises ConfigError for mistakes that show before a model is loaded."""
     if ablation and "vanilla" not in chosen:
-        raise ConfigError("--ablation judges commits by vanilla's answers: put vanilla among --methods")
+        raise ConfigError("--ablation compares commits with vanilla's answers: add vanilla to --methods")
     if ablation and not any(name != "vanilla" and method.draft is None for name, method in chosen.items()):
-        raise ConfigError("--ablation judges methods that do not draft: put another one than vanilla among --methods")
+        raise ConfigError("--ablation needs a method without drafts besides vanilla: add one to --methods")
     for option, asked in (("--ablation", ablation), ("--sweep", sweep)):
         if asked:
             require(f"the picture of {option}", "matplotlib", "eval")
@@ -114,7 +112,7 @@ def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> No
 def _folder(
     model: "Denoiser", task: "Task", methods: "Mapping[str, Method]", weights: str, batch: int, max_new_tokens: int | None
 ) -> Path:
-    """The same for the same command, so that it finds what it has left there."""
+    """A folder that depends on the command alone, so that a repeated command finds its earlier answers."""
     from unmask.files import digest
 
     settings = [method.to_dict() for method in methods.values()]
@@ -131,7 +129,7 @@ def _move_aside(folder: Path) -> None:
 
 
 class _Setup(NamedTuple):
-    """What answers what, and where it is kept."""
+    """The model, the task and the folder of one run."""
 
     model: "Denoiser"
     task: "Task"
@@ -141,12 +139,11 @@ class _Setup(NamedTuple):
 
 
 def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int | None) -> "list[Run]":
-    """Every method's answers; says so where all were on disk before."""
-    from unmask.evals.run import evaluate as answer
-    from unmask.evals.run import file_name
+    """The runs of every method; prints a line if all answers were on disk already."""
+    from unmask.evals.run import evaluate, file_name
 
     with _bars(list(methods), len(setup.task.items)) as report:
-        runs = answer(
+        runs = evaluate(
             setup.model,
             setup.task,
             methods,
@@ -164,7 +161,7 @@ def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int 
 
 
 def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool) -> dict[str, Any]:
-    """What the runs came to. What the oracle and the ablation count is kept in folders beside the answers."""
+    """The results as plain data; counts of the oracle and the ablation are kept in folders beside the answers."""
     from unmask.evals.ablation import ablate
     from unmask.evals.oracle import oracle
     from unmask.evals.summary import table
@@ -187,7 +184,7 @@ def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool) -> dict[s
 
 
 def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
-    """The file of what was counted over a run's answers, which depends on vanilla's as well."""
+    """Open the journal of what is counted over a run's answers; the counts depend on vanilla's answers as well."""
     from unmask.evals.run import file_name, provenance
     from unmask.files import Journal
 
@@ -218,7 +215,7 @@ def _draw(document: dict[str, Any], folder: Path, *, sweep: bool) -> None:
 
 @contextmanager
 def _bars(methods: list[str], items: int) -> "Iterator[Report]":
-    """A progress bar per method on stderr, silent where that is no terminal."""
+    """A progress bar per method on stderr; silent if stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -264,5 +261,5 @@ def _show(document: dict[str, Any], folder: Path) -> None:
 
 
 def _change(change: dict[str, Any]) -> tuple[str, str, str]:
-    """How a method stands to the first one: forwards, points of accuracy, McNemar's p."""
+    """A method against the first one: forwards, points of accuracy, McNemar's p."""
     return f"{change['forwards_ratio'] - 1:+.1%}", f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.1g}"

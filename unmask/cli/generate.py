@@ -28,8 +28,8 @@ from unmask.cli.choose import (
 from unmask.cli.view import check_output, save
 
 
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+def command(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
     model: Model = "unmask-tiny",
     method: MethodName = "r2-dllm",
     settings: Settings = None,
@@ -39,9 +39,9 @@ def generate(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Draw the decode, coloured by the rule that committed.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw the decode, each token in the colour of its rule.")] = False,
     trace: Annotated[
-        Path | None, typer.Option(help="Keep the decode: FILE.json for unmask view, or FILE.html, a page.")
+        Path | None, typer.Option(help="Save the decode: FILE.json for `unmask view`, or FILE.html as a page.")
     ] = None,
     as_json: Json = False,
     device: Device = "auto",

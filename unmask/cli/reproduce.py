@@ -1,4 +1,4 @@
-"""`unmask reproduce`: a table of a paper run again, ours beside the published numbers."""
+"""`unmask reproduce`: run a paper's table again and set our numbers beside the published ones."""
 
 import json
 from collections.abc import Iterator
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from unmask.evals.reproduce import Report
 
 
-def reproduce(
+def command(
     file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
     data: Annotated[Path | None, typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Instead of the table's model; a checkpoint folder of the same name counts as the table's."),
+        typer.Option(help="A model instead of the table's; a checkpoint folder of the same name counts as the table's."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many items per task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many items per task.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks of the table, separated by commas.")] = None,
     shots: Annotated[
         int | None,
-        typer.Option(help="At most so many worked examples in a prompt, for a model of short context; said in the result."),
+        typer.Option(help="At most this many worked examples per prompt, for a model of short context; the result says so."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Prompts decoded at once; the papers' speeds are of one.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Prompts decoded at once; the papers measured speed with one.", min=1)] = 1,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results; answers that it holds are kept. If not given, one under runs/reproduce."),
+        typer.Option(help="Folder of the results; answers already in it are kept. Default: one under runs/reproduce."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the published numbers and what keeps rows from being run; needs nothing.")
+        bool, typer.Option("--dry-run", help="Print the published numbers and why some rows are not run; needs no model.")
     ] = False,
     as_json: Json = False,
     device: Device = "auto",
@@ -42,7 +42,7 @@ def reproduce(
 ) -> None:
     """Answer the tasks of the table in FILE with its methods and settings, and set the published numbers beside ours.
 
-    A run that was stopped goes on with the same command. table.md and table.json in the output folder hold the result.
+    The same command resumes a run that was stopped. table.md and table.json in the output folder hold the result.
     """
     from unmask.evals import reproduce as kit
     from unmask.evals.paper import PaperTable
@@ -79,7 +79,7 @@ def reproduce(
 
 @contextmanager
 def _bar(total: int) -> "Iterator[Report]":
-    """One progress bar over all answers on stderr, silent where that is no terminal."""
+    """One progress bar over all answers on stderr; silent if stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from unmask.serve.deploy import Plan
 
 
-def serve(
+def command(
     model: Model = "unmask-tiny",
-    method: Annotated[str, typer.Option(help="For requests that name none: a preset or a settings file.")] = "r2-dllm",
+    method: Annotated[str, typer.Option(help="Preset or settings file of requests that name no method.")] = "r2-dllm",
     settings: Settings = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer where the request gives no number.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per answer if the request gives no number.")] = 128,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="The model's name in the API, if not its own.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="The model's name in the API; default: its own.")] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(envvar="UNMASK_API_KEY", help="A key that opens the API, repeatable; better in UNMASK_API_KEY."),
+        typer.Option(envvar="UNMASK_API_KEY", help="A key that the API accepts, repeatable; safer in UNMASK_API_KEY."),
     ] = None,
     share_prefix_across_keys: Annotated[
         bool, typer.Option(help="Let requests of different API keys share what their prompts begin with.")
@@ -31,18 +31,16 @@ def serve(
     ] = True,
     memory: Annotated[float | None, typer.Option(help="GiB of key/value memory.")] = None,
     rows: Annotated[int, typer.Option(help="Answers that are decoded at once.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Most tokens per forward.")] = 8192,
+    tokens: Annotated[int, typer.Option(help="Largest number of tokens per forward.")] = 8192,
     queue: Annotated[int, typer.Option(help="Choices that may wait; further requests get a 429.")] = 256,
-    body_bytes: Annotated[int, typer.Option(help="Size of the largest body, in bytes.")] = 2**20,
-    seconds: Annotated[float, typer.Option(help="Longest time of a request, waiting included.")] = 600.0,
-    drain_seconds: Annotated[int, typer.Option(help="Longest time for running requests after a signal to end.")] = 60,
+    body_bytes: Annotated[int, typer.Option(help="Largest request body, in bytes.")] = 2**20,
+    seconds: Annotated[float, typer.Option(help="Time limit of a request, waiting included.")] = 600.0,
+    drain_seconds: Annotated[int, typer.Option(help="Time limit of running requests after SIGTERM or Ctrl-C.")] = 60,
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tensor_parallel: TensorParallel = False,
-    graphs: Annotated[
-        bool, typer.Option(help="On CUDA, replay block forwards as graphs; without them kernel by kernel.")
-    ] = True,
+    graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
     from unmask.engine.engine import Engine, Limits
@@ -83,18 +81,18 @@ def serve(
         )
         return _run_replicas(plan, host, port)
     whole = loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel, graphs=graphs)
-    with whole as denoiser, listen(host, port) as at:
+    with whole as denoiser, listen(host, port) as socket:
         log_to_stderr()
-        _announce(denoiser.name, host, at.getsockname()[1])
-        run(create_app(Engine(denoiser, limits), options), at, drain_seconds=drain_seconds)
+        _announce(denoiser.name, host, socket.getsockname()[1])
+        run(create_app(Engine(denoiser, limits), options), socket, drain_seconds=drain_seconds)
 
 
 def _run_replicas(plan: "Plan", host: str, port: int) -> None:
     from unmask.serve import deploy
     from unmask.serve.server import listen
 
-    with listen(host, port) as at:  # a taken port is reported here: Ray's message would be worse
-        port = at.getsockname()[1]
+    with listen(host, port) as socket:  # reports a taken port more clearly than Ray does
+        port = socket.getsockname()[1]
     what = f"{plan.replicas} replicas of {plan.options.name or plan.model}"
     deploy.run(plan, host, port, ready=lambda: _announce(what, host, port))
 

@@ -1,4 +1,4 @@
-"""`unmask train`: make models, and tune them on their own least redundant answers."""
+"""`unmask train`: train models, and fine-tune them on their own least redundant answers."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def train() -> None:
 
 @app.command()
 def pretrain(config: Config, settings: Changes = None) -> None:
-    """Train a small model from nothing; a killed run goes on where its last checkpoint was."""
+    """Train a small model from scratch; a killed run resumes from its last checkpoint."""
     chosen = _read(config, settings)
 
     from unmask.train.pretrain import PretrainConfig
@@ -45,7 +45,7 @@ def pretrain(config: Config, settings: Changes = None) -> None:
 
 @app.command()
 def collect(config: Config, settings: Changes = None) -> None:
-    """Sample answers to training prompts and count how redundant each decode was; goes on where it was stopped."""
+    """Sample answers to training prompts and count how redundant each decode was; a stopped run resumes."""
     chosen = _read(config, settings)
 
     from unmask.train.collect import CollectConfig
@@ -64,9 +64,9 @@ def sft(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print memory, steps and FLOPs; needs no weights.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model on the chosen answers of `collect`; a killed run goes on where its last checkpoint was.
+    """Fine-tune a model on the chosen answers of `collect`; a killed run resumes from its last checkpoint.
 
-    For a dry run without the model and the data the file may hold `shape` (the model's config.json) and `examples`.
+    For a dry run without model and data, the settings may hold `shape` (the model's config.json) and `examples`.
     """
     plan, shape, examples = _tuning(config, settings)
 
@@ -88,7 +88,7 @@ def sft(
 
 @app.command()
 def merge(config: Config, settings: Changes = None) -> None:
-    """Add the adapter that `sft` made to its base; takes the same file."""
+    """Merge the adapter that `sft` made into its base model; takes the same settings file."""
     plan, _, _ = _tuning(config, settings)
 
     from unmask.train.sft import merge as run
@@ -103,7 +103,7 @@ def _read(config: Path, settings: list[str] | None) -> dict[str, Any]:
 
 
 def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[str, Any] | None, int | None]":
-    """A fine-tuning's settings, and apart from them what only a dry run reads: `shape` and `examples`."""
+    """The settings of a fine-tuning and, apart from them, what only a dry run reads: `shape` and `examples`."""
     chosen = _read(config, settings)
     shape, examples = chosen.pop("shape", None), chosen.pop("examples", None)
 
@@ -113,14 +113,14 @@ def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[
 
 
 def _say(line: str) -> None:
-    """Print once, however many processes a launcher has started."""
+    """Print from the first process alone, however many a launcher has started."""
     if os.environ.get("RANK", "0") == "0":
         print(line)
 
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Any]:
-    """A progress bar on stderr, silent where that is no terminal; yields update(done, text)."""
+    """A progress bar on stderr, silent if stderr is not a terminal; yields update(done, text)."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (

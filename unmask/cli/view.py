@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 METHODS = "r2-dllm,fast-dllm"
 
 
-def view(
-    subjects: Annotated[list[str], typer.Argument(metavar="PROMPT|TRACE.json", help="What to ask, or a trace, or two.")],
+def command(
+    subjects: Annotated[list[str], typer.Argument(metavar="PROMPT|TRACE.json", help="A prompt, or one or two trace files.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="FILE.html: a page; FILE.json: a trace. Else: play in the terminal."),
+        typer.Option("--output", "-o", help="FILE.html for a page, FILE.json for a trace. Default: play in the terminal."),
     ] = None,
     methods: Annotated[str, typer.Option(help="One or two presets or settings files, separated by a comma.")] = METHODS,
     model: Model = "unmask-tiny",
@@ -29,7 +29,7 @@ def view(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Show forward by forward how PROMPT is decoded, or replay what was kept as a trace."""
+    """Show forward by forward how PROMPT is decoded, or replay a saved trace."""
     check_output(output)
     if all(_is_file(subject) for subject in subjects):
         from unmask.view.trace import read
@@ -38,7 +38,7 @@ def view(
     elif len(subjects) == 1:
         traces = _decode(subjects[0], methods, model, max_new_tokens, device, dtype)
     else:
-        raise ConfigError("give one prompt, in quotes, or nothing but trace files")
+        raise ConfigError("give one prompt in quotes, or trace files alone")
     if output is not None:
         save(output, traces)
         print(output)
@@ -52,7 +52,7 @@ def view(
 
 
 def check_output(path: Path | None) -> None:
-    """Raises ConfigError where `save` would have no use for this path; to be called before anything is decoded."""
+    """Raises ConfigError, before anything is decoded, for a path that `save` cannot write."""
     if path is None:
         return
     if path.suffix not in (".html", ".json"):
@@ -62,7 +62,7 @@ def check_output(path: Path | None) -> None:
 
 
 def save(path: Path, traces: Sequence["Trace"]) -> None:
-    """Write a page or a trace, as the ending says."""
+    """Write a page (.html) or a trace (.json)."""
     from unmask.view.page import render
     from unmask.view.trace import write
 

@@ -22,7 +22,7 @@ from unmask.decode.rule import Rule, Selection, ranks, select
 from unmask.decode.sampling import Sampling, sample
 from unmask.kernels.vocabulary import evidence
 
-Ending = Literal["never", "first", "block", "whole block"]
+Ending = Literal["never", "first", "written", "block", "whole block"]
 Seed = Literal["alone", "with others"]
 ENDED = -1
 UNSETTLED = -2
@@ -151,6 +151,7 @@ def decide(
     left_B = status(
         outcome.window_BL,
         facts.fixed_BL,
+        outcome.taken_BL,
         mask_id=mask_id,
         eos_E=eos_E,
         ending=settings.ending,
@@ -320,6 +321,7 @@ def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int
 def status(
     window_BL: Tensor,
     fixed_BL: Tensor,
+    taken_BL: Tensor,
     *,
     mask_id: int,
     eos_E: Tensor,
@@ -329,13 +331,14 @@ def status(
     """What the host must know of each row, int64 [B]: the masks left in its block, or `ENDED`, or `UNSETTLED`.
 
     A row ends with an EOS that has nothing masked before it ("first"), with a finished block that holds one ("block") or
-    that holds nothing else ("whole block"), or only with its last block ("never"). `eos_E` are the ids that count; where
-    the block is fixed they do not. Where rules edit, `final_B` says which rows' blocks are complete and will not change:
-    no answer ends before that, and a complete block that is not final is `UNSETTLED`.
+    that holds nothing else ("whole block"), or only with its last block ("never"); or as "block", and as "first" where the
+    step has written an EOS ("written", LLaDA2's early stop). `taken` is 0 where the step has written nothing. `eos_E` are
+    the ids that count; where the block is fixed they do not. Where rules edit, `final_B` says which rows' blocks are
+    complete and will not change: no answer ends before that, and a complete block that is not final is `UNSETTLED`.
 
     >>> fixed = torch.tensor([[False, False, False], [False, False, False], [False, True, False]])
     >>> window, eos = torch.tensor([[5, 1, 9], [5, 9, 9], [5, 1, 9]]), torch.tensor([1])
-    >>> status(window, fixed, mask_id=9, eos_E=eos, ending="first")
+    >>> status(window, fixed, torch.zeros(3, 3), mask_id=9, eos_E=eos, ending="first")
     tensor([-1,  2,  1])
     """
     masked_BL = window_BL == mask_id
@@ -346,8 +349,11 @@ def status(
         return left_B
     is_eos_BL = (window_BL[..., None] == eos_E).any(dim=-1)
     written_BL = is_eos_BL.masked_fill(fixed_BL, False)
-    if ending == "first":
+    if ending in ("first", "written"):
         over_B = (written_BL & (masked_BL.cumsum(dim=1) == 0)).any(dim=1)
+        if ending == "written":
+            whole_B = written_BL.any(dim=1) & (left_B == 0)
+            over_B = (over_B & (written_BL & (taken_BL > 0)).any(dim=1)) | whole_B
     elif ending == "block":
         over_B = written_BL.any(dim=1) & (left_B == 0)
     else:

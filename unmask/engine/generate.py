@@ -100,7 +100,7 @@ def make_request(
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
-    # SWITCH ON at merge: method = method.with_defaults(model.defaults)
+    method = method.with_defaults(model.defaults)
     stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")

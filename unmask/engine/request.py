@@ -92,6 +92,7 @@ class StepRecord:
         tokens: the ids written there.
         rule: the rule that took each of them.
         looks: how the rules of the row are shown, by name.
+        prompt: tokens of the row's prompt, behind which its answer begins.
         start: where the row's block begins.
         block: the block's ids before the forward, mask ids where nothing is written.
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
@@ -106,6 +107,7 @@ class StepRecord:
     committed: list[list[int]]
     tokens: list[list[int]]
     rule: list[list[str]]
+    prompt: list[int]
     start: list[int]
     block: list[list[int]]
     candidate: list[list[int]]

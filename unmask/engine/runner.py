@@ -207,6 +207,7 @@ def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | N
         committed=[[begin + offset for offset in new]],
         tokens=[[output.block[offset] for offset in new] if output else []],
         rule=[[row.recipe.rules[taken[offset] - 1].name for offset in new]],
+        prompt=[row.canvas.prompt],
         start=[begin],
         block=[row.block()],
         candidate=[row.block() if evidence is None else evidence.candidate],

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.plan import Query, assemble
-from unmask.context.policy import ContextPolicy, RowPlan, Window, keeping, most_slots, policy, sub_block, windows
+from unmask.context.policy import ContextPolicy, RowPlan, Window, clean, keeping, most_slots, policy, sub_block, windows
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.constraint import Constraint
 from unmask.decode.memory import Memory
@@ -187,25 +187,29 @@ class _Row:
         settings = self.settings
         if settings.keeping in ("own", "one by one"):
             if settings.seed is None or self.tokens[window.start] != self.model.spec.mask_id:
-                self.remember(window.start, refresh=True)
+                self.remember(window.start)
             elif settings.keeping == "one by one":
-                self.remember(window.start - settings.length, refresh=True)
+                self.remember(window.start - settings.length)
 
-    def close(self, window: Window, left: int) -> None:
-        """A published loop's forward on the finished block, the last one of an answer too."""
-        settings = self.settings
-        own = settings.keeping in ("own", "one by one") and settings.seed is None
-        if own and not (left == ENDED and settings.ending == "first"):
-            self.remember(window.end, refresh=False)
-
-    def remember(self, end: int, *, refresh: bool) -> None:
+    def remember(self, end: int) -> None:
         """Forwards that make the keys and values up to `end` final and decide nothing."""
         while self.kept < end and (plan := self.keeping(end)) is not None:
-            query = self.query(plan, start=plan.query.start, length=0)
-            tokens_N, joined = assemble([query], device=self.model.device)
-            self.model.states(tokens_N, joined, self.pool)
-            self.kept = plan.query.stop
-            self.forwards.append(Forward(refresh, tokens_N.tolist(), [], [], []))
+            self.encode(plan, refresh=True)
+
+    def encode(self, plan: RowPlan, *, refresh: bool) -> None:
+        """One such forward."""
+        query = self.query(plan, start=plan.query.start, length=0)
+        tokens_N, joined = assemble([query], device=self.model.device)
+        self.model.states(tokens_N, joined, self.pool)
+        self.kept = plan.query.stop
+        self.forwards.append(Forward(refresh, tokens_N.tolist(), [], [], []))
+
+    def close(self, window: Window, left: int) -> None:
+        """A published loop's forwards on the finished block, the last one of an answer too."""
+        settings = self.settings
+        if settings.closes and not (left == ENDED and settings.ending in ("first", "written")):
+            for _ in range((self.kept < window.end) + settings.confirms):
+                self.encode(clean(window.start, window.end, settings.length), refresh=False)
 
     def queries(self, window: Window, age: int, states: int) -> list[Query]:
         """What the block's next forward asks for, with this many states of the block."""
@@ -250,7 +254,7 @@ class _Row:
             rule=[settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
-        if not taken and left in (0, ENDED) and settings.keeping is not None and settings.sub_block is None:
+        if settings.finds_final and not taken and left in (0, ENDED):
             self.kept = window.end  # the forward has seen the block as it stays
         return ENDED if self.end < window.end and self.has_enough() else left
 
@@ -275,7 +279,7 @@ def _cut(answer: list[int], settings: Recipe, mask_id: int, fixed: Mapping[int, 
     kept = answer[:end]
     if mask_id in kept:
         kept = kept[: kept.index(mask_id)]
-    if settings.ending == "first":
+    if settings.ending in ("first", "written"):
         ends = [offset for offset, token in enumerate(kept) if token in settings.ends and offset not in fixed]
         kept = kept[: ends[0] + 1] if ends else kept
     return kept + [settings.filler] * (len(answer) - len(kept))

@@ -14,6 +14,7 @@ from unmask.context.policy import (
     RowPlan,
     Turn,
     Window,
+    clean,
     keeping,
     least_tokens,
     most_slots,
@@ -75,7 +76,7 @@ class RequestState:
         block_forwards: forwards so far that decoded the block; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
         seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
-        closing: whether the block is decoded and its own keys and values are to be made final.
+        closing: forwards that are still to be made of the decoded block, so that its keys and values are final.
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the block.
         commits: tokens that each rule wrote, by 1 + its index.
@@ -96,7 +97,7 @@ class RequestState:
     changed: bool = False
     block_forwards: int = 0
     kept: int = 0
-    closing: bool = False
+    closing: int = 0
     seeds: bool = False
     room: int | None = None
     step: int = 0
@@ -221,9 +222,10 @@ class RequestState:
         recipe, window = self.recipe, self.window
         kept = None
         if recipe.block is not None and recipe.keeping is not None:
-            end = window.end if self.closing else window.start
-            kept = keeping(self.kept, end, block=recipe.block, how=recipe.keeping, room=self.room)
-            if kept is not None and (self.closing or kept.query.stop < end):
+            if self.closing:
+                return Turn(clean(window.start, window.end, recipe.block), None)
+            kept = keeping(self.kept, window.start, block=recipe.block, how=recipe.keeping, room=self.room)
+            if kept is not None and kept.query.stop < window.start:
                 return Turn(kept, None)
         block = self.policy(window, self.block_forwards)
         if alone and recipe.sub_block is not None:
@@ -268,7 +270,7 @@ class RequestState:
         self.commits.update(taken)
         self.left, self.step, self.changed = left, step, any(taken)
         self.block_forwards += 1
-        if self.recipe.keeping is not None and self.recipe.sub_block is None and not self.changed and left in (0, ENDED):
+        if self.recipe.finds_final and not self.changed and left in (0, ENDED):
             self.kept = self.window.end  # the forward has seen the block as it stays
 
     def settle(self) -> bool:
@@ -276,7 +278,7 @@ class RequestState:
         over = self.left == ENDED or self._complete() or (self.recipe.ending == "first" and self._has_enough())
         if not (over or self._block_over()):
             return False
-        self.closing = self._closes(over)
+        self.closing = self.closing - 1 if self.closing else self._closing(over)
         if self.closing:
             return False
         if not over:
@@ -285,11 +287,12 @@ class RequestState:
             self.ended = time.perf_counter()
         return over
 
-    def _closes(self, over: bool) -> bool:
-        """Whether a published loop spends a forward on the finished block, the last one of an answer too."""
+    def _closing(self, over: bool) -> int:
+        """Forwards that a published loop spends on the finished block, the last one of an answer too."""
         recipe = self.recipe
-        own = recipe.keeping in ("own", "one by one") and recipe.seed is None
-        return own and self.kept < self.window.end and not (over and recipe.ending == "first")
+        if not recipe.closes or (over and recipe.ending in ("first", "written")):
+            return 0
+        return int(self.kept < self.window.end) + int(recipe.confirms)
 
     def _block_over(self) -> bool:
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
@@ -350,7 +353,7 @@ class RequestState:
         """The completion of a request that is over."""
         assert self.ended is not None, "the request is not over"
         ids, answer, recipe = self.final[: self.limit], self.answer(), self.recipe
-        if recipe.ending == "first":
+        if recipe.ending in ("first", "written"):
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
             kept = min(self.window.end - self.canvas.prompt, len(ids)) if self.left == ENDED else len(ids)

@@ -1,4 +1,4 @@
-"""Measuring: the same problems, stop rule and token count for every method.
+"""Evaluation: the same problems, stop strings and token counts for every method.
 
 task = unmask.evals.load("gsm8k", Source(data=Path("data/gsm8k"), limit=100))
 runs = evaluate(model, task, {"r2-dllm": unmask.method("r2-dllm")})       # evals/run.py
@@ -12,7 +12,7 @@ from unmask.evals.generated import MIXTURE, held_out
 from unmask.evals.task import Source, Task
 from unmask.tasks import EVERY
 
-# Tasks that are read from disk; those of unmask.tasks are generated.
+# Tasks whose data is read from disk; those of unmask.tasks are generated.
 TABLE: Mapping[str, str] = {
     "gsm8k": "unmask.evals.gsm8k:gsm8k",
     "math500": "unmask.evals.math500:math500",
@@ -25,13 +25,13 @@ TABLE: Mapping[str, str] = {
 
 
 def load(name: str, source: Source) -> Task:
-    """A task by its name: one of TABLE, one of unmask.tasks, or "mixture" for all of those evenly.
+    """A task by its name: one of TABLE, one of unmask.tasks, or "mixture" for equal shares of those.
 
-    Raises ConfigError for an unknown name, missing or malformed data, or options that the task has no use for.
+    Raises ConfigError for an unknown name, missing or malformed data, or options that the task does not take.
     """
     if name in TABLE:
         if source.data is None:
-            raise ConfigError(f"{name} is read from disk: say where its data lies with --data")
+            raise ConfigError(f"{name} is read from disk: name its data with --data")
         module, function = TABLE[name].split(":")
         read: Callable[[Source], Task] = getattr(importlib.import_module(module), function)
         return read(source)

@@ -1,6 +1,6 @@
-"""Which rule committed how many tokens, how sure the model was of them, and how often they were wrong.
+"""How many tokens each rule committed, with which confidence, and how many of them were wrong.
 
-A commit is wrong if vanilla decoding, one surest token at a time, came to another token at that position. That is strict (an
+A commit is wrong if vanilla decoding, one token per forward, ended with another token at that position. That is strict (an
 answer that says the same in other words is wrong from there on) and the same for every rule.
 """
 
@@ -41,18 +41,18 @@ class RuleCommits:
         }
 
 
-# Of one answer: rule -> its commits by confidence, and the wrong ones among them.
+# For one answer: rule -> its commits by confidence, and the wrong ones among them.
 _Counts = dict[str, tuple[list[int], list[int]]]
 
 
 def ablate(
     model: Denoiser, task: Task, run: Run, vanilla: Run, *, batch: int, journal: Journal | None = None
 ) -> list[RuleCommits]:
-    """Decode the items of `run` again with an observer; commits behind the end of an answer are left out.
+    """Decode the items of `run` again with an observer; commits after the end of an answer are left out.
 
-    What `journal` holds is not decoded again.
+    Answers whose counts are in `journal` are not decoded again.
 
-    Raises ConfigError for a method with drafts: one forward then stands for several steps, whose confidences are not kept.
+    Raises ConfigError for a method with drafts: its forwards stand for several steps, whose confidences are not kept.
     """
     if run.method.draft is not None:
         raise ConfigError(f"{run.name} drafts, so a commit has no single confidence: leave it out of --ablation")
@@ -76,7 +76,7 @@ def _total(rule: str, parts: Sequence[tuple[list[int], list[int]]]) -> RuleCommi
 
 
 def _count(model: Denoiser, task: Task, run: Run, pairs: Sequence[tuple[Record, Record]]) -> list[_Counts]:
-    """The commits of each answer, decoded again as one batch; the second of a pair is vanilla's."""
+    """The commits of each answer, decoded again as one batch; the second record of a pair is vanilla's."""
     asked = [ours.prompt for ours, _ in pairs]
     offsets = [len(encode(model, prompt)) for prompt in asked]
     found: list[_Counts] = [{} for _ in pairs]

@@ -1,28 +1,29 @@
-r"""Where an answer's text states its result: a number behind ####, a box, "the answer is", or its last number.
+r"""The result that an answer's text states: a number after ####, in a box, after "the answer is", or its last number.
 
-Numbers are compared as numbers: 1,007 is $1007.00, and a percent sign or a full stop behind it says nothing.
+Numbers are compared by value: 1,007 is $1007.00, and a percent sign or a full stop after it is ignored.
 """
 
 import re
 from decimal import Decimal
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-# \u2212 is a typeset minus; behind a digit, a letter or a bracket either is a subtraction. LaTeX writes 1{,}007 and 1,\!007.
+# \u2212 is a typeset minus; after a digit, a letter or a bracket, either sign means subtraction.
+# LaTeX writes 1{,}007 and 1,\!007.
 _THOUSANDS = r"[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
 _NUMBER = rf"(?:(?<![\w)}}\]])[-\u2212])?(?:\\?\$[-\u2212]?)?(?:{_THOUSANDS}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _ANY = re.compile(_NUMBER)
 _MARKED = re.compile(rf"####[ *]*({_NUMBER})")
-# Behind a number it begins a calculation that is not carried out: 18/5, 18 - 5, \frac{18}{5}.
+# After a number this begins a calculation that is not carried out: 18/5, 18 - 5, \frac{18}{5}.
 _GOES_ON = re.compile(r"\s*(?:[-+*/^\u00d7\u00f7\u2212]\s*[0-9($\\]|\\(?:times|cdot|div)|\}\s*\{)")
 
 
 def boxed(text: str) -> str | None:
-    r"""What the last complete \boxed{...} of a text holds.
+    r"""The content of the last complete \boxed{...} of a text.
 
     >>> boxed(r"So \boxed{1}, or rather \boxed{\frac{1}{2}}."), boxed(r"\boxed{1")
     ('\\frac{1}{2}', None)
     """
-    found, opened = None, list[int | None]()  # where the content of each open box begins; None for another brace
+    found, opened = None, list[int | None]()  # start of each open box's content; None for another brace
     for brace in _BRACE.finditer(text):
         if brace[0] == "}":
             begin = opened.pop() if opened else None
@@ -36,7 +37,7 @@ def boxed(text: str) -> str | None:
 
 
 def after_answer_is(text: str) -> str | None:
-    """The rest of the sentence behind the last "answer is".
+    """The rest of the sentence after the last "answer is".
 
     >>> after_answer_is("The answer is 4. No: the answer is 5.5. Done.")
     ' 5.5'
@@ -46,7 +47,7 @@ def after_answer_is(text: str) -> str | None:
 
 
 def marked_number(text: str) -> Decimal | None:
-    r"""The number behind the last #### that has one, as GSM8K's answers end.
+    r"""The number after the last #### that has one, as at the end of GSM8K's answers.
 
     >>> marked_number("#### Sum: 3 + 4\n#### 1,007.00") == 1007
     True
@@ -56,9 +57,9 @@ def marked_number(text: str) -> Decimal | None:
 
 
 def stated_number(text: str) -> Decimal | None:
-    r"""The number that a text gives as its result: behind ####, boxed, behind "answer is", or the last one.
+    r"""The number that a text gives as its result: after ####, boxed, after "answer is", or the last one.
 
-    The most explicit form decides, even where what it holds is no number.
+    The most explicit form decides, even if it does not hold a number.
 
     >>> stated_number(r"3 + 4 = 7, so \boxed{7} in 2 steps"), stated_number("The answer is 3 + 4 = $7.")
     (Decimal('7'), Decimal('7'))
@@ -79,7 +80,7 @@ def stated_number(text: str) -> Decimal | None:
 
 
 def _result(statement: str) -> Decimal | None:
-    """The first number behind the last "=", unless a calculation goes on behind it."""
+    """The first number after the last "=", unless a calculation follows it."""
     result = statement.rpartition("=")[2]
     number = _ANY.search(result)
     return None if number is None or _GOES_ON.match(result, number.end()) else _value(number[0])

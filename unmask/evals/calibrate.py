@@ -1,16 +1,16 @@
 """The settings of a method with the fewest forwards whose loss of accuracy stays within a budget, with 95 % confidence.
 
-Three disjoint parts of a task's items, so that nothing is judged by what it was chosen on:
+A task's items are split into three disjoint parts, so that no method is tested on the items that chose it:
 
-    search      finds candidates (evals/search.py) and puts them in order, from the safest to the boldest.
+    search      finds candidates (evals/search.py) and puts them in order, from the safest to the fastest.
     validation  tests them in that order at the 5 % level, up to the first that fails; the last that passed is the result.
-                The order is fixed before, so however many are tested a wrong one passes with a chance of at most 5 %
-                (fixed sequence testing, Learn then Test, arXiv 2110.01052). That holds for one calibration: whoever
-                repeats it until it pleases has chosen on the validation part.
-    report      what the result is worth on items that neither has seen.
+                The order is fixed before, so a wrong one passes with a chance of at most 5 %, however many are tested
+                (fixed sequence testing, Learn then Test, arXiv 2110.01052). That holds for one calibration: repeating it
+                until the result is welcome would be a choice on the validation part.
+    report      measures the result on items that the other two have not used.
 
-Answers are kept in a file a candidate, and the search is a function of them: a calibration that was stopped goes through
-its trials again without decoding.
+Answers are kept in one file per candidate, and the search is a function of them: a calibration that was stopped repeats
+its trials without decoding.
 """
 
 import itertools
@@ -32,13 +32,13 @@ from unmask.methods.method import Method, whole
 from unmask.models.denoiser import Denoiser
 
 SEARCH, VALIDATION = 0.3, 0.4  # the rest is the report's
-RUNGS = (0.25, 0.5, 1.0)  # shares of the search part after which a candidate may be stopped
+RUNGS = (0.25, 0.5, 1.0)  # shares of the search part after which a candidate may be dropped
 
 Report = Callable[[str, float, int], None]
 
 
 class Parts(NamedTuple):
-    """The items of the three stages, disjoint and together all there are."""
+    """The items of the three stages: disjoint, and together all items."""
 
     search: tuple[Item, ...]
     validation: tuple[Item, ...]
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
 
 def split(items: Sequence[Item], seed: int) -> Parts:
-    """Shuffle items and deal them out: 30, 40 and 30 %.
+    """Shuffle items and split them: 30, 40 and 30 %.
 
     >>> [len(part) for part in split([Item(id=str(n), prompt="", reference="") for n in range(10)], seed=0)]
     [3, 4, 3]
@@ -58,11 +58,11 @@ def split(items: Sequence[Item], seed: int) -> Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to calibrate, and on what.
+    """The settings of a calibration.
 
     Attributes:
-        task: its items are dealt out to the three parts.
-        method: whose numbers are moved.
+        task: its items are split into the three parts.
+        method: the method to tune.
         against: the method that the loss is measured against, often `method` as it is.
         budget: largest loss of accuracy, in points.
         trials: candidates of the search, `method` as it is among them.
@@ -105,7 +105,7 @@ class Plan:
 
 
 def limit(validation: int) -> int:
-    """How many items make a validation part of at least this size."""
+    """The number of items that make a validation part of at least this size."""
     return max(10, math.ceil((validation + 1) / VALIDATION))
 
 
@@ -114,9 +114,9 @@ def limit(validation: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
-    """A candidate on the validation part, and whether it was certified."""
+    """A candidate's result on the validation part, and whether it passed."""
 
-    __test__ = False  # not one of pytest's
+    __test__ = False  # not a test of pytest
 
     method: Method
     standing: Standing
@@ -126,7 +126,7 @@ class Test:
 def validate(candidates: Iterable[Method], judge: Callable[[Method], Standing], budget: float) -> list[Test]:
     """Test candidates in their order up to the first that fails: all but the last are certified, the last may be.
 
-    A wrong one passes with a chance of at most 5 %, however many are tested: it would have to be the first wrong one.
+    A wrong one passes with a chance of at most 5 %, however many are tested: the first wrong one would have to pass.
     """
     tests: list[Test] = []
     for candidate in candidates:
@@ -142,10 +142,10 @@ def validate(candidates: Iterable[Method], judge: Callable[[Method], Standing], 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was found.
+    """The result of a calibration.
 
     Attributes:
-        certified: the boldest candidate that passed; None where none did, and the method stays as it was.
+        certified: the fastest candidate that passed; None if none did, and the method stays as it was.
         trials, tests: of the search and of the validation, in their order.
         runs: over the report part: "against" unless that is the default, "default", and "calibrated" if one was certified.
     """
@@ -168,9 +168,9 @@ def calibrate(
     """Search, validate and report.
 
     Args:
-        folder: keeps the answers, a file a candidate; what is in it is not answered again.
+        folder: keeps the answers, one file per candidate; answers in it are not made again.
         weights, batch: as in `evaluate`.
-        report: called as report(stage, steps done, steps there are at most), with fractions of a step.
+        report: called as report(stage, steps done, largest number of steps), with fractions of a step.
 
     Raises:
         ConfigError: optuna is not installed, or the method's blocks do not divide the answer.
@@ -195,11 +195,11 @@ def calibrate(
         )[0]
 
     trials: list[Trial] = []
-    yardstick = ask(plan.against, parts.search, "search", 0, 1 + plan.trials)
+    baseline = ask(plan.against, parts.search, "search", 0, 1 + plan.trials)
 
     def preview(method: Method, first: int) -> Standing:
         run = ask(method, parts.search, "search", 1 + len(trials), 1 + plan.trials, first)
-        return standing(run, replace(yardstick, records=yardstick.records[:first]))
+        return standing(run, replace(baseline, records=baseline.records[:first]))
 
     proposals = search(
         study,

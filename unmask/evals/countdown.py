@@ -1,9 +1,9 @@
-"""Countdown: make a target from numbers, in the two layouts of dLLM papers: d1's and Dream's (see sudoku.py).
+"""Countdown: make a target from numbers, in the two file layouts of dLLM papers: d1's and Dream's (see sudoku.py).
 
     {"input": "30,100,93", "output": "23"}                      d1: numbers, target
     {"input": "15,44,79,50", "output": "44-15=29,79-29=50"}     Dream: numbers and target, steps
 
-Every number is used exactly once: d1 says so, and all of Dream's 3,000 references do.
+Every number is used exactly once, as d1 demands and all of Dream's 3,000 references do.
 """
 
 import re
@@ -23,8 +23,8 @@ RULES = (
     "Calculate a target from some numbers with +, -, * and /. Use every number exactly once; the result of a step may be used "
     "in a later step. Answer with the steps, separated by commas. For example, 10 from 2, 3, 4: 3*4=12,12-2=10"
 )
-MOST = 6  # numbers of a problem; d1's have no reference, and finding one takes seconds for six
-# What models write around a calculation, and how they write signs.
+MOST = 6  # numbers per problem; d1's have no reference, and finding one takes seconds for six numbers
+# Markup around a calculation, and other spellings of signs, in models' answers.
 _SIGNS = [
     (re.compile(r"^[ \t]*(?:[0-9]+[.)]|[-*\u2022])[ \t]+(?=[0-9(])", re.MULTILINE), ""),  # the mark of a list's entry
     (re.compile(r"\\left|\\right|\\?\$|(?<![0-9)])\*\*|\*\*(?![0-9(])"), ""),  # LaTeX, bold type
@@ -35,7 +35,7 @@ _SIGNS = [
 
 
 class Problem(NamedTuple):
-    """Numbers, what they should make, and steps that do."""
+    """Numbers, their target, and steps that reach it."""
 
     numbers: list[int]
     target: int
@@ -43,17 +43,17 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A calculation: its result, and the numbers that it is made of."""
+    """A calculation: its result, and the numbers in it."""
 
     result: Fraction
     used: list[Fraction]
 
 
 def countdown(source: Source) -> Task:
-    """The problems of a file, or of every countdown file of a folder, by how many numbers they have.
+    """The problems of a file, or of every countdown file of a folder, grouped by their number of numbers.
 
     An answer is right if it ends in steps, or one expression, that make the target.
-    `source.shots` (0) takes that many problems off the top of each file as worked examples, as Dream's own evaluation does.
+    `source.shots` (0) takes that many problems from the top of each file as worked examples, as Dream's own evaluation does.
     Raises ConfigError for missing or malformed data.
     """
     number, items = source.shots or 0, list[Item]()
@@ -85,8 +85,8 @@ def countdown(source: Source) -> Task:
 def makes(numbers: Sequence[int], target: int, answer: str) -> bool:
     r"""Whether an answer ends in calculations that use every number once and make the target.
 
-    Only what <answer> tags or a \boxed{} hold counts, where there are any. As many of its last calculations as there are
-    steps in a solution are tried, or fewer: what a model tried before does not count.
+    If there are <answer> tags or a \boxed{}, only their content counts. Its last calculations are tried, at most as many as a
+    solution has steps: attempts before them do not count.
 
     >>> makes([15, 44, 79], 50, "44-15=29, 79-29=50"), makes([15, 44, 79], 50, "So it is 79 - (44 - 15).")
     (True, True)
@@ -100,7 +100,7 @@ def makes(numbers: Sequence[int], target: int, answer: str) -> bool:
 
 
 def _make(numbers: Sequence[int], target: int, steps: Iterable[Step | None]) -> bool:
-    """Whether steps use up all numbers and each other's results, so that the target alone is left."""
+    """Whether steps use up all numbers and all results of other steps, so that only the target is left."""
     left = Counter(map(Fraction, numbers))
     for step in steps:
         if step is None:
@@ -123,7 +123,7 @@ def _steps(text: str) -> list[Step | None]:
 
 
 def _step(piece: str) -> Step | None:
-    """44-15=29, or without its result; of several equal expressions the one with most numbers is what is calculated."""
+    """44-15=29, or 44-15 alone; of several equal expressions, the calculation is the one with most numbers."""
     try:
         sides = [evaluate(side) for side in piece.split("=") if side.strip()]
     except ValueError:
@@ -152,7 +152,7 @@ def _problem(row: Row) -> Problem:
 
 
 def _solution(numbers: Sequence[int], target: int) -> str | None:
-    """Steps that make the target by way of whole numbers, or None; every pair and every sign is tried.
+    """Steps that make the target through whole numbers, or None; tries every pair and every sign.
 
     >>> _solution([15, 44, 79], 50)
     '44-15=29,79-29=50'

@@ -1,4 +1,4 @@
-"""The value of an arithmetic expression that a model wrote: a parser of + - * / and brackets, exact, with nothing to run."""
+"""The value of an arithmetic expression in a model's answer: an exact parser of + - * / and brackets, without eval."""
 
 import re
 from fractions import Fraction
@@ -8,9 +8,9 @@ MOST_CHARACTERS = 100
 
 
 def evaluate(text: str) -> tuple[Fraction, list[Fraction]]:
-    """The value of an expression and the numbers that it is made of, in their order; -3 is one where nothing precedes it.
+    """The value of an expression and the numbers in it, in their order; -3 is one number if nothing precedes it.
 
-    Raises ValueError for anything that is no such expression, is longer than 100 characters or divides by zero.
+    Raises ValueError for text that is not such an expression, is longer than 100 characters or divides by zero.
 
     >>> evaluate("(44 - 15) * 2")
     (Fraction(58, 1), [Fraction(44, 1), Fraction(15, 1), Fraction(2, 1)])
@@ -54,6 +54,6 @@ def _factor(tokens: list[str], numbers: list[Fraction]) -> Fraction:
         return value
     if token == "-" and tokens[-1] == "(":
         return -_factor(tokens, numbers)
-    number = -Fraction(tokens.pop()) if token == "-" else Fraction(token)  # ValueError where it is no number
+    number = -Fraction(tokens.pop()) if token == "-" else Fraction(token)  # ValueError if it is not a number
     numbers.append(number)
     return number

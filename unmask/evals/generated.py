@@ -1,4 +1,4 @@
-"""The held-out problems of the embedded model's own tasks (unmask.tasks), as a task."""
+"""A task made of held-out problems of the embedded model's own tasks (unmask.tasks)."""
 
 import itertools
 
@@ -11,13 +11,13 @@ MIXTURE, LIMIT = "mixture", 200
 
 
 def held_out(name: str, source: Source) -> Task:
-    """`source.limit` (200) different held-out problems of a task by its name, or of all tasks evenly ("mixture").
+    """`source.limit` (200) different held-out problems of one task, or of all tasks in equal shares ("mixture").
 
-    Results are broken down by steps, those of the mixture by task. Raises ConfigError for `data` or `shots`, or where a
-    task has fewer different problems.
+    Results are grouped by steps, those of the mixture by task. Raises ConfigError for `data` or `shots`, or if a task has
+    fewer different problems.
     """
     if source.data is not None or source.shots:
-        raise ConfigError(f"{name} is generated and asked without examples: leave --data and --shots out")
+        raise ConfigError(f"{name} is generated and has no worked examples: leave --data and --shots out")
     mixture = name == MIXTURE
     limit, found = source.limit or LIMIT, dict[str, Problem]()
     drawn = problems(dict.fromkeys(TASKS, 1.0) if mixture else name, "test", seed=source.seed)

@@ -1,6 +1,6 @@
 """GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168; github.com/openai/grade-school-math).
 
-Beside test.jsonl lies train.jsonl, whose first entries are the worked examples.
+The worked examples are the first entries of train.jsonl beside test.jsonl.
 """
 
 import re
@@ -17,9 +17,9 @@ FORMAT = "Reason step by step. End with a line that holds #### and then the fina
 
 
 def gsm8k(source: Source) -> Task:
-    """The test split, after five worked examples unless `source.shots` says otherwise; none: the format is asked for.
+    """The test split, after five worked examples or `source.shots`; without any, the prompt describes the format.
 
-    "flexible" takes the number that the text states in whatever form, "strict" only one behind ####.
+    "flexible" takes the number that the text states in whatever form, "strict" only a number after ####.
     Raises ConfigError for missing or malformed data.
     """
     number = SHOTS if source.shots is None else source.shots
@@ -58,7 +58,7 @@ def _rows(path: Path) -> list[Row]:
 def _examples(test: Path, number: int) -> list[tuple[str, str]]:
     train = test.with_name("train.jsonl")
     if train == test:
-        raise ConfigError(f"{train} is where the examples come from: ask for its questions with --shots 0")
+        raise ConfigError(f"{train} holds the worked examples: use --shots 0 to run its questions")
     return [(row["question"], _worked(row)) for row in shots.first(_rows(train), number, str(train))]
 
 

@@ -1,6 +1,6 @@
 """HumanEval: complete a Python function (Chen et al. 2021, arXiv 2107.03374; github.com/openai/human-eval).
 
-The answer may be the whole function, in a fenced block or bare, or what follows its head, as a base model writes it.
+The answer may be the whole function, in a fenced block or bare, or the lines after its head, as a base model writes them.
 """
 
 import re
@@ -12,17 +12,17 @@ from unmask.evals.task import Item, Source, Task, chosen
 
 FIELDS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
 REQUEST = "Complete this Python function. Answer with the whole function in one Python code block."
-# What follows a finished function; inside of one it would be indented.
+# Statements after a finished function; inside a function they would be indented.
 STOP = ("\nif __name__", "\nassert ", "\nprint(")
 
-# A block whose closing fence was cut off counts, too.
+# A block without its closing fence, which may be cut off, counts too.
 _BLOCK = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def humaneval(source: Source) -> Task:
-    """The 164 functions; right is an answer that passes the function's unit tests.
+    """The 164 functions; a right answer passes the function's unit tests.
 
-    Raises ConfigError for missing or malformed data, or shots, or where no sandbox can be made.
+    Raises ConfigError for missing or malformed data, or shots, or if no sandbox can be made.
     """
     shots.refuse("humaneval", source)
     path = files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl")[0]
@@ -38,10 +38,10 @@ def humaneval(source: Source) -> Task:
     )
 
 
-def code(text: str, wanted: Callable[[str], bool]) -> str:
-    r"""The program in an answer: the last fenced block that is `wanted`, else the text before the first block if that is.
+def code(text: str, accepts: Callable[[str], bool]) -> str:
+    r"""The program in an answer: the last fenced block that `accepts` takes, else the text before the first block if it does.
 
-    Where nothing is, the longest block; no block, or a text that begins indented and so goes on with the prompt: the text.
+    Otherwise the longest block; without a block, or if the text begins indented and so continues the prompt, the text.
 
     >>> code("Like this:\n```python\nx = 1\n```\nUse it:\n```python\nprint(x, x)\n```", lambda block: "x =" in block)
     'x = 1\n'
@@ -50,14 +50,14 @@ def code(text: str, wanted: Callable[[str], bool]) -> str:
     before = text[: found[0].start()] if found else text
     blocks = [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in (match.groups() for match in found)]
     for part in (*reversed(blocks), before):
-        if wanted(part):
+        if accepts(part):
             return part
     goes_on = re.match(r"\n*(?: {2}|\t)", before) is not None
     return before if goes_on or not blocks else max(blocks, key=len)
 
 
 def defines(program: str, name: str) -> bool:
-    r"""Whether a program makes something of that name at its top level.
+    r"""Whether a program defines that name at its top level.
 
     >>> defines("def double(x):\n    return 2 * x", "double"), defines("double(3)", "double")
     (True, False)
@@ -67,9 +67,9 @@ def defines(program: str, name: str) -> bool:
 
 
 def body(text: str) -> str:
-    r"""What of a continuation belongs to the function: all up to the next statement at the top level.
+    r"""The part of a continuation that belongs to the function: all lines up to the next statement at the top level.
 
-    The first line belongs to it in any case: some tokenizers drop the spaces that a text begins with.
+    The first line always belongs to it: some tokenizers drop the spaces at the start of a text.
 
     >>> body(" y = x + 1\n    return y\n\nprint(2)\n")
     '    y = x + 1\n    return y\n\n'

@@ -1,13 +1,13 @@
-"""The inside of evals/sandbox.py: builds a jail out of Linux namespaces, runs one program in it, prints the verdict.
+"""The script behind evals/sandbox.py: builds a jail of Linux namespaces, runs one program in it, prints the verdict.
 
     echo '{"program": "assert 1 + 1 == 2", ...}' | python -I -S jail.py
 
-Standard library only, and a script of its own: making namespaces needs a process with one thread. It becomes three:
+Standard library only, and a separate script, because making namespaces needs a process with one thread. It becomes three:
 
     launcher    moves into new namespaces, builds the jail's file system, waits
-    init        process 1 of the new PID namespace: watches the program, holds the verdict; when it ends, the kernel kills
-                whatever is left in there. It keeps its capabilities, so that the program cannot trace or kill it.
-    program     no capabilities, no new ones either, limits, a system call filter; a new interpreter
+    init        process 1 of the new PID namespace: watches the program and decides the verdict; when it ends, the kernel
+                kills all processes left in there. It keeps its capabilities, so that the program cannot trace or kill it.
+    program     without capabilities and without a way to new ones, with limits and a system call filter; a new interpreter
 """
 
 import ctypes
@@ -29,22 +29,22 @@ MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
 MOUNT_SETATTR, ATTR_RDONLY, ATTR_NOSUID = 442, 0x1, 0x2  # the call's number, the same on every architecture
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 
-# What would reach around a namespace or a limit, by machine: socket (vsock has no namespace), io_uring_setup (makes
+# System calls that evade a namespace or a limit, by machine: socket (vsock has no namespace), io_uring_setup (makes
 # sockets, too), shmget, semget, msgget, memfd_create (memory that no limit counts), add_key, request_key, keyctl (keys
-# of the session). The first number is the machine's name for the kernel's filter.
+# of the session). The first number is the machine's id in the kernel's filter.
 FORBIDDEN: Mapping[str, tuple[int, tuple[int, ...]]] = {
     "x86_64": (0xC000003E, (41, 425, 29, 64, 68, 319, 248, 249, 250)),
     "aarch64": (0xC00000B7, (198, 425, 194, 190, 186, 279, 217, 218, 219)),
 }
 
 NOBODY = 65534
-SCRATCH_BYTES, FILES = 64 * 2**20, 64  # of the folder /tmp; open at once
+SCRATCH_BYTES, FILES = 64 * 2**20, 64  # size of /tmp; number of open files
 START_SECONDS = 30.0  # until the interpreter runs; not the program's time
 TAIL_BYTES = 4096
 READY, OUT_OF_MEMORY = b"ready", 77
 
-# The new interpreter's first lines. The nonce lives in a frame of the program's own process: whoever walks the frames
-# finds it, but nothing that a program does on the way to some other end writes it to descriptor 3.
+# The new interpreter's first lines. The nonce lives in a frame of the program's own process: a program that walks the
+# frames finds it, but no program writes it to descriptor 3 by accident.
 RUNNER = f"""
 import os, sys
 def run(write, leave, nonce):
@@ -67,7 +67,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "PYTHONHASHSEED": "0",  # the same program, the same verdict
     "PYTHONUTF8": "1",
-    "OMP_NUM_THREADS": "1",  # a second thread is refused
+    "OMP_NUM_THREADS": "1",  # a second thread would be refused
     "OPENBLAS_NUM_THREADS": "1",
 }
 
@@ -87,17 +87,17 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
 
 
 def freeze(target: str, *, below: bool) -> None:
-    """Make a mount read-only, with all `below` it or alone."""
+    """Make a mount read-only; with `below`, all mounts below it as well."""
     attributes = struct.pack("4Q", ATTR_RDONLY | ATTR_NOSUID, 0, 0, 0)
     size = ctypes.c_size_t(len(attributes))
     call("syscall", ctypes.c_long(MOUNT_SETATTR), AT_FDCWD, target.encode(), AT_RECURSIVE * below, attributes, size)
 
 
 def isolate() -> None:
-    """Move into new namespaces; every id that is this user's own keeps its number in there."""
+    """Move into new namespaces, in which the user's own ids keep their numbers."""
     uid, gid, place = os.getuid(), os.getgid(), f"/proc/{os.getpid()}"
     maps = {"uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}
-    if uid == 0:  # all ids: root may need its power over other people's folders to reach the interpreter
+    if uid == 0:  # all ids: root may need its rights over other users' folders to reach the interpreter
         for name in maps:
             with open(f"/proc/self/{name}") as file:
                 maps[name] = "\n".join("{0} {0} {2}".format(*line.split()) for line in file)
@@ -105,7 +105,7 @@ def isolate() -> None:
         maps = {"setgroups": "deny", **maps}
     waiting, moved = os.pipe()
     helper = os.fork()
-    if helper == 0:  # only a process that stayed outside may write root's maps
+    if helper == 0:  # only a process outside the namespace may write root's maps
         os.close(moved)
         if not os.read(waiting, 1):
             os._exit(0)
@@ -127,7 +127,7 @@ def isolate() -> None:
 
 
 def build(program: bytes, places: Mapping[str, str]) -> None:
-    """Change to a file system of nothing but `places` (path inside -> path outside), read-only, and a small /tmp."""
+    """Change to a file system that holds `places` (path inside -> path outside), read-only, and a small /tmp."""
     os.umask(0o022)
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
@@ -138,7 +138,7 @@ def build(program: bytes, places: Mapping[str, str]) -> None:
     mount("tmpfs", "/jail/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={SCRATCH_BYTES},nr_inodes=4096")
     for inside, outside in sorted(places.items()):
         source, target = f"/outside{outside}", f"/jail{inside}"
-        if os.path.exists(target):  # part of one that came before
+        if os.path.exists(target):  # part of an earlier one
             continue
         if os.path.isdir(source):
             os.makedirs(target)
@@ -151,12 +151,12 @@ def build(program: bytes, places: Mapping[str, str]) -> None:
         file.write(program)
     call("umount2", b"/outside", MNT_DETACH)
     freeze("/", below=False)
-    os.chroot("/jail")  # in a chroot nobody gets another user namespace, and with it new powers
+    os.chroot("/jail")  # in a chroot the kernel refuses new user namespaces, and the capabilities that come with them
     os.chdir("/tmp")
 
 
 def forbid(machine: int, numbers: Sequence[int]) -> None:
-    """Answer these system calls of this process and its heirs with EPERM; kill it for calls of another machine's kind."""
+    """Answer these system calls of this process and its children with EPERM; kill it for calls of another architecture."""
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000
     steps = [(load, 0, 0, 4), (equal, 1, 0, machine), (answer, 0, 0, kill), (load, 0, 0, 0)]
@@ -170,7 +170,7 @@ def forbid(machine: int, numbers: Sequence[int]) -> None:
 
 
 def become_program(descriptors: Sequence[int], command: list[str], seconds: float, memory_bytes: int) -> None:
-    """Give up everything and start the interpreter; `descriptors` become its 0, 1, 2, 3."""
+    """Drop all rights and start the interpreter; `descriptors` become its 0, 1, 2, 3."""
     os.setsid()  # kill(0, ...) reaches a process group across PID namespaces
     kept = [os.dup(descriptor) for descriptor in descriptors]
     for number, descriptor in enumerate(kept):
@@ -182,12 +182,12 @@ def become_program(descriptors: Sequence[int], command: list[str], seconds: floa
         os.setresuid(NOBODY, NOBODY, NOBODY)
     for limit, most in (
         (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, math.floor(seconds) + 1),  # counts whole ones, a little behind what `supervise` reads
+        (resource.RLIMIT_CPU, math.floor(seconds) + 1),  # whole seconds, a little later than what `supervise` reads
         (resource.RLIMIT_FSIZE, SCRATCH_BYTES),
         (resource.RLIMIT_NOFILE, FILES),
         (resource.RLIMIT_NPROC, 0),  # no second process or thread: the memory limit counts one process
         (resource.RLIMIT_CORE, 1),  # unlike 0 it also keeps a dump from the kernel's core_pattern program
-        (12, 0),  # RLIMIT_MSGQUEUE, which the module does not name
+        (12, 0),  # RLIMIT_MSGQUEUE, for which the module has no name
     ):
         allowed = resource.getrlimit(limit)[1]
         most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
@@ -197,12 +197,12 @@ def become_program(descriptors: Sequence[int], command: list[str], seconds: floa
 
 
 def watch(child: int, output: int, verdict: int, wall_seconds: float) -> tuple[bytes, bytes, bool]:
-    """What the program said on each descriptor (the output's tail), until it ended or its time was over (True)."""
+    """The bytes of the program on each descriptor (the output's tail), and whether its time was over before it ended."""
     ended, tail, said = os.pidfd_open(child), b"", b""
     streams, deadline, started = [output, verdict], time.monotonic() + START_SECONDS, False
     while (left := deadline - time.monotonic()) > 0:
         ready = select.select([ended, *streams], [], [], left)[0]
-        if ready == [ended]:  # and nothing more to read
+        if ready == [ended]:  # and nothing is left to read
             return tail, said, False
         for stream in set(ready) - {ended}:
             chunk = os.read(stream, 2**16)
@@ -218,7 +218,7 @@ def watch(child: int, output: int, verdict: int, wall_seconds: float) -> tuple[b
 
 
 def supervise(command: list[str], seconds: float, wall_seconds: float, memory_bytes: int) -> dict[str, str]:
-    """Process 1: start the program, watch it, judge it."""
+    """Process 1: start the program, watch it and return the verdict."""
     call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     nonce = os.urandom(16)
@@ -237,7 +237,7 @@ def supervise(command: list[str], seconds: float, wall_seconds: float, memory_by
         os.write(secret, nonce)
         os.close(secret)
     except BrokenPipeError:
-        pass  # it did not start, which is seen below
+        pass  # it did not start, which the code below reports
     tail, said, late = watch(child, output, verdict, wall_seconds)
     os.kill(child, signal.SIGKILL)
     _, ended, used = os.wait4(child, 0)

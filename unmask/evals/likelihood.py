@@ -1,11 +1,11 @@
-"""How probable a masked diffusion model finds given answers. It knows token ids only, no text and no harness.
+"""Log-likelihoods of given answers under a masked diffusion model, from token ids.
 
     log p(answer | prompt)  ~  E [ L / l * sum over the masked i of log p(token i | prompt, answer with l tokens masked) ]
 
 with l uniform in 1..L and each set of l positions equally likely (LLaDA, arXiv 2502.09992, eq. 6). A bound of the model's
-own likelihood, and what its authors compare with autoregressive models' scores.
+likelihood, which its authors compare with the scores of autoregressive models.
 
-Shapes: N masks of an answer, L its tokens, B rows of a forward, R answer tokens of the longest answer, M of
+Shapes: N masks of an answer, L its tokens, B rows per forward, R answer tokens of the longest answer, M answer tokens of
 all rows together, V vocabulary.
 """
 
@@ -26,10 +26,10 @@ Pair = tuple[Sequence[int], Sequence[int]]  # prompt and answer
 
 
 def masks(length: int, draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Masks of an answer, [N, L] bool, and what each one's sum of log-probabilities counts for, [N] float64.
+    """Masks of an answer, [N, L] bool, and the weight of each one's sum of log-probabilities, [N] float64.
 
-    An answer that has no more than `draws` masks gets all of them, and the expectation is exact. Else N is `draws`, and the
-    counts l are spread evenly over 1..L from a random start (systematic sampling): each one is uniform by itself, and
+    An answer that has no more than `draws` masks gets all of them, and the expectation is exact. Otherwise N is `draws`, and
+    the counts l are spread evenly over 1..L from a random start (systematic sampling): each one is uniform by itself, and
     together they vary less than independent ones.
 
     >>> hidden_NL, weight_N = masks(2, draws=8, seed=0)
@@ -57,9 +57,9 @@ def log_likelihoods(
 
     Args:
         pairs: prompts and answers as token ids, any mix of lengths.
-        draws: masks an answer; one of at most log2(draws + 1) tokens is computed exactly.
+        draws: masks per answer; an answer of at most log2(draws + 1) tokens is computed exactly.
         seed: equal seeds draw equal masks for answers of equal length, whatever the batch.
-        batch_size: rows of a forward.
+        batch_size: rows per forward.
 
     Raises RequestError for a pair that is too long for the model, holds its mask id, or has no prompt.
     """
@@ -84,9 +84,9 @@ def log_likelihoods(
 
 @torch.inference_mode()
 def greedy(model: Denoiser, pairs: Sequence[Pair], *, batch_size: int = 1) -> list[bool]:
-    """Whether each answer is what the model writes by itself, its surest token first, one a forward.
+    """Whether each answer is the model's greedy one: the token of highest confidence first, one per forward.
 
-    That is `vanilla` with the whole answer as one block. A row leaves at its first different token, most after one forward.
+    That is `vanilla` with the whole answer as one block. A row stops at its first different token, mostly after one forward.
     Raises RequestError like `log_likelihoods`.
     """
     _check(model, pairs)
@@ -118,14 +118,14 @@ def _check(model: Denoiser, pairs: Sequence[Pair]) -> None:
 
 
 def _masked(pairs: Sequence[Pair], draws: int, seed: int) -> Iterator[tuple[int, list[bool], float]]:
-    """Every pair's number with each of its masks and that mask's weight."""
+    """The index of every pair with each of its masks and that mask's weight."""
     for number, (_, answer) in enumerate(pairs):
         hidden_NL, weight_N = masks(len(answer), draws, seed)
         yield from ((number, hidden, weight) for hidden, weight in zip(hidden_NL.tolist(), weight_N.tolist(), strict=True))
 
 
 def _predict(model: Denoiser, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
-    """Logits [B, R, V], float32 or better, of every row's tokens from its start on; zeros behind those of a short row."""
+    """Logits [B, R, V], float32 or better, of every row's tokens from its start on; zeros after those of a short row."""
     queries = [entire(row, start, len(row), block=model.spec.block) for row, start in zip(tokens, starts, strict=True)]
     logits_MV = model.forward(*assemble(queries, device=model.device), None)
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
@@ -133,6 +133,6 @@ def _predict(model: Denoiser, tokens: Sequence[Sequence[int]], starts: Sequence[
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows of different lengths as one int64 tensor, zeros behind the short ones."""
+    """Rows of different lengths as one int64 tensor, short ones padded with zeros."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.int64, device=device)

@@ -1,12 +1,12 @@
-"""unmask's models in EleutherAI's lm-evaluation-harness. It knows no decoding, only how to ask for it.
+"""The adapter of unmask to EleutherAI's lm-evaluation-harness.
 
     python -m unmask.evals.lm_eval --model unmask --model_args model=unmask-tiny,method=r2-dllm --tasks gsm8k
 
-is the harness's own `lm_eval` command with all its options, and the model `unmask` besides. Version 0.4.13 looks for no
-plug-ins; its successors do (upstream pull request 4013), and find `unmask` under the plain `lm_eval` by our entry point.
+is the harness's own `lm_eval` command with all its options, plus the model `unmask`. Version 0.4.13 does not load plug-ins;
+later ones do (upstream pull request 4013), so that the plain `lm_eval` finds `unmask` by our entry point.
 From Python call `register()`, then `lm_eval.simple_evaluate(model="unmask", ...)`, or hand it an `UnmaskLM`.
 
-A chat template is applied where `--apply_chat_template` asks for it and nowhere else. One process, one device.
+A chat template is applied only with `--apply_chat_template`. One process, one device.
 """
 
 import inspect
@@ -37,26 +37,26 @@ from unmask.methods.method import Method, whole
 from unmask.methods.options import takes
 from unmask.models import loading
 
-# Below the harness's own logger, whose level and handler it takes.
+# A child of the harness's logger, so that it has that logger's level and handler.
 LOG = logging.getLogger("lm_eval.unmask")
-# Tokens of an answer where neither the task nor the method says: what the harness's other models take.
+# Tokens per answer if neither task nor method gives a number: the default of the harness's other models.
 DEFAULT_NEW_TOKENS = 256
-# What a task may ask of an answer, once the harness has translated its other spellings.
+# The generation settings of a task, once the harness has translated its other spellings.
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 
 
 class UnmaskLM(TemplateLM):  # type: ignore[misc]
-    """A model and a method, as the harness asks them.
+    """A model and a method behind the harness's interface.
 
     Args:
         model: an embedded model, a checkpoint folder or a Hugging Face id.
         method: a preset or a YAML file of settings.
-        batch_size: prompts decoded at once; for likelihoods, rows of a forward.
+        batch_size: prompts decoded at once; for likelihoods, rows per forward.
         device, dtype: as `unmask.load` takes them.
-        draws: masks an answer whose likelihood is estimated (evals/likelihood.py).
-        seed: of samples and of masks.
-        settings: options of the method (threshold=0.8), or fields of its file. What a task says of length and sampling
-            wins over `max_new_tokens`, `temperature`, `top_p` and `top_k`.
+        draws: masks per answer in the estimate of its likelihood (evals/likelihood.py).
+        seed: of samples and masks.
+        settings: options of the method (threshold=0.8), or fields of its file. A task's own length and sampling
+            settings win over `max_new_tokens`, `temperature`, `top_p` and `top_k`.
 
     Raises ConfigError on an unknown option, naming the valid ones, or a bad value; ModelError as `unmask.load` does.
     """
@@ -75,7 +75,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.method = _method(method, settings)
-        rows = int(batch_size) if str(batch_size).isdigit() else batch_size  # --batch_size arrives as text
+        rows = int(batch_size) if str(batch_size).isdigit() else batch_size  # --batch_size arrives as a string
         whole("batch_size", rows, 1, required=True)
         whole("draws", draws, 1, required=True)
         whole("seed", seed, 0, required=True)
@@ -83,14 +83,14 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         self.model = loading.load(model, device=device, dtype=dtype)
         self.tokenizer = self.model.tokenizer
         if self.tokenizer is None:
-            raise ConfigError(f"{model} has no tokenizer, and the harness asks in text")
+            raise ConfigError(f"{model} has no tokenizer, which the harness needs: it asks in text")
         self.spent: Counter[str] = Counter(answers=0, tokens=0, forwards=0)
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
-        """Model args win over the harness's --batch_size and --device, which have values even where nobody gave them."""
+        """Model args win over the harness's --batch_size and --device, which have default values."""
         given = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        if given.get("device") == "cuda:0":  # the harness's default on any machine; auto is the same where there is one
+        if given.get("device") == "cuda:0":  # the harness's default on any machine; auto is the same if there is a GPU
             given["device"] = "auto"
         return cls(**given | arg_dict)
 
@@ -100,7 +100,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes into the results: which weights, how they were asked, and what the answers cost."""
+        """What the harness adds to its results: the weights, the method and its settings, and the cost of the answers."""
         tokens, forwards = self.spent["tokens"], self.spent["forwards"]
         return {
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.network.parameters()),
@@ -128,17 +128,17 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has nothing before it."""
+        """The token before a text without a context."""
         start: int | None = self.tokenizer.bos_token_id
         return self.eot_token_id if start is None else start
 
     @property
     def tokenizer_name(self) -> str:
-        """Names vocabulary and template by what is in them, for the harness's cache of prompts."""
+        """A hash of vocabulary and template, for the harness's cache of prompts."""
         return digest({"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template})
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids; a text that begins with its BOS, as chat templates write it, gets no second one."""
+        """Token ids; a text that begins with BOS, as chat templates write it, gets no second BOS."""
         if add_special_tokens is None:
             start = self.tokenizer.bos_token
             add_special_tokens = start is None or not string.startswith(start)
@@ -146,7 +146,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The turns as one text; without a generation prompt the last turn is how the answer begins."""
+        """The turns as one text; without a generation prompt the last turn is the start of the answer."""
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{self.model.name} has no chat template: leave --apply_chat_template out")
         text: str = self.tokenizer.apply_chat_template(
@@ -157,11 +157,11 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         )
         return text
 
-    # --- what the harness asks
+    # --- the harness's interface
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers up to their first EOS or stop string, cut to their `max_gen_toks`."""
-        repeats: Counter[str] = Counter()  # what is asked again wants another sample
+        repeats: Counter[str] = Counter()  # a repeated request gets another sample
         asked: list[Request] = []
         for context, settings in (instance.args for instance in requests):
             question = repr((context, settings))
@@ -175,10 +175,10 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         for chunk in self._batches(sizes, "generate_until", disable_tqdm):
             batch = [replace(asked[place], prompt=prompts[place], max_new_tokens=lengths[place]) for place in chunk]
             for place, completion in zip(chunk, answer(self.model, batch), strict=True):
-                wanted, text = asked[place].max_new_tokens, completion.text
-                if completion.tokens > wanted:
-                    text = to_text(self.tokenizer, completion.token_ids[:wanted])
-                spent.update(tokens=min(completion.tokens, wanted), forwards=completion.forwards)
+                limit, text = asked[place].max_new_tokens, completion.text
+                if completion.tokens > limit:
+                    text = to_text(self.tokenizer, completion.token_ids[:limit])
+                spent.update(tokens=min(completion.tokens, limit), forwards=completion.forwards)
                 answers[place] = text
                 self.cache_hook.add_partial("generate_until", requests[place].args, text)
         self.spent.update(spent)
@@ -192,7 +192,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether the model would write it by itself."""
+        """Log-likelihood of each continuation, and whether it is the model's greedy answer."""
         answers = [answer for _, _, answer in requests]
         prompts = self._shortened([prompt for _, prompt, _ in requests], [len(answer) for answer in answers])
         scores = [(0.0, False)] * len(requests)
@@ -209,7 +209,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of each text: the sum over windows as long as the context, each after one token of the one before.
 
-        The last window has more before it, so that it is as long as the others.
+        The last window has a longer context, so that it is as long as the others.
         """
         texts = [instance.args[0] for instance in requests]
         windows = [
@@ -230,16 +230,16 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
 
-    # --- how it is asked of the engine
+    # --- requests
 
     def _request(self, context: str, settings: dict[str, Any], seed: int) -> Request:
-        """A task's question; `max_new_tokens` is what it asks for, not yet in whole blocks."""
+        """The request of a task's question; `max_new_tokens` is the task's number, not yet in whole blocks."""
         chosen = normalize_gen_kwargs(settings, self.method.max_new_tokens or DEFAULT_NEW_TOKENS)
         for name in chosen:
             if name not in SETTINGS:
                 raise unknown("generation setting", name, SETTINGS)
         whole("max_gen_toks", chosen["max_gen_toks"], 1, required=True)
-        # The method checks the task's numbers like its own, and keeps its own where the task has none.
+        # The method checks the task's settings, and keeps its own for those that the task does not set.
         method = self.method.change(**{name: chosen[name] for name in ("temperature", "top_p", "top_k") if name in chosen})
         return Request(
             prompt=tuple(self.tok_encode(context) or [self.prefix_token_id]),
@@ -257,19 +257,19 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         return -(-tokens // block) * block
 
     def _shortened(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Prompts without their beginning where that and an answer of so many tokens do not fit; the last token stays."""
-        rooms = [max(1, self.max_length - length) for length in lengths]
-        cut = sum(len(prompt) > room for prompt, room in zip(prompts, rooms, strict=True))
+        """Prompts cut at their start if they and an answer of `lengths` tokens do not fit; the last token always stays."""
+        limits = [max(1, self.max_length - length) for length in lengths]
+        cut = sum(len(prompt) > limit for prompt, limit in zip(prompts, limits, strict=True))
         if cut:
             LOG.warning(
-                f"{cut} of {len(prompts)} prompts lost their beginning: the model takes {self.max_length} tokens in all"
+                f"{cut} of {len(prompts)} prompts were cut at their start: the model takes {self.max_length} tokens in all"
             )
-        return [tuple(prompt[-room:]) for prompt, room in zip(prompts, rooms, strict=True)]
+        return [tuple(prompt[-limit:]) for prompt, limit in zip(prompts, limits, strict=True)]
 
     def _batches(self, sizes: Sequence[tuple[int, int]], label: str, quiet: bool) -> Iterator[list[int]]:
-        """Places in `sizes`, `batch_size` at a time and the largest first; those with different first numbers stay apart."""
+        """Indices of `sizes`, `batch_size` at a time, the largest first; a batch has one first number."""
         order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
-        # None: a progress bar only where a terminal shows it.
+        # None: a progress bar only on a terminal.
         with tqdm(total=len(order), desc=label, disable=quiet or None) as bar:
             for _, group in itertools.groupby(order, key=lambda place: sizes[place][0]):
                 while chunk := list(itertools.islice(group, self.batch_size)):
@@ -278,7 +278,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
 
 
 def _method(name: str, settings: dict[str, Any]) -> Method:
-    """A preset with these options, or a file of settings with these settings instead of its own."""
+    """A preset with these options, or a settings file with these settings replaced."""
     if name in TABLE:
         own = [name for name, given in inspect.signature(UnmaskLM).parameters.items() if given.kind is given.KEYWORD_ONLY]
         for option in settings:
@@ -294,7 +294,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """The harness's command line. Our errors are one line and exit code 2."""
+    """Run the harness's command line; unmask's errors are one line and exit code 2."""
     register()
     try:
         cli_evaluate()

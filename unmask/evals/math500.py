@@ -7,15 +7,15 @@ from unmask.evals.reading import files, read
 from unmask.evals.task import Item, Source, Task, chosen
 
 FIELDS = {"problem": str, "solution": str, "answer": str, "level": int, "unique_id": str}
-LONGEST = 1000  # characters of an answer; the keys have 60 at most, and parsing takes ever longer
+LONGEST = 1000  # characters of an answer; keys have 60 at most, and long answers take long to parse
 FORMAT = r"Reason step by step and put the final answer in \boxed{}."
 
 
 def math500(source: Source) -> Task:
-    r"""The problems by their level; right is an answer that math-verify holds for the same as the key.
+    r"""The problems, grouped by level; an answer is right if math-verify finds it equal to the key.
 
-    The answer is the last \boxed{...}, or where there is none what is said behind "answer is".
-    Raises ConfigError for missing or malformed data, for shots, or where math-verify is not installed.
+    The answer is the last \boxed{...} or, without one, the text after "answer is".
+    Raises ConfigError for missing or malformed data, for shots, or if math-verify is not installed.
     """
     shots.refuse("math500", source)
     path = files(source.data, "test.jsonl")[0]

@@ -1,7 +1,7 @@
-"""Whether two mathematical answers mean the same, by the library math-verify in a process of its own (math_child.py).
+"""Whether two mathematical answers mean the same, by the library math-verify in a child process (math_child.py).
 
 An answer like 9^{9^{9^9}} keeps SymPy busy for hours, out of reach of any signal, and math-verify's own time limits work
-in a program's main thread alone. A child process is killed where it takes too long, and another one takes its place.
+only in a program's main thread. A child process that takes too long is killed and replaced.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ CHILD = Path(__file__).with_name("math_child.py")
 
 
 class MathVerifier:
-    """Compares LaTeX or plain answers, from any thread, one pair at a time.
+    """Compares LaTeX or plain answers; callable from any thread, one pair at a time.
 
     Attributes:
-        seconds: what takes longer, or two gigabytes of memory, counts as different.
+        seconds: a comparison that takes longer, or two gigabytes of memory, counts as different.
 
-    Raises ConfigError where math-verify is not installed.
+    Raises ConfigError if math-verify is not installed.
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -46,7 +46,7 @@ class MathVerifier:
             return reply == "true\n"
 
     def _ask(self, question: str) -> str:
-        """The child's reply; nothing where it died or was killed."""
+        """The child's reply; empty if it died or was killed."""
         child = self._child
         assert child.stdin is not None
         assert child.stdout is not None
@@ -63,7 +63,7 @@ class MathVerifier:
             limit.join()
 
     def _start(self) -> None:
-        # -P: the child's folder is not where its imports come from. Its warnings are nobody's errors.
+        # -P: no imports from the child's folder. -W: its warnings must not become errors.
         command = [sys.executable, "-P", "-W", "ignore", str(CHILD)]
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True)
@@ -76,5 +76,5 @@ class MathVerifier:
 
 def _close(child: "subprocess.Popen[str]") -> None:
     child.kill()
-    with contextlib.suppress(OSError), child:  # closing sends what was not sent yet
+    with contextlib.suppress(OSError), child:  # closing flushes the pipe
         pass

@@ -19,10 +19,10 @@ REQUEST = "Answer with one Python code block."
 
 
 def mbpp(source: Source) -> Task:
-    """The test split after three examples (task ids 2, 3, 4) unless `source.shots` says otherwise; right passes all tests.
+    """The test split after three examples (task ids 2, 3, 4), or `source.shots`; a right answer passes all tests.
 
-    Examples lie between [BEGIN] and [DONE]; without any, a code block is asked for.
-    Raises ConfigError for missing or malformed data, too many shots, or where no sandbox can be made.
+    Examples stand between [BEGIN] and [DONE]; without any, the prompt asks for a code block.
+    Raises ConfigError for missing or malformed data, too many shots, or if no sandbox can be made.
     """
     number = SHOTS if source.shots is None else source.shots
     path = files(source.data, "mbpp.jsonl", "sanitized-mbpp.json")[0]
@@ -51,7 +51,7 @@ def mbpp(source: Source) -> Task:
 
 
 def _item(row: Row) -> Item:
-    """The task without examples around it."""
+    """The item without examples in its prompt."""
     sentence = row.values.get("text", row.values.get("prompt"))
     setup = row.values.get("test_setup_code", row.values.get("test_imports"))
     if isinstance(setup, list):
@@ -68,7 +68,7 @@ def _item(row: Row) -> Item:
         reference=solution,
         facts={
             "names": [name for name in re.findall(r"^def\s+(\w+)", solution, re.M) if re.search(rf"\b{name}\b", called)],
-            "tests": f"{setup}\n{called}",  # the setup may use what the solution defines
+            "tests": f"{setup}\n{called}",  # the setup may use names that the solution defines
         },
     )
 

@@ -1,8 +1,8 @@
-"""How few forwards a commit rule could have got by with: the headroom above every method.
+"""The fewest forwards that a greedy commit rule could need: the headroom of every method.
 
-An oracle knows the answer that vanilla decoding came to. At each forward of a block it commits every masked position whose
-prediction is that answer's token already; where none is, it writes the true token of the surest position, as vanilla did in
-the end. It is greedy, so a bound for rules that look at one forward at a time, not a proof of the least.
+An oracle knows vanilla's answer. At each forward of a block it commits every masked position that already predicts that
+answer's token; if there is none, it writes the answer's token at the position of highest confidence. It is greedy, so it
+bounds rules that look at one forward at a time; it does not prove a minimum.
 """
 
 import torch
@@ -16,10 +16,10 @@ from unmask.models.denoiser import Denoiser
 
 
 def oracle(model: Denoiser, vanilla: Run, journal: Journal | None = None) -> list[int]:
-    """Forwards of the oracle for every item that fits, in blocks like those of `vanilla`, without a cache.
+    """Forwards of the oracle for every item that fits into the model, in the blocks of `vanilla`, without a cache.
 
-    Like every method it stops once the answer's end is written with nothing masked before it. What `journal` holds is not
-    decoded again.
+    Like every method it stops once EOS is written with nothing masked before it. Items that `journal` holds are not decoded
+    again.
     """
     asked = [record for record in vanilla.records if record.asked]
     counted: dict[str, int] = {row["id"]: row["forwards"] for _, row in journal or ()}
@@ -35,7 +35,7 @@ def oracle(model: Denoiser, vanilla: Run, journal: Journal | None = None) -> lis
 def _forwards(model: Denoiser, vanilla: Run, record: Record) -> int:
     prompt, answer = encode(model, record.prompt), record.token_ids
     mask_id, device = model.spec.mask_id, model.device
-    # The end itself is written too, where there is one.
+    # The EOS itself is written too, if there is one.
     needed = min(record.tokens + 1, len(answer))
     truth_T = torch.tensor([*prompt, *answer], device=device)
     tokens_T = torch.tensor([*prompt, *[mask_id] * len(answer)], device=device)

@@ -1,6 +1,6 @@
-"""A table of a paper as a file of configs/paper gives it: a model, and for each task the settings and the published numbers.
+"""A table of a paper, read from a file of configs/paper: a model, and for each task the settings and the published numbers.
 
-It is read strictly, and every method is built when the file is read, so that a mistake shows before the first forward.
+The reader is strict and builds every method at once, so that a mistake shows before the first forward.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from unmask.methods.method import Method, from_mapping, whole
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a paper says of one method on one task, counted as its authors count.
+    """A paper's numbers of one method on one task, counted as its authors count.
 
     Attributes:
         accuracy: percent.
-        forwards, seconds: mean of an answer; None, like every number: the paper does not give it.
+        forwards, seconds: mean per answer; None, here and below, if the paper does not give the number.
     """
 
     accuracy: float
@@ -37,7 +37,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How unmask decodes as a row of the table did: a preset with options, or why it does not."""
+    """How unmask decodes a row of the table: a preset with options, or the reason why it does not."""
 
     preset: str | None = None
     options: Mapping[str, Any] | None = None
@@ -54,10 +54,10 @@ class Entry:
     """One task of the table.
 
     Attributes:
-        task, shots, max_new_tokens: what unmask asks.
+        task, shots, max_new_tokens: as unmask runs it.
         published: row -> the paper's numbers.
-        options: row -> what its preset is changed to for this task.
-        instead_of: the paper's task, where unmask has not the same.
+        options: row -> options of its preset for this task.
+        instead_of: the paper's task, if unmask has only a similar one.
     """
 
     task: str
@@ -87,7 +87,8 @@ class PaperTable:
     """A table of a paper.
 
     Attributes:
-        paper, table, model, hardware: which one, of what, measured on what.
+        paper, table: where it was published.
+        model, hardware: what was measured.
         methods: row -> how unmask decodes it.
         caveats: what to know before comparing.
     """
@@ -102,7 +103,7 @@ class PaperTable:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Read a file's settings. Raises ConfigError that names an unknown key, a missing one or a bad value."""
+        """Read a file's settings. Raises ConfigError, which names the key, for an unknown or missing key or a bad value."""
         parts = dict(settings)
         for name in ("entries", "caveats"):
             if not isinstance(parts.get(name, []), list):
@@ -125,7 +126,7 @@ class PaperTable:
                 raise ConfigError(f"{entry.title}: unmask runs none of its rows; leave it out")
 
     def runnable(self, entry: Entry) -> dict[str, Method]:
-        """Row -> method, of the rows that unmask has a method for."""
+        """Row -> method, for the rows that unmask has a method for."""
         found = {}
         for name in entry.published:
             recipe = self.methods[name]

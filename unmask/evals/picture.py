@@ -16,7 +16,7 @@ SERIES = (RIGHT, WRONG, "#4f8f5b", "#8a5fa8", "#b08a2e", "#5c6b7a")
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Accuracy with its interval against forwards and against seconds; the line joins what nothing beats in both.
+    """Accuracy with its interval against forwards and against seconds; the line joins the points of the frontier.
 
     `rows` are those of `unmask eval --json`.
     """
@@ -31,7 +31,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, value) that no other one matches at lower cost and beats in value, cheapest first.
+    """Indices of the points (cost, value) to which no other point is superior, cheapest first.
 
     >>> frontier([(1.0, 0.5), (2.0, 0.4), (3.0, 0.9)])
     [0, 2]
@@ -44,7 +44,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def rules(commits: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: Path) -> None:
-    """For each method a panel: commits of each rule by confidence, the wrong ones apart. Values are RuleCommits' rows."""
+    """One panel per method and rule: its commits by confidence, right and wrong. Values are rows of RuleCommits."""
     panels = [(name, row) for name, found in commits.items() for row in found]
     if not panels:
         raise ConfigError("no commits to draw")
@@ -90,7 +90,7 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
             capsize=2,
         )
         for row, point in mine:
-            # A preset's name is in the legend; what tells its points apart stands beside them.
+            # A preset's name is in the legend; beside each point stands the option that sets it apart.
             text, offset = row["method"].partition(" ")[2], (5, 5) if above else (5, -10)
             axes.annotate(text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=7)
     costs = [x for x, _ in points]

@@ -1,8 +1,8 @@
-"""Data files of tasks, read strictly: JSON lines, one JSON list, or CSV, gzipped or not. It knows no task.
+"""Strict readers of the tasks' data files: JSON lines, one JSON list, or CSV, gzipped or not.
 
     rows = read(path, {"question": str, "answer": str})
 
-Whatever is wrong with a file is one line that names it, the line and what belongs there.
+Every error is one line that names the file, the line and what was expected there.
 """
 
 import csv
@@ -26,7 +26,7 @@ class Row:
     """One entry of a data file.
 
     Attributes:
-        values: field -> value, those that nobody asked for included.
+        values: field -> value, with fields that the task does not use.
         where: file and line, for errors.
     """
 
@@ -37,25 +37,25 @@ class Row:
         return self.values[field]
 
     def expected(self, shape: str) -> ConfigError:
-        """The error for a row that is not what a task needs."""
+        """The error for a row that does not have this shape."""
         return ConfigError(f"{self.where}: expected {shape}")
 
 
 def files(data: Path | None, *patterns: str) -> list[Path]:
-    """`data` itself where it is a file, or what its folder holds of `patterns`, cd9 before cd10.
+    """`data` itself if it is a file, or the files in its folder that match `patterns`, cd9 before cd10.
 
-    Raises ConfigError where there is nothing.
+    Raises ConfigError if there are none.
     """
-    wanted = " or ".join(patterns)
+    names = " or ".join(patterns)
     if data is None:
-        raise ConfigError(f"say where the data lies with --data: {wanted}, or its folder")
+        raise ConfigError(f"name the data with --data: {names}, or its folder")
     if data.is_file():
         return [data]
     if not data.is_dir():
-        raise ConfigError(f"{data}: no such file or folder; expected {wanted}, or its folder")
+        raise ConfigError(f"{data}: no such file or folder; expected {names}, or its folder")
     found = {path for pattern in patterns for path in data.glob(pattern)}
     if not found:
-        raise ConfigError(f"{data}: this folder holds no {wanted}")
+        raise ConfigError(f"{data}: this folder holds no {names}")
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
@@ -63,9 +63,9 @@ def read(path: Path, fields: Mapping[str, type], *, unique: str | None = None) -
     """The rows of a file, every one with every field.
 
     Args:
-        path: .csv with a header, otherwise JSON lines or one JSON list of objects; UTF-8, behind .gz if so named.
+        path: .csv with a header, otherwise JSON lines or one JSON list of objects; UTF-8, gzipped if the name ends in .gz.
         fields: name -> type: str (not blank), int, float (whole numbers too) or list.
-        unique: a field that no two rows share.
+        unique: a field whose values differ between all rows.
 
     Raises:
         ConfigError: the file cannot be read or has no rows; a row is malformed, lacks a field or repeats the unique one.
@@ -79,7 +79,7 @@ def read(path: Path, fields: Mapping[str, type], *, unique: str | None = None) -
             raise row.expected(shape)
         if unique is not None:
             if values[unique] in seen:
-                raise row.expected(f'a "{unique}" of its own, but {values[unique]!r} came before')
+                raise row.expected(f'another "{unique}" in every row, but {values[unique]!r} came before')
             seen.add(values[unique])
         rows.append(row)
     if not rows:
@@ -112,12 +112,12 @@ def _is(value: object, kind: type) -> bool:
 
 
 def _entries(path: Path, text: str, shape: str) -> Iterator[tuple[str, Any]]:
-    """Where each entry stands, and what it is."""
+    """The place of each entry, for errors, and its value."""
     if path.name.removesuffix(".gz").endswith(".csv"):
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             for values in table:
-                yield f"{path}:{table.line_num}", None if None in values else values  # None: of more fields than the header
+                yield f"{path}:{table.line_num}", None if None in values else values  # None: more fields than the header
         except csv.Error as error:
             raise ConfigError(f"{path}:{table.reader.line_num}: not CSV ({error}); expected {shape}") from None
     elif text.lstrip().startswith("["):

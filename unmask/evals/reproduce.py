@@ -1,10 +1,10 @@
-"""A paper's table run again: what was published, and ours beside it.
+"""A paper's table run again: the published numbers, and ours beside them.
 
     unmask reproduce configs/paper/r2-table1-llada.yaml --data DATA
 
 A file of configs/paper names a model and, for every task of a table, the settings and the numbers that the paper gives.
-`reproduce` answers the tasks with unmask.evals.run, `document` compares, `markdown` prints. Whatever keeps two numbers from
-being compared (another model, other prompts, another task) is said beside them, and then nothing is said of agreement.
+`reproduce` answers the tasks with unmask.evals.run, `document` compares, `markdown` prints. Reasons why two numbers cannot be
+compared (another model, other prompts, another task) are printed beside them, and such numbers are not called equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ from unmask.models.denoiser import Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of an entry.
+    """The result of an entry.
 
     Attributes:
         rows: row -> its numbers, as in `unmask eval --json`.
-        differences: what keeps its accuracies from being compared with the paper's.
-        skipped: why nothing was asked.
+        differences: reasons why its accuracies cannot be compared with the paper's.
+        skipped: why the entry was not run.
     """
 
     entry: Entry
@@ -72,13 +72,13 @@ def reproduce(
 
     Args:
         asked: the tasks of the entries, from `tasks`.
-        folder: keeps one folder per entry, and what is in it is not answered again.
+        folder: keeps one folder per entry; answers in it are not made again.
         weights, batch: as `evaluate` takes them. Published speeds are of one answer at a time.
         report: called as report(entry, row, items done, share of them right) after every batch.
 
     Raises:
         ConfigError: `folder` holds answers made with other settings, or is being written by another process.
-        PromptTooLong: not one entry fits.
+        PromptTooLong: no entry fits.
     """
     outcomes = []
     for entry, task in zip(table.entries, asked, strict=True):
@@ -99,7 +99,7 @@ def reproduce(
 
 
 def differences(entry: Entry, task: Task, too_long: int) -> tuple[str, ...]:
-    """What keeps an entry's accuracies from being compared with the paper's, whatever the model."""
+    """Reasons why an entry's accuracies cannot be compared with the paper's, whatever the model."""
     found = []
     if entry.instead_of is not None:
         found.append(f"{task.name} with {task.shots} shots stands in for {entry.instead_of}")
@@ -111,7 +111,7 @@ def differences(entry: Entry, task: Task, too_long: int) -> tuple[str, ...]:
 
 
 def hardware(model: Denoiser) -> str:
-    """What a model runs on, by name."""
+    """The name of the device that a model runs on."""
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
 
 
@@ -124,9 +124,9 @@ HEAD = (
 
 
 def document(table: PaperTable, outcomes: Sequence[Outcome], *, model: str, device: str, batch: int) -> dict[str, Any]:
-    """Published and ours as plain data; `inside`: whether our 95 % interval holds the published accuracy, None: not comparable.
+    """Published numbers and ours as plain data; `inside`: whether our 95 % interval holds the published accuracy, or None.
 
-    A model is the table's by its name; a checkpoint folder of the same name counts as it.
+    None means not comparable. A model is the table's if it has its name; a checkpoint folder of that name counts.
     """
     other = Path(model).name != Path(table.model).name
     ours = {"model": model, "device": device, "batch": batch}
@@ -138,7 +138,7 @@ def document(table: PaperTable, outcomes: Sequence[Outcome], *, model: str, devi
 
 
 def published(table: PaperTable) -> dict[str, Any]:
-    """The same document before anything of ours is measured."""
+    """The same document, with the published numbers alone."""
     outcomes = [Outcome(entry=entry, rows={}) for entry in table.entries]
     return _head(table) | {
         "ours": None,
@@ -180,7 +180,7 @@ def _compared(table: PaperTable, outcome: Outcome, *, comparable: bool) -> dict[
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """A document as a Markdown table with its notes, one line per task and row; what is not given or not measured is a dash."""
+    """A document as a Markdown table with its notes, one line per task and row; a dash stands for a missing number."""
     lines = [f"Published: {found['paper']}, table {found['table']}, {found['model']}, {found['hardware']}.", ""]
     if found["ours"] is not None:
         ours = "Ours: {model}, {device}, batch {batch}; speeds compare only on the same hardware and batch."

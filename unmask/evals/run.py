@@ -1,7 +1,7 @@
-"""Methods over a task: the same items, stop strings and token count for all, one line of JSON per item and method.
+"""Run methods on a task: the same items, stop strings and token counts for all, one line of JSON per item and method.
 
-Tokens are counted to the first EOS or stop, never filler or prompt; forwards include refreshes. Methods take turns batch
-by batch, so a slow minute of the machine is shared by all. Every batch is on disk before the next one begins.
+Tokens are counted up to the first EOS or stop string, without prompt and filler; forwards include refreshes. Methods take
+turns batch by batch, so a slow minute of the machine affects all of them. Every batch is on disk before the next begins.
 """
 
 import time
@@ -21,7 +21,7 @@ from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
 BATCH = 16
-# Verdicts that run programs wait for them, not for a core of ours.
+# Threads that score answers: a verdict that runs a program waits for another process.
 SCORERS = 4
 
 
@@ -33,7 +33,7 @@ class Record:
         id, group, prompt: of the item.
         answer: up to the first EOS or stop string.
         verdicts: metric -> whether the answer passes.
-        finish_reason: "stop", "length", or "too long" where prompt and answer exceed the model's context: not asked, wrong.
+        finish_reason: "stop", "length", or "too long" if prompt and answer exceed the context: not run, counts as wrong.
         tokens, forwards, query_tokens, commits: as in Completion.
         token_ids: the whole answer.
         seconds: the item's share of its batch's time.
@@ -54,17 +54,17 @@ class Record:
 
     @property
     def asked(self) -> bool:
-        """Whether the model was asked at all."""
+        """Whether the model answered the item at all."""
         return self.finish_reason != "too long"
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """Read a line of the file; files from before November 2026 also hold a `latency`, which nothing reads."""
+        """Read a line of the file; files from before November 2026 also hold an unused `latency`."""
         return cls(**{name: value for name, value in row.items() if name != "latency"})
 
     @classmethod
     def of(cls, item: Item, completion: Completion, verdicts: Mapping[str, bool], seconds: float) -> Self:
-        """What is kept of an item's answer."""
+        """The record of an item's answer."""
         return cls(
             id=item.id,
             group=item.group,
@@ -82,7 +82,7 @@ class Record:
 
     @classmethod
     def too_long(cls, item: Item, metrics: Sequence[str]) -> Self:
-        """What is kept of an item that does not fit."""
+        """The record of an item that does not fit."""
         wrong = dict.fromkeys(metrics, False)
         return cls(id=item.id, group=item.group, prompt=item.prompt, verdicts=wrong, finish_reason="too long")
 
@@ -119,17 +119,16 @@ def evaluate(
     """Answer every item with every method.
 
     Args:
-        model, task: what answers, and what is asked.
         methods: by the names that the results carry.
-        folder: keeps one file per method, and what is in it is not answered again; None keeps nothing.
-        weights: the fingerprint of the model's weights, so that no file is taken for another model's.
+        folder: keeps one file per method; answers in it are not made again. None keeps nothing.
+        weights: the fingerprint of the model's weights, so that files of another model are refused.
         batch: prompts decoded at once.
         max_new_tokens: length of an answer; None: the method's own, or the task's.
         report: called as report(method, items done, share of them right) after every batch.
 
     Raises:
         ConfigError: a file in `folder` was made with other settings, or is being written by another process.
-        PromptTooLong: no item at all fits into the model.
+        PromptTooLong: no item fits into the model.
     """
     methods = {
         name: method.change(max_new_tokens=max_new_tokens or method.max_new_tokens or task.max_new_tokens)
@@ -152,7 +151,7 @@ def evaluate(
 
 
 def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch: int) -> dict[str, Any]:
-    """All that an answer depends on besides its prompt: runs of one provenance may share a file, however many items."""
+    """Everything that an answer depends on besides its prompt: runs of one provenance may share a file."""
     return {
         "model": model.name,
         "weights": weights,
@@ -178,7 +177,7 @@ def file_name(method: str) -> str:
 def _files(methods: Iterable[str], folder: Path | None) -> dict[str, Path]:
     files = {name: (folder or Path()) / file_name(name) for name in methods}
     if len(set(files.values())) < len(files):
-        raise ConfigError(f"two of the methods {', '.join(files)} would share a file: rename one")
+        raise ConfigError(f"two of the methods {', '.join(files)} would share a file: rename one of them")
     return files
 
 
@@ -195,7 +194,7 @@ def _fitting(model: Denoiser, task: Task, methods: Iterable[Method]) -> set[str]
 
 
 class _Answers:
-    """One method's records by item: those that its journal holds, and those that it answers."""
+    """One method's records by item: those in its journal, and new ones."""
 
     def __init__(self, model: Denoiser, task: Task, method: Method, fits: set[str]) -> None:
         self._model, self._task, self._method, self._fits = model, task, method, fits
@@ -204,7 +203,7 @@ class _Answers:
         self.records: dict[str, Record] = {}
 
     def keep_in(self, journal: Journal) -> None:
-        """Take what a journal holds, and add to it what is answered from here on."""
+        """Read the records of a journal, and append new ones to it from here on."""
         self._journal = journal
         prompts = {item.id: item.prompt for item in self._task.items}
         for number, (_, row) in enumerate(journal, start=2):
@@ -217,11 +216,11 @@ class _Answers:
             self.records[record.id] = record
 
     def answer(self, items: Sequence[Item]) -> None:
-        """Answer those of the items that have no record; what is answered is on disk when this returns."""
+        """Answer the items that have no record; new records are on disk when this returns."""
         missing = [item for item in items if item.id not in self.records]
         if not missing:
             return
-        if not self._answered:  # the first forwards of a shape pay for what later ones find ready
+        if not self._answered:  # warm-up: the first forwards of a shape are slower than later ones
             first = next(item.prompt for item in self._task.items if item.id in self._fits)
             generate(self._model, [first], method=self._method)
         records = self._ask(missing)

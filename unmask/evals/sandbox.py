@@ -1,24 +1,24 @@
-"""Run a generated program where it can hurt nothing, and learn whether it reached its end.
+"""Run a generated program where it can do no harm, and find out whether it reached its end.
 
     sandbox.run("assert sorted([2, 1]) == [1, 2]").passed
 
 Linux namespaces, limits and a system call filter, made anew for every program by evals/jail.py, the same for root and for
-an ordinary user. What a program may try, it has
+an ordinary user. Inside, a program has
 
     files       its interpreter, the installed packages and system libraries, read-only; 64 MiB in /tmp, in memory, gone
-                afterwards. Nothing else of the machine's files exists in there, and no /proc.
-    processes   one, with one thread: fork and threads are refused. It sees no process from outside. Whatever runs when the
-                verdict falls is killed by the kernel with the namespace.
+                afterwards. No other file of the machine exists in there, and no /proc.
+    processes   one, with one thread: fork and threads are refused. It sees no process from outside. Processes that
+                still run at the verdict are killed by the kernel with the namespace.
     memory      `memory_bytes` of address space, those 64 MiB, and small buffers (pipes)
-    time        `seconds` of the processor's time, so that a busy machine changes no verdict; six times that on the clock,
-                from its first line, for one that sleeps
+    time        `seconds` of processor time, so that a busy machine changes no verdict; six times that on the clock, from
+                its first line, for a program that sleeps
     network     none: no interface, and no socket but a pair of its own
-    user        no capabilities and no way to new ones; root becomes nobody; an environment of its own, nothing of ours
-    output      any amount; the last 4 KiB are kept
+    user        no capabilities and no way to new ones; root becomes the user `nobody`; an empty environment
+    output      any amount, of which the last 4 KiB are kept
 
-It has passed when it came to its end: then its own process sends a nonce that it was not handed (jail.py, RUNNER). Ending
-early by whatever way, exit code 0 included, is a failure. Not held: a program written to search its interpreter's frames
-for the nonce, values that compare equal to everything, and faults of the kernel itself.
+A program has passed if it came to its end: only then does its process send a nonce that the program was not given (jail.py,
+RUNNER). Ending early in whatever way, exit code 0 included, is a failure. There is no protection against a program that
+searches its interpreter's frames for the nonce, values that compare equal to everything, and faults of the kernel itself.
 """
 
 import json
@@ -36,8 +36,8 @@ JAIL = Path(__file__).with_name("jail.py")
 SYSTEM = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom")
 LEAST_MEMORY = 64 * 2**20
 MOST_SECONDS = 3600
-WALL = 6  # seconds on the clock for one of the processor's
-PATIENCE = 60.0  # how many seconds the jail may take besides, on a busy machine
+WALL = 6  # seconds on the clock per second of processor time
+PATIENCE = 60.0  # further seconds for the jail itself, on a busy machine
 
 Status = Literal["passed", "failed", "timed out", "out of memory"]
 
@@ -47,8 +47,8 @@ class Outcome:
     """How a program ended.
 
     Attributes:
-        status: "passed" only where it came to its end.
-        reason: one line that says why not.
+        status: "passed" only if it came to its end.
+        reason: one line that says why it did not.
         output: the last 4 KiB of what it wrote, both streams.
     """
 
@@ -62,15 +62,15 @@ class Outcome:
 
 
 def run(program: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 2**20) -> Outcome:
-    """Run a Python program; safe to call from several threads at once, and nothing the program does makes it raise.
+    """Run a Python program; safe to call from several threads at once, and no program makes it raise.
 
     Args:
-        program: any text; it runs as a module that is imported, so what is kept for __name__ == "__main__" does not.
+        program: any text; it runs as an imported module, so code under __name__ == "__main__" does not run.
         seconds: of processor time, the interpreter's start (hundredths) included.
         memory_bytes: of address space, at least 64 MiB.
 
     Raises:
-        ConfigError: a bad limit, or this machine refuses the isolation. Nothing ever runs without it.
+        ConfigError: a bad limit, or this machine refuses the isolation; no program runs without it.
 
     >>> run("assert 1 + 1 == 3, 'one and one'").reason
     'AssertionError: one and one'
@@ -88,7 +88,7 @@ def run(program: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 2**20) 
             input=json.dumps({"program": program, **limits, **_interpreter()}).encode(),
             capture_output=True,
             env={},
-            start_new_session=True,  # a signal from the terminal is ours to handle
+            start_new_session=True,  # signals of the terminal reach this process alone
             timeout=WALL * seconds + PATIENCE,
             check=False,
         )
@@ -96,7 +96,7 @@ def run(program: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 2**20) 
         return Outcome(status="timed out", reason="its jail did not end")
     try:
         answer = json.loads(done.stdout)
-    except ValueError:  # killed from outside, for instance by a machine that ran out of memory
+    except ValueError:  # killed from outside, for instance because the machine ran out of memory
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return Outcome(status="failed", reason=f"its jail died: {last or f'exit code {done.returncode}'}")
     if "refused" in answer:
@@ -105,14 +105,14 @@ def run(program: str, *, seconds: float = 5.0, memory_bytes: int = 512 * 2**20) 
 
 
 def check() -> None:
-    """Raises ConfigError where no program can be run; a task asks this first, so that nobody answers in vain."""
+    """Raises ConfigError if no program can be run; a task calls this first, before any answer is decoded."""
     outcome = run("")
     if not outcome.passed:
         raise _refusal(outcome.reason)
 
 
 def _interpreter() -> dict[str, Any]:
-    """The interpreter and its packages, and where they must lie inside (path inside -> path outside)."""
+    """The interpreter and its packages, and their places inside (path inside -> path outside)."""
     packages = [os.path.realpath(folder) for folder in site.getsitepackages() if os.path.isdir(folder)]
     places = {path: os.path.realpath(path) for path in SYSTEM if os.path.exists(path)}
     places |= {path: path for path in (os.path.realpath(sys.base_prefix), *packages)}

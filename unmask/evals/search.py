@@ -1,8 +1,8 @@
-"""The search of a calibration: which settings of a method are worth a test. It knows no model; someone else judges.
+"""The search of a calibration: which settings of a method are worth a test. The caller runs and scores the candidates.
 
-optuna's TPE proposes numbers. A candidate is judged on a growing share of the items and stopped when it is hopeless, so
-that most of the work goes into those that matter. Two objectives: the forwards, and the loss that the validation part
-could not rule out at the rates seen so far; what would be certified counts as feasible.
+optuna's TPE proposes numbers. A candidate is scored on a growing share of the items and dropped once it is hopeless, so
+that most of the work goes into promising ones. There are two objectives: the forwards, and the upper bound of the loss that
+the validation part would show at the rates seen so far; a bound within the budget counts as feasible.
 """
 
 from bisect import bisect_left
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-RIVALS = 2  # faster and more accurate candidates that stop one: a single one may be luck
+RIVALS = 2  # a candidate is dropped if this many others are faster and more accurate: a single one may be luck
 BOLDNESS = (1.1, 1.25, 1.5, 2.0)  # the first trials after the method itself: its thresholds lowered together
-STRIDE = 0.02  # each bolder candidate must save this share of the forwards, or it is not worth its test
+STRIDE = 0.02  # each next candidate must save this share of the forwards to be worth a test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How a method stands to another one on the same items.
+    """A method against another one on the same items.
 
     Attributes:
-        lost, gained: items that only the other, or only this method got right.
+        lost: items that only the other method got right.
+        gained: items that only this method got right.
         n: all items.
         forwards: its forwards as a share of the other's.
     """
@@ -54,7 +55,7 @@ class Standing:
         return -loss_bound(self.gained, self.lost, self.n) > budget
 
     def enough(self, budget: float) -> int:
-        """How many items would certify a budget above the loss, at these rates.
+        """The number of items that would certify a budget above the loss, at these rates.
 
         >>> Standing(lost=0, gained=0, n=1).enough(0.02), Standing(lost=3, gained=2, n=100).enough(0.02)
         (180, 1537)
@@ -75,7 +76,7 @@ def standing(run: Run, base: Run) -> Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A candidate, and how it stood after the whole search part, or where it was stopped (not `finished`)."""
+    """A candidate and its result on the search part, or on the items until it was dropped (not `finished`)."""
 
     method: Method
     standing: Standing
@@ -83,7 +84,7 @@ class Trial:
 
 
 def new_study(seed: int) -> "Study":
-    """Two numbers to make small by TPE, the same proposals for the same answers. Raises ConfigError without optuna."""
+    """A study that minimises two numbers by TPE; equal answers give equal proposals. Raises ConfigError without optuna."""
     require("calibrating", "optuna", "eval")
     import optuna
 
@@ -102,14 +103,14 @@ def search(
     validation: int,
     budget: float,
 ) -> Iterator[Trial]:
-    """Move the numbers of a method, without end; equal studies and judgements give equal trials.
+    """Try numbers of a method, endlessly; equal studies and results give equal trials.
 
     Args:
         study: from `new_study`.
-        judge: (candidate, n) -> how it stands on the first n items of the search part.
+        judge: (candidate, n) -> its result on the first n items of the search part.
         start: the numbers of the first trial; bolder ones follow, then optuna's.
-        rungs: growing numbers of items after which a candidate may be stopped.
-        validation: how many items will test the result.
+        rungs: growing numbers of items after which a candidate may be dropped.
+        validation: the number of items that will test the result.
         budget: largest loss, as a share.
     """
     from optuna.distributions import FloatDistribution, IntDistribution
@@ -139,7 +140,7 @@ def search(
 
 
 def bolder(start: Mapping[str, float], ranges: Mapping[str, Range], scale: float) -> dict[str, float]:
-    """All thresholds moved away from certainty by one factor, within their ranges: what one would try by hand first.
+    """All thresholds moved away from 1 by one factor, within their ranges: the first thing to try by hand.
 
     >>> bolder({"commit.threshold": 0.9, "temporal.steps": 3}, {"commit.threshold": Range(0.5, 1.0)}, 2.0)
     {'commit.threshold': 0.8, 'temporal.steps': 3}
@@ -151,13 +152,13 @@ def bolder(start: Mapping[str, float], ranges: Mapping[str, Range], scale: float
 
 
 def hopeless(now: Standing, others: Iterable[Standing], budget: float) -> bool:
-    """Whether to stop a candidate: no faster, surely over the budget, or behind several others on the same items."""
+    """Whether to drop a candidate: no faster, over the budget with 95 % confidence, or worse than several others."""
     rivals = sum(other.forwards <= now.forwards and other.loss < now.loss for other in others)
     return now.forwards >= 1 or now.exceeds(budget) or rivals >= RIVALS
 
 
 def frontier(trials: Iterable[Trial], validation: int) -> list[Trial]:
-    """What no finished trial beats in both forwards and expected bound, from the safest to the boldest, in worthwhile steps."""
+    """The finished trials that no other beats in both forwards and expected bound, the safest first, in worthwhile steps."""
     finished = [trial for trial in trials if trial.finished]
     chosen: list[Trial] = []
     least = 1.0

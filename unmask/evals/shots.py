@@ -1,4 +1,4 @@
-"""Worked examples before a question: as a base model has to be asked."""
+"""Worked examples before a question, which a base model needs."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -6,14 +6,14 @@ from typing import TypeVar
 from unmask.errors import ConfigError
 from unmask.evals.task import Source
 
-# Where a model that goes on with a question of its own is cut.
+# A model that goes on with another question is cut there.
 STOP = ("\nQuestion:",)
 
 T = TypeVar("T")
 
 
 def few_shot(examples: Iterable[tuple[str, str]], question: str) -> str:
-    r"""Questions with their answers, and a question whose answer is left open.
+    r"""Questions with their answers, then a question without one.
 
     >>> few_shot([("What is 1 + 1?", "2")], "What is 2 + 2?")
     'Question: What is 1 + 1?\nAnswer: 2\n\nQuestion: What is 2 + 2?\nAnswer:'
@@ -23,13 +23,13 @@ def few_shot(examples: Iterable[tuple[str, str]], question: str) -> str:
 
 
 def first(rows: Sequence[T], shots: int, where: str) -> Sequence[T]:
-    """The first `shots` rows. Raises ConfigError where no row is left behind them."""
+    """The first `shots` rows. Raises ConfigError if no row is left after them."""
     if shots >= len(rows):
         raise ConfigError(f"{where} has {len(rows)} rows: ask for fewer than {len(rows)} shots")
     return rows[:shots]
 
 
 def refuse(name: str, source: Source) -> None:
-    """Raises ConfigError if examples are asked for where the data has none."""
+    """Raises ConfigError if examples are wanted for a task whose data has none."""
     if source.shots:
-        raise ConfigError(f"{name} has no examples that are not asked: leave --shots out")
+        raise ConfigError(f"{name} has no worked examples besides its items: leave --shots out")

@@ -1,7 +1,7 @@
-"""Which numbers of a method a calibration may move, and how far: the way from a method to numbers and back.
+"""The numbers of a method that a calibration may change, and their ranges: from a method to numbers and back.
 
-Each setting says so itself, beside its bound (unmask/decode/settings.py). What changes the price of a forward stays as it
-is: cache, refresh, drafts, and the block length, which must also divide the answer.
+Each setting declares its range beside its bound (unmask/decode/settings.py). Settings that change the cost of a forward
+stay as they are: cache, refresh, drafts, and the block length, which must also divide the answer.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from unmask.methods.table import commit_rules
 
 
 def space(method: Method, answer_length: int) -> dict[str, Range]:
-    """The ranges of the numbers that a method has, wide enough for those it has now.
+    """The ranges of a method's numbers, wide enough for their present values.
 
-    Raises ConfigError if its blocks or steps do not come out even for answers of `answer_length` tokens, or if there is
-    nothing to search.
+    Raises ConfigError if its blocks or steps do not divide answers of `answer_length` tokens, or if there is nothing to
+    search.
 
     >>> import unmask
     >>> space(unmask.method("streaming-dllm", threshold=0.4), 128)["commit.threshold"]
@@ -51,7 +51,7 @@ def tuned(method: Method, values: Mapping[str, float]) -> Method:
 
 
 def searchable() -> list[str]:
-    """The dotted keys of all numbers that a calibration can move in some method."""
+    """The dotted keys of all numbers that a calibration can change in some method."""
     kinds: list[tuple[str, type[Part]]] = [("commit", kind) for kind in commit_rules().values()]
     kinds += [(name, bound.kind) for name, bound in bounds(Method).items() if isinstance(bound, Child)]
     return list(dict.fromkeys(f"{name}.{leaf}" for name, kind in kinds for leaf in ranges(kind)))

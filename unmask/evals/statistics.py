@@ -1,7 +1,7 @@
 """Intervals and paired tests. Pure: numbers in, numbers out.
 
-Every method answers the same items, so methods are compared item by item: that takes the difficulty of the items out of
-the comparison, and a difference shows with a quarter of the items that two separate samples would need.
+Every method answers the same items, so methods are compared item by item: the difficulty of the items cancels out, and a
+difference shows with a quarter of the items that two separate samples would need.
 """
 
 import math
@@ -35,7 +35,7 @@ def wilson(right: int, n: int, z: float = 1.96) -> Interval:
 
 
 class McNemar(NamedTuple):
-    """Items that only one of two methods got right, and the probability of so uneven a split by chance."""
+    """Items that only one of two methods got right, and the probability of such a split by chance."""
 
     gained: int
     lost: int
@@ -56,15 +56,15 @@ def mcnemar(base: Sequence[bool], other: Sequence[bool]) -> McNemar:
 
 
 def loss_bound(lost: float, gained: float, n: float) -> float:
-    """Upper 95 % bound, one-sided, of the accuracy that a method loses against another on the same items, as a share.
+    """Upper 95 % bound, one-sided, of the accuracy that a method loses against another on the same items, as a share of 1.
 
     The largest loss that the score test of matched pairs does not reject (Tango, Statistics in Medicine 17, 1998), with a
     continuity correction of half an item. The adjusted Wald interval (Agresti & Min, Statistics in Medicine 24, 2005) is
-    simpler and too bold where few answers differ: it passes a loss of 0.7 points as within 0.7 in 19 % of samples of 240 items.
+    simpler, but too optimistic if few answers differ: it passes a loss of 0.7 points as within 0.7 in 19 % of samples of 240.
 
     Args:
-        lost, gained: items that only the other, or only this method got right; fractions where they are expected numbers.
-        n: all items.
+        lost, gained: items that only the other method, or only this one, got right; expected numbers may be fractions.
+        n: the number of all items.
 
     >>> round(loss_bound(0, 0, 400), 4), round(loss_bound(12, 8, 400), 4)
     (0.009, 0.0313)
@@ -72,7 +72,7 @@ def loss_bound(lost: float, gained: float, n: float) -> float:
     z = 1.6449
 
     def rejected(loss: float) -> bool:
-        # The likeliest share of gained items, were this the true loss.
+        # The most likely share of gained items if this is the true loss.
         b = (2 * n - lost + gained) * loss - lost - gained
         share = (math.sqrt(max(0.0, b * b + 8 * n * gained * loss * (1 - loss))) - b) / (4 * n)
         return n * loss - (lost - gained) - 0.5 >= z * math.sqrt(n * max(0.0, 2 * share + loss * (1 - loss)))
@@ -85,7 +85,7 @@ def loss_bound(lost: float, gained: float, n: float) -> float:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """A mean with its bootstrap interval: items drawn again with replacement.
+    """A mean with its bootstrap interval: items resampled with replacement.
 
     >>> mean([3.0, 3.0, 3.0])
     Interval(value=3.0, low=3.0, high=3.0)
@@ -95,7 +95,7 @@ def mean(values: Sequence[float]) -> Interval:
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> Interval:
-    """How the mean of `values` stands to that of `base`, item by item, with its bootstrap interval.
+    """The mean of `values` divided by that of `base`, on the same items, with its bootstrap interval.
 
     >>> ratio([1.0, 2.0], [2.0, 4.0])
     Interval(value=0.5, low=0.5, high=0.5)
@@ -107,7 +107,7 @@ def ratio(values: Sequence[float], base: Sequence[float]) -> Interval:
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> Interval:
-    """The mean of `values` minus that of `base`, item by item, with its bootstrap interval.
+    """The mean of `values` minus that of `base`, on the same items, with its bootstrap interval.
 
     >>> difference([1.0, 0.0], [0.0, 1.0]).value
     0.0
@@ -116,7 +116,7 @@ def difference(values: Sequence[float], base: Sequence[float]) -> Interval:
 
 
 def _resample(n: int) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-    """Rows of a bootstrap, [DRAWS, n]; the same for the same n, so a report can be printed again to the letter."""
+    """Rows of a bootstrap, [DRAWS, n]; the same for the same n, so that reports are reproducible."""
     return np.random.default_rng(n).integers(0, n, (DRAWS, n))
 
 

@@ -33,9 +33,9 @@ class Puzzle(NamedTuple):
 
 
 def sudoku(source: Source) -> Task:
-    """The puzzles of a file, or of every sudoku file of a folder, by how many digits are given; any solution is right.
+    """The puzzles of a file, or of every sudoku file of a folder, grouped by the number of givens; any solution is right.
 
-    `source.shots` (0) takes that many puzzles off the top of each file as worked examples, as Dream's own evaluation does.
+    `source.shots` (0) takes that many puzzles from the top of each file as worked examples, as Dream's own evaluation does.
     Raises ConfigError for missing or malformed data, or grids of another size.
     """
     number, items = source.shots or 0, list[Item]()
@@ -65,7 +65,7 @@ def sudoku(source: Source) -> Task:
 
 
 def solves(grid: str, answer: str) -> bool:
-    r"""Whether the last 16 digits from 1 to 4 that no word and no other digit interrupts solve the grid.
+    r"""Whether the last 16 digits from 1 to 4, not interrupted by a word or another digit, solve the grid.
 
     >>> solves("3102200002100320", "<answer>\n3142\n2431\n4213\n1324\n</answer>")
     True

@@ -1,4 +1,4 @@
-"""What a run came to: one row of numbers per method, and every method against the first one, item by item. Pure."""
+"""The summary of a run: one row of numbers per method, and every method against the first one, item by item."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -67,6 +67,6 @@ def against(run: Run, base: Run) -> dict[str, Any]:
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """All rows; every one but the first also says how it stands to the first."""
+    """All rows; each but the first also holds its comparison with the first."""
     first, *others = runs
     return [summarise(first), *(summarise(run) | {"against_first": against(run, first)} for run in others)]

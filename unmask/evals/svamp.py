@@ -12,7 +12,7 @@ FORMAT = 'Reason step by step and end with "The answer is" and the number.'
 
 
 def svamp(source: Source) -> Task:
-    """The 1,000 problems by their operation; right is the number that the answer states, in whatever form.
+    """The 1,000 problems, grouped by operation; an answer is right if it states the number, in whatever form.
 
     Raises ConfigError for missing or malformed data, or shots.
     """
@@ -26,7 +26,7 @@ def svamp(source: Source) -> Task:
                 id=row["ID"],
                 prompt=f"{_question(row)}\n\n{FORMAT}",
                 reference=f"The answer is {key:f}.",
-                group=row["Type"].replace("Divison", "Division"),  # one of the 1,000 is spelt so
+                group=row["Type"].replace("Divison", "Division"),  # one of the 1,000 is misspelt
                 facts={"key": key},
             )
         )
@@ -40,6 +40,6 @@ def svamp(source: Source) -> Task:
 
 
 def _question(row: Row) -> str:
-    """One sentence or two: a third of the bodies are the first half of the question's sentence."""
+    """Body and question, as one sentence if the body has no full stop (a third of them)."""
     body = row["Body"].strip()
     return f"{body}{'' if body.endswith('.') else ','} {row['Question'].strip()}"

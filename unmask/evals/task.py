@@ -1,6 +1,6 @@
-"""What a task is: items to answer, and a score for each answer. It knows no model and no method.
+"""Tasks: items to answer, and a score for each answer; independent of models and methods.
 
-A task is one file beside this one and one line in unmask.evals.TABLE: a function from a Source to a Task.
+A task is one module beside this one and one line in unmask.evals.TABLE: a function from a Source to a Task.
 """
 
 import random
@@ -15,12 +15,12 @@ from unmask.methods.method import whole
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Which items of a task are wanted.
+    """The choice of a task's items.
 
     Attributes:
         data: folder or file of a task that is read from disk; None for one that is generated.
-        limit: how many items; None: all there are.
-        seed: which items, where there are more than `limit`.
+        limit: number of items; None: all.
+        seed: of the choice of items, if there are more than `limit`.
         shots: worked examples before the question; None: the task's own number.
     """
 
@@ -55,14 +55,14 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Items and how their answers are judged.
+    """Items, and how their answers are scored.
 
     Attributes:
         name: as `unmask eval` takes it.
-        items: in the order they are asked.
+        items: in the order in which they are answered.
         metrics: names of the verdicts of `score`; the first one is the accuracy.
-        score: (item, answer) -> a verdict a metric. Any text may be handed in; it must not raise.
-        max_new_tokens: length of an answer unless the caller says otherwise.
+        score: (item, answer) -> one verdict per metric. Takes any text and never raises.
+        max_new_tokens: length of an answer unless the caller sets another one.
         stop: strings that end an answer.
         shots: worked examples in each prompt.
     """
@@ -77,9 +77,9 @@ class Task:
 
 
 def chosen(items: list[Item], source: Source, where: str) -> tuple[Item, ...]:
-    """The first `limit` items in an order that `source.seed` shuffles (seed 0: as they lie in the file).
+    """The first `limit` items in an order that `source.seed` shuffles (seed 0: the order of the file).
 
-    Raises ConfigError where there are fewer than asked for.
+    Raises ConfigError if there are fewer.
     """
     if source.limit is not None and source.limit > len(items):
         raise ConfigError(f"{where} has {len(items)} items: ask for fewer than {source.limit}")

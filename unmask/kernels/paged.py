@@ -1,4 +1,4 @@
-"""Attention of a block over the keys and values that its row remembers, read where they lie.
+"""Attention of a block over the cached keys and values of its row, read from their pages.
 
 Shapes: B rows, L queries, H query heads, G key/value heads (H is a multiple of G), D head size, S slots of the pool, P pages.
 """
@@ -22,11 +22,11 @@ def paged_attention(
     *,
     page: int,
 ) -> Tensor:
-    """Bidirectional attention, softmax(q k^T / sqrt(D)) v, of every query to the first slots of its row. [B, L, H, D].
+    """Bidirectional attention, softmax(q k^T / sqrt(D)) v, of every query to the first slots of its row, [B, L, H, D].
 
-    Row b sees its slots s < seen[b]. Slot s lives in the pool at pages[b, s // page] * page + s % page; those from begin[b]
-    to end[b] are replaced by the row's copies, shift[b] slots behind. A row that sees nothing gets zeros. What no row sees
-    may hold anything. Integers of int64, on the device of the queries; the kernel does not bring them to the host.
+    Row b sees its slots s < seen[b]. Slot s is the pool's slot pages[b, s // page] * page + s % page; slots from begin[b]
+    to end[b] are replaced by the row's copies, shift[b] slots later. A row that sees nothing gets zeros. Slots that no row
+    sees may hold anything. Integers are int64, on the queries' device; the kernel does not copy them to the host.
 
     >>> q, k, v = torch.zeros(1, 1, 1, 1), torch.zeros(4, 1, 1), torch.tensor([1.0, 9.0, 2.0, 3.0])[:, None, None]
     >>> pages, zero = torch.tensor([[1, 0]]), torch.tensor([0])
@@ -53,7 +53,7 @@ def paged_attention(
 
 
 def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, shift_B: Tensor, *, page: int) -> Tensor:
-    """Where in the pool each row finds what belongs to its slots, its copies where it has some. [B, S].
+    """The pool's slot of each slot of each row, or of its copy if it has one, [B, S].
 
     >>> number = torch.tensor
     >>> places(number([[0, 1, 2]]), number([[7, 3]]), number([1]), number([2]), number([2]), page=2)
@@ -66,5 +66,5 @@ def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, sh
 
 
 def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
-    """Rows' own slots as slots of the pool."""
+    """The pool's slots of rows' own slots."""
     return pages_BP[row, slot // page] * page + slot % page

@@ -1,4 +1,4 @@
-"""One pass over the vocabulary: what each position would become, and how sure the model is.
+"""One pass over the vocabulary: the most probable token of each position, and its confidence.
 
 Shapes: B rows, L positions, V vocabulary; R rows of logits, T tiles of a row.
 """
@@ -14,15 +14,15 @@ Score = Literal["confidence", "margin", "negative_entropy"]
 
 
 class Evidence(NamedTuple):
-    """What the logits of each position say, in fp32 or the logits' own precision if that is better.
+    """The statistics of each position's logits, in fp32 or the logits' own precision if that is better.
 
-    Where they are no distribution (NaN or +inf somewhere, -inf everywhere) the numbers are NaN, and all tokens equals.
+    If the logits are no distribution (a NaN or +inf, or -inf everywhere), the numbers are NaN and all tokens are equal.
 
     Attributes:
         candidate_BL: int64, the most probable token that is not the mask, the lowest id among equals.
         confidence_BL: its probability in the softmax over the whole vocabulary, the mask included.
         logsumexp_BL: logarithm of the softmax's denominator.
-        score_BL: the confidence, or one of Dream's: distance of the two best probabilities, sum of p log p.
+        score_BL: the confidence, or one of Dream's scores: difference of the two best probabilities, sum of p log p.
     """
 
     candidate_BL: Tensor
@@ -32,9 +32,9 @@ class Evidence(NamedTuple):
 
 
 def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> Evidence:
-    """Candidate and confidence of every position, read once.
+    """Candidate and confidence of every position; the logits are read once.
 
-    A softmax, not exp(max - logsumexp): near 1, where ranks are decided, the difference of two large numbers is noise.
+    Computed by a softmax, not as exp(max - logsumexp): near 1, the difference of two large numbers would decide ranks by noise.
 
     >>> seen = evidence(torch.tensor([[[0.0, 0.0, 2.0, 9.0]]]), mask_id=3)
     >>> seen.candidate_BL.item(), round(seen.confidence_BL.item(), 6)
@@ -45,7 +45,7 @@ def evidence(logits_BLV: Tensor, mask_id: int, score: Score = "confidence") -> E
 
         return Evidence(*gpu.evidence(logits_BLV, mask_id, score))
     rows_RV = logits_BLV.flatten(0, -2)
-    # On a CPU the pass is bound by fresh memory; piece by piece the allocator hands out the same again.
+    # On a CPU fresh memory is the bottleneck; piece by piece, the allocator reuses the same memory.
     pieces = max(1, rows_RV.numel() >> 20) if rows_RV.is_cpu else 1
     found = [_evidence(piece, mask_id, score) for piece in rows_RV.chunk(pieces)]
     joined = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
@@ -66,7 +66,7 @@ def _evidence(logits_RV: Tensor, mask_id: int, score: Score) -> Evidence:
 
 
 def _largest(x_RV: Tensor, width: int = 256) -> tuple[Tensor, Tensor]:
-    """As `x_RV.max(dim=1)`, which on a CPU spends most of its time on indices: here only tiles and one tile carry them."""
+    """As `x_RV.max(dim=1)`, which on a CPU spends most time on indices: here only maxima of tiles and one tile have indices."""
     if not x_RV.is_cpu or x_RV.shape[1] < 16 * width:
         return x_RV.max(dim=1)
     # The last tile ends with the row and may overlap the one before; among equals the earlier tile wins.

@@ -19,7 +19,8 @@ def llada2() -> Method:
     return Method(name="llada2", cache="dual", commit=QuotaOrThreshold(), stop_at_eos=StopAtEos())
 
 
-# The published decoder: nothing is kept, and EOS is looked for behind a block (`eos_early_stop` is off).
+# The published decoder: nothing is kept, and EOS is looked for behind a block. Its `eos_early_stop`, which is off, is
+# stop_at_eos.check="every step that writes one".
 official = published(
     llada2,
     stop_at_eos=StopAtEos(check="after each finished block"),

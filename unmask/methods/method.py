@@ -92,6 +92,8 @@ class Method(Part):
             raise ConfigError("a prompt_interval needs cache=prefix or cache=dual: with cache=none nothing is kept")
         if self.refresh is not None and self.official:
             raise ConfigError("no published decoder has a prompt_interval: take the preset without -official")
+        if self.prefill is not None and not self.official:
+            raise ConfigError("prefill=one by one is a published loop's: leave it out, or add parity=official")
 
     # --- what the engine asks
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 from unmask.decode.settings import Part, choice_field, flag_field, ids_field, number_field, whole_field
 
 CacheName = Literal["none", "prefix", "dual", "block"]
-Check = Literal["every step", "after each finished block", "after a block of nothing else"]
+Check = Literal["every step", "every step that writes one", "after each finished block", "after a block of nothing else"]
 Match = Literal["exact", "subset"]
 
 PRICE = "it changes the price of a forward"

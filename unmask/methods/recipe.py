@@ -13,6 +13,7 @@ from unmask.methods.method import CacheName, Method
 
 _ENDINGS: dict[str, Ending] = {
     "every step": "first",
+    "every step that writes one": "written",
     "after each finished block": "block",
     "after a block of nothing else": "whole block",
 }
@@ -58,6 +59,24 @@ class Recipe(StepSettings):
     anchored: bool
     eos_ids: tuple[int, ...]
     ends: tuple[int, ...]
+
+    @property
+    def finds_final(self) -> bool:
+        """Whether a forward that changes nothing of a complete block leaves its keys and values final.
+
+        Not where the next block's first token is to be predicted by the block's last row, in a forward with that block.
+        """
+        return self.keeping is not None and self.sub_block is None and self.seed is None
+
+    @property
+    def closes(self) -> bool:
+        """Whether a finished block takes a forward of its own, the last one of an answer too."""
+        return self.keeping in ("own", "one by one") and self.seed is None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it takes another one: SGLang's loop says that a block is done in the forward after nothing has changed."""
+        return self.keeping == "one by one" and self.edits
 
     @property
     def filler(self) -> int:
@@ -128,6 +147,8 @@ def _full(method: Method, spec: ModelSpec, answer_length: int) -> _Context:
     """The context of a model of full attention."""
     if method.cache == "block":
         raise ConfigError("cache=block needs a model of block-causal attention: use prefix, dual or none")
+    if method.prefill is not None:
+        raise ConfigError("prefill=one by one needs a model of block-causal attention: leave it out")
     return _Context(
         length=method.block(answer_length),
         cache=method.cache,
@@ -161,7 +182,8 @@ def _block_causal(method: Method, spec: ModelSpec) -> _Context:
         if spec.only_block:
             raise ConfigError(f"the model chooses experts per block of {spec.block} tokens: it runs with no other block_length")
         warnings.warn(f"the model was trained with blocks of {spec.block} tokens and runs with {length}", stacklevel=3)
-    kept = not ("cache" in named and method.cache == "none")
+    # A loop that was published without a cache is one here too.
+    kept = not (method.cache == "none" and ("cache" in named or method.official))
     return _Context(
         length=length,
         cache="block" if kept else "none",

@@ -39,8 +39,14 @@ class Denoiser:
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Settings of a method that this model knows better than a preset does, by their dotted names."""
-        return self.network.defaults
+        """Settings of a method that this model knows better than a preset does, by their dotted names.
+
+        A block-causal model has its own block length and an exact cache, and sees nothing that could be pruned or refreshed.
+        """
+        if self.spec.block is None:
+            return self.network.defaults
+        grid = {"block_length": self.spec.block, "cache": "block", "suffix": None, "refresh": None}
+        return {**grid, **self.network.defaults}
 
     @property
     def running(self) -> Decoding:

@@ -1,15 +1,15 @@
-"""One process leads, the others follow: whatever the first does with a shared model, the rest compute their slices of.
+"""One process leads, the others follow: they compute their slices of every forward that the first makes.
 
     if torch.distributed.get_rank() == 0:
         with lead(model) as model:    # as any other model; one forward at a time
             engine = Engine(model)
     else:
-        follow(model)                 # until the leader is done, or gone
+        follow(model)                 # until the leader has ended
 
-Every forward of the leader sends its input first: what the host knows (the plan's lists and numbers, which key/value
-memory) over gloo, so that nobody waits for a device, and the plan's tensors as one over the devices' own group. The
-forward itself therefore cannot be captured in a CUDA graph while a process leads; where all processes run the same
-program and none leads, it can.
+Every forward of the leader first sends its input: host data (the plan's lists and numbers, the id of the key/value memory)
+over gloo, so that no process waits for a device, and the plan's tensors, packed into one, over the devices' own group. A
+forward therefore cannot be captured in a CUDA graph while a process leads; if all processes run the same program and none
+leads, it can.
 """
 
 import io
@@ -31,11 +31,11 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.models.denoiser import Denoiser
 
-PATIENCE = timedelta(days=3650)  # a server may have nothing to do for long; a leader that is gone is noticed at once
+PATIENCE = timedelta(days=3650)  # a server may be idle for long; the end of the leader's process is noticed at once
 
 
 class OutOfStep(RuntimeError):
-    """A forward has failed halfway: some of the processes have made it, and no later one can be right."""
+    """A forward failed halfway: only some of the processes have made it, so all later ones would be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,11 +46,11 @@ class Leader(Denoiser):
 
     @property
     def replayable(self) -> bool:
-        """It is not: every forward is told to the others first."""
+        """Always False: every forward is first sent to the other processes."""
         return False
 
     def states(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """States [R, C], as of any model; the followers go on to the logits. Raises OutOfStep once a forward has failed."""
+        """States [R, C], as of any model; the followers compute the logits as well. Raises OutOfStep after a failed forward."""
         self.sender.begin((tokens_N, plan, pool))
         return super().states(tokens_N, plan, pool)
 
@@ -63,7 +63,7 @@ class Leader(Denoiser):
 
 @contextmanager
 def lead(model: Denoiser) -> Iterator[Leader]:
-    """The shared model for the first process of its group; when done, the followers are told to end."""
+    """The shared model for the first process of its group; on exit, the followers are sent the message to end."""
     sender = _Sender(model)
     try:
         facts = {field.name: getattr(model, field.name) for field in fields(model)}
@@ -73,7 +73,7 @@ def lead(model: Denoiser) -> Iterator[Leader]:
 
 
 def follow(model: Denoiser) -> None:
-    """Compute this process's part of every forward of the leader, until it is done. Raises ConnectionError if it is gone."""
+    """Compute this process's part of every forward until the leader ends. Raises ConnectionError if its process dies."""
     receiver = _Receiver(model)
     with torch.inference_mode():
         while (message := receiver.receive()) is not None:
@@ -81,7 +81,7 @@ def follow(model: Denoiser) -> None:
 
 
 class _Channel:
-    """What both ends know. Making one is a call that all processes of the group make together."""
+    """The data that both ends share. Making one is a collective call."""
 
     def __init__(self, model: Denoiser) -> None:
         group = model.network.share.group
@@ -99,32 +99,32 @@ class _Sender(_Channel):
         self._in_step = True
 
     def begin(self, message: tuple[Any, ...]) -> None:
-        """Send what the others need for a forward, which is then made; `end` says that it has been."""
+        """Send the input of a forward to the followers, before it is made; `end` marks it as made."""
         if not self._in_step:
-            raise OutOfStep("an earlier forward has failed halfway, and the processes are out of step: start them anew")
+            raise OutOfStep("an earlier forward failed halfway, so the processes are out of step: restart them")
         self._in_step = False
         pickled = io.BytesIO()
         packer = _Packer(pickled, self)
         packer.dump(message)
-        # Cloned, because bytes are seen only where numbers lie one behind the other.
+        # Cloned, because only a contiguous tensor can be viewed as bytes.
         flat = [tensor.flatten().clone(memory_format=torch.contiguous_format) for tensor in packer.tensors]
         packed = torch.cat([numbers.view(torch.uint8) for numbers in flat])
         self._control([pickled.getvalue(), len(packed), set(self._pools.values())])
         dist.broadcast(packed, self.first, group=self.group)
 
     def end(self) -> None:
-        """The forward is made on this side; the others are at it."""
+        """The forward is made on this side, and under way on the others."""
         self._in_step = True
 
     def number(self, pool: KVPool) -> int:
-        """The number that a pool is known by to the followers."""
+        """The number by which the followers know a pool."""
         if pool not in self._pools:
             self._pools[pool] = next(self._numbers)
         return self._pools[pool]
 
     def close(self) -> None:
-        """Tell the followers to end."""
-        # Those that are out of step wait for something else; they notice when this process ends.
+        """Send the followers the message to end."""
+        # Followers that are out of step wait for another message; they notice when this process ends.
         if self._in_step:
             self._control([None, 0, set()])
 
@@ -138,7 +138,7 @@ class _Receiver(_Channel):
         self._pools: dict[int, KVPool] = {}
 
     def receive(self) -> Any:
-        """The leader's next message, tensors on the model's device; None where it is done."""
+        """The leader's next message, tensors on the model's device; None at the end."""
         parts: list[Any] = [None, None, None]
         try:
             dist.broadcast_object_list(parts, self.first, group=self.control)
@@ -148,19 +148,19 @@ class _Receiver(_Channel):
             packed = torch.empty(size, dtype=torch.uint8, device=self.model.device)
             dist.broadcast(packed, self.first, group=self.group)
         except RuntimeError as error:
-            raise ConnectionError("the leading process is gone") from error
+            raise ConnectionError("the leading process has ended") from error
         self._pools = {number: pool for number, pool in self._pools.items() if number in alive}
         return _Unpacker(io.BytesIO(pickled), packed, self).load()
 
     def pool(self, number: int, pages: int) -> KVPool:
-        """A pool of this process's own for one of the leader's."""
+        """The pool of this process that corresponds to one of the leader's."""
         if number not in self._pools:
             self._pools[number] = self.model.pool(pages)
         return self._pools[number]
 
 
 class _Packer(pickle.Pickler):
-    """Pickles all but tensors, which are set aside, and key/value memory, of which every process has its own."""
+    """Pickles everything but tensors, which are collected apart, and key/value memory, of which every process has its own."""
 
     def __init__(self, file: io.BytesIO, sender: _Sender) -> None:
         super().__init__(file)
@@ -168,7 +168,7 @@ class _Packer(pickle.Pickler):
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, thing: Any) -> tuple[Any, ...] | None:
-        """What stands for a tensor or a pool."""
+        """The placeholder of a tensor or a pool."""
         if isinstance(thing, Tensor):
             self.tensors.append(thing)
             return "tensor", tuple(thing.shape), thing.dtype
@@ -178,14 +178,14 @@ class _Packer(pickle.Pickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    """The inverse: cuts the tensors, in their order, from the bytes that were sent beside."""
+    """The inverse of _Packer: cuts the tensors, in their order, from the bytes that were sent apart."""
 
     def __init__(self, file: io.BytesIO, packed: Tensor, receiver: _Receiver) -> None:
         super().__init__(file)
         self.packed, self.receiver = packed, receiver
 
     def persistent_load(self, found: tuple[Any, ...]) -> Tensor | KVPool:
-        """What a placeholder stands for."""
+        """The tensor or pool of a placeholder."""
         kind, *facts = found
         if kind == "pool":
             return self.receiver.pool(*facts)

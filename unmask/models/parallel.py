@@ -3,21 +3,20 @@
     torch.distributed.init_process_group()    # under torchrun; on GPUs first torch.cuda.set_device(LOCAL_RANK)
     model = unmask.load(name, tensor_parallel=True)
 
-All processes call `forward` with the same input, and all get the same logits; or one leads (models/follow.py). What is
-sliced is data on the network, `tp_plan`, in transformers' words:
+All processes call `forward` with the same input, and all get the same logits; or one leads (models/follow.py). The
+slices are declared on the network, as its `tp_plan`, in transformers' terms:
 
     colwise                 some of a matrix's outputs, heads or MLP channels      nothing is sent
-    rowwise                 the inputs that those are; the products are summed     one all-reduce
-    colwise_gather_output   some of the vocabulary's logits, put together again    one all-gather
+    rowwise                 the matching inputs; the products are summed           one all-reduce
+    colwise_gather_output   some of the vocabulary's logits, concatenated again    one all-gather
 
-and in two words of ours
+and two terms of our own
 
     fused_colwise           some heads of queries, keys and values in one matrix   nothing is sent
     experts                 some hidden channels of every expert; outputs summed   one all-reduce
 
-So a layer communicates twice, behind its attention and behind its MLP, or three times with a shared expert. Everything
-else (embedding, norms) is whole everywhere.
-Only inference: no gradient passes through the sums.
+So a layer communicates twice, after its attention and after its MLP, or three times with a shared expert. Embedding and
+norms are whole on every process. For inference only: no gradient passes through the sums.
 """
 
 import re
@@ -49,11 +48,11 @@ class Sliced(nn.Linear):
 
     @staticmethod
     def dimension(parameter: str) -> int | None:
-        """Along which dimension a parameter is sliced; None where every process has all of it."""
+        """The dimension in which a parameter is sliced; None if every process has all of it."""
         return 0
 
     def layouts(self, owner: str, leaf: str) -> list[list[Piece]]:
-        """Of the checkpoint's tensor, this process's part.
+        """The part of the checkpoint's tensor that this process holds.
 
         >>> whole = nn.Linear(8, 6, device="meta")
         >>> Rowwise(whole, Share(rank=1, processes=2, group=None)).layouts("o", "weight")
@@ -100,7 +99,7 @@ class FusedColwise(Sliced):
 
 
 class Gathered(Sliced):
-    """Some of the outputs, put together with the others'."""
+    """Some of the outputs, gathered from all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to all outputs, the same numbers on every process."""
@@ -111,7 +110,7 @@ class Gathered(Sliced):
 
 
 class Rowwise(Sliced):
-    """The outputs' sum over some of the inputs, summed with the others'."""
+    """All outputs from some of the inputs, summed over all processes."""
 
     @staticmethod
     def dimension(parameter: str) -> int | None:
@@ -128,19 +127,19 @@ STYLES: Mapping[str, type[Sliced]] = {"colwise": Colwise, "rowwise": Rowwise, "c
 
 
 def split(network: Network, mine: Share) -> None:
-    """Make every matrix of the plan this process's slice, in place, on the meta device.
+    """Replace every matrix of the plan by this process's slice, in place, on the meta device.
 
-    Raises ConfigError where the slices would not be even.
+    Raises ConfigError if the slices would not be equal.
     """
     shape = network.shape
     check(shape, mine.processes)
     for name, module in list(network.named_modules()):
         style = network.tp_plan.get(re.sub(r"\.\d+\.", ".*.", name))
         if style == "experts":
-            assert isinstance(module, Experts), f"{name} are no experts"
+            assert isinstance(module, Experts), f"{name} is not a module of experts"
             network.set_submodule(name, Experts(module.width, module.moe, mine))
         elif style is not None:
-            assert isinstance(module, nn.Linear), f"{name} is no matrix"
+            assert isinstance(module, nn.Linear), f"{name} is not a matrix"
             sizes = (shape.attended, shape.remembered, shape.remembered)
             sliced = FusedColwise(module, mine, sizes) if style == "fused_colwise" else STYLES[style](module, mine)
             network.set_submodule(name, sliced)
@@ -148,7 +147,7 @@ def split(network: Network, mine: Share) -> None:
 
 
 def check(shape: Shape, processes: int) -> None:
-    """Raises ConfigError, with the numbers that are possible, where a network of this shape cannot be shared evenly."""
+    """Raises ConfigError, with the possible numbers, if this many processes cannot share the shape evenly."""
     experts = [] if shape.moe is None else [shape.moe.mlp, shape.moe.shared]
     counts = [shape.heads, shape.kv_heads, shape.mlp, *experts, *([] if shape.tied else [shape.vocab])]
     possible = [str(n) for n in range(1, shape.kv_heads + 1) if not any(count % n for count in counts)]

@@ -1,4 +1,4 @@
-"""Which part of a network this process holds under tensor parallelism (models/parallel.py)."""
+"""The part of a network that a process holds under tensor parallelism (models/parallel.py)."""
 
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ ALONE = Share(rank=0, processes=1, group=None)
 
 
 def share(tensor_parallel: "bool | dist.ProcessGroup") -> Share:
-    """What part this process has in a group, in all of torch.distributed (True) or in none.
+    """The part of this process in a group, in all of torch.distributed (True), or without a group (False).
 
-    Raises ConfigError where torch.distributed has not been started or the group is another's.
+    Raises ConfigError if torch.distributed has not been started or this process is not in the group.
     """
     if tensor_parallel is False:
         return ALONE

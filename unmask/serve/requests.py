@@ -75,7 +75,8 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
     """
     method = choose(body.diffusion, options)
     wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
-    block = method.block_length or wanted
+    # Answers of a block-causal model end anywhere in a block.
+    block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     made = [
         make_request(

@@ -1,7 +1,7 @@
-"""Generated problems with worked answers and an exact verifier: what the embedded model is trained and measured on.
+"""Generated problems with worked answers and an exact verifier, on which the embedded model is trained and measured.
 
-Pure generators: they know random numbers and sentences, no model and no tokenizer. Training and held-out problems are
-disjoint by construction: a hash of the question decides which side it is on.
+Pure generators of sentences from random numbers, independent of models and tokenizers. Training and held-out problems are
+disjoint by construction: a hash of the question decides its split.
 """
 
 import random
@@ -20,7 +20,7 @@ TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
     "expressions": expressions.sample,
     "editing": editing.sample,
 }
-# Tasks that come from a library which is not always installed.
+# Tasks from an optional library.
 LIBRARY: Mapping[str, Callable[[random.Random], Problem]] = {"gsm_symbolic": gsm_symbolic.sample}
 EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LIBRARY}
 
@@ -28,7 +28,7 @@ EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LIBRARY}
 def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
     """An endless stream of problems of one split: of one task by name, or of a mixture by weights.
 
-    Raises ConfigError for an unknown task. A stream repeats itself sooner or later, the fewer questions a task has the sooner.
+    Raises ConfigError for an unknown task. Questions repeat, sooner if a task has few of them.
 
     >>> next(problems("chain", "test", seed=0)).question
     'Compute 78 - 7 + 2 + 2 + 9.'

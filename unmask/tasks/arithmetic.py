@@ -1,10 +1,10 @@
-"""Word problems with a running sum, solved a sentence a step.
+"""Word problems with a running sum, solved with one sentence per step.
 
     Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. How many apples does Mia have?
     Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. On Tuesday 31 - 5 = 26. The answer is 26.
 
-Every step adds or takes a digit (2 to 9) and totals stay within 10..99, which a model of two million parameters can
-learn on a laptop; the days tell it which sentence to read next.
+Every step adds or subtracts a digit (2 to 9) and totals stay within 10..99, which a model of two million parameters can
+learn on a laptop; the weekdays show which sentence comes next.
 """
 
 import random
@@ -32,14 +32,14 @@ def sample(rng: random.Random) -> Problem:
     steps = rng.randint(1, len(DAYS))
     start = total = rng.randint(10, 99)
     voice = Voice(rng)
-    told = [f"{name} has {total} {items}."]
+    sentences = [f"{name} has {total} {items}."]
     worked = [
         voice.say("", f"{name} starts with {total} {items}.", f"At first {name} has {total} {items}, so the count is {start}.")
     ]
     for day in DAYS[:steps]:
         sign, digit, after = sums.step(rng, total)
         verb = rng.choice(GAINS if sign == "+" else LOSSES)
-        told.append(f"On {day} {name} {verb} {digit}.")
+        sentences.append(f"On {day} {name} {verb} {digit}.")
         worked.append(
             voice.say(
                 f"On {day} {total} {sign} {digit} = {after}.",
@@ -48,11 +48,11 @@ def sample(rng: random.Random) -> Problem:
             )
         )
         total = after
-    told.append(f"How many {items} does {name} have?")
+    sentences.append(f"How many {items} does {name} have?")
     worked.append(voice.say("", f"So {name} has {total} {items}.", f"In the end {name} has {total} {items} left."))
     return solved(
         task="arithmetic",
-        question=" ".join(told),
+        question=" ".join(sentences),
         worked=worked,
         key=str(total),
         steps=steps,

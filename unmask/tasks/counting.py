@@ -1,4 +1,4 @@
-"""Letter counting: how often a letter occurs in a spelt word, counted along it."""
+"""Letter counting: how often a letter occurs in a spelt word, counted letter by letter."""
 
 import random
 
@@ -17,26 +17,26 @@ def sample(rng: random.Random) -> Problem:
     '0'
     """
     alphabet = rng.sample(LETTERS, 4)
-    wanted = alphabet[0]
-    word = [wanted if rng.random() < 0.3 else rng.choice(alphabet) for _ in range(rng.randint(3, 6))]
+    target = alphabet[0]
+    word = [target if rng.random() < 0.3 else rng.choice(alphabet) for _ in range(rng.randint(3, 6))]
     voice = Voice(rng)
     count = 0
-    worked = [voice.say("", f"We look for {wanted}.", f"We go through the word and look for {wanted}.")]
+    worked = [voice.say("", f"We look for {target}.", f"We go through the word and look for {target}.")]
     for letter in word:
-        found = letter == wanted
+        found = letter == target
         count += found
         worked.append(
             voice.say(
                 f"{letter} {count}.",
                 f"Letter {letter} makes {count}." if found else f"Letter {letter} keeps {count}.",
-                f"The next letter is {letter}, which is {wanted}, so we have {count}."
+                f"The next letter is {letter}, which is {target}, so we have {count}."
                 if found
-                else f"The next letter is {letter}, which is not {wanted}, so we keep {count}.",
+                else f"The next letter is {letter}, which is not {target}, so we keep {count}.",
             )
         )
     return solved(
         task="counting",
-        question=f"How many times does {wanted} occur in {' '.join(word)}?",
+        question=f"How many times does {target} occur in {' '.join(word)}?",
         worked=worked,
         key=str(count),
         steps=len(word),

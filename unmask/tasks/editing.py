@@ -1,4 +1,4 @@
-"""Copying and editing a line of words: repeat it, reverse it, or put one word for another."""
+"""Copying and editing a line of words: repeat it, reverse it, or replace one word by another."""
 
 import random
 

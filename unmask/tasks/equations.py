@@ -1,4 +1,4 @@
-"""Simple equations: x and one to three digits on the left, a number on the right; the last operation is undone first."""
+"""Simple equations: x and one to three digits on the left, a number on the right; solved from the last operation backwards."""
 
 import random
 

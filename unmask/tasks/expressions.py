@@ -1,4 +1,4 @@
-"""Short Python expressions: the larger or smaller of two numbers, and up to two sums with it."""
+"""Short Python expressions: the maximum or minimum of two numbers, then up to two additions or subtractions."""
 
 import random
 

@@ -1,8 +1,8 @@
 """GSM-Symbolic through the library reasoning-gym: worked grade-school word problems with fresh names and numbers.
 
-Its 85 templates are questions of GSM8K's *test* split. So templates, not questions, are split into training and held-out
-ones, and a model trained on them must not be scored on GSM8K test as if that were unseen. Needs `pip install
-unmask[gym]`; the library's own scorer is not used (it takes the first number of a text and fails on negative ones).
+Its 85 templates are questions of GSM8K's *test* split. So the templates, not the questions, are split into training and
+held-out ones, and GSM8K's test split is not unseen data for a model trained on them. Needs `pip install 'unmask[gym]'`;
+the library's own scorer is not used (it takes the first number of a text and fails on negative ones).
 """
 
 import random
@@ -16,7 +16,7 @@ _REQUEST = " Give the result as your final answer. Do not include units."
 def sample(rng: random.Random) -> Problem:
     """Draw one problem, of either split; its `steps` are the lines of the worked answer.
 
-    Raises ConfigError where reasoning-gym is not installed.
+    Raises ConfigError if reasoning-gym is not installed.
     """
     try:
         from reasoning_gym import create_dataset

@@ -1,4 +1,4 @@
-"""One generated problem, which side of the train/test wall it is on, and how its answer is checked."""
+"""One generated problem, its split (train or test), and the check of an answer."""
 
 import hashlib
 import re
@@ -15,9 +15,9 @@ _ANSWER = re.compile(r"The answer is ((?:[^.]|\.(?=\d))+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One question, a worked answer, the text that every right answer states, and how many steps it takes.
+    """One question, a worked answer, the text that every right answer states (`key`), and its number of steps.
 
-    `family` is what must not be on both sides of the wall: the question itself, or the template that it was made from.
+    `family` is the unit that belongs to one split only: the question itself, or the template that it was made from.
     """
 
     task: str
@@ -45,7 +45,7 @@ class Problem:
 
 
 def solved(*, task: str, question: str, worked: Iterable[str], key: str, steps: int, family: str | None = None) -> Problem:
-    """A problem from the sentences of its solution, empty ones left out; the answer is stated behind them.
+    """A problem from the sentences of its solution, without empty ones; a sentence with the answer follows them.
 
     >>> solved(task="chain", question="Compute 12 - 9.", worked=["", "12 - 9 = 3."], key="3", steps=1).worked
     '12 - 9 = 3. The answer is 3.'

@@ -1,4 +1,4 @@
-"""Sums of a digit: the tables behind the word problems, and a sheet of them to drill."""
+"""Sums with a digit: the steps of the word problems, and sheets of sums to drill."""
 
 import random
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ def words() -> set[str]:
 
 
 def step(rng: random.Random, total: int) -> tuple[str, int, int]:
-    """A sign, a digit (2 to 9) and the new total, which stays within 10..99; both signs are as likely where both fit.
+    """A sign, a digit (2 to 9) and the new total, which stays within 10..99; both signs are equally likely if both fit.
 
     >>> step(random.Random(1), 12)
     ('+', 4, 16)
@@ -22,7 +22,7 @@ def step(rng: random.Random, total: int) -> tuple[str, int, int]:
 
 
 def run(rng: random.Random, total: int, most: int) -> list[tuple[str, int, int]]:
-    """One to `most` steps, each going on from the total of the one before.
+    """One to `most` steps, each starting from the total of the step before.
 
     >>> run(random.Random(1), 12, 1)
     [('+', 4, 16)]

@@ -1,7 +1,7 @@
-"""How an answer is worded: real texts say the same thing in many ways, and so do these.
+"""The wording of an answer: like real texts, worked answers say the same thing in several ways.
 
-A model that has read them all is unsure of the wording long before it is unsure of the result, which is what makes a
-diffusion model commit too little at once, and what redundancy-aware fine-tuning can cure.
+A model trained on all wordings is less certain of the wording than of the result. That makes a diffusion model commit few
+tokens per forward, which redundancy-aware fine-tuning can improve.
 """
 
 import random
@@ -11,7 +11,7 @@ FAITHFUL = 0.8
 
 
 class Voice:
-    """One writer: terse, plain or wordy by habit, and true to it in four sentences of five."""
+    """One style per answer: terse, plain or wordy, kept in four of five sentences or more."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

@@ -1,1 +1,1 @@
-"""Making models: noise, loss, data and loops."""
+"""Training: data, noise, loss, the training loop, and what is made with it."""

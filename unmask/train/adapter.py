@@ -1,7 +1,6 @@
-"""LoRA through peft (arXiv 2106.09685): small trained matrices beside frozen ones, and merging them in.
+"""LoRA through peft (arXiv 2106.09685): small trained matrices beside frozen ones, and how they are merged.
 
-The adapter files are peft's own, and their names are those of the checkpoint's modules, so they also fit the authors'
-remote code.
+The adapter files are in peft's format and use the checkpoint's module names, so they also fit the authors' remote code.
 """
 
 import re
@@ -25,7 +24,7 @@ _RENAMED = "`is_gradient_checkpointing` is deprecated"
 
 
 def targets(network: Network) -> str:
-    r"""A pattern that matches the matrices of every layer, and not the output matrix that may share a name.
+    r"""A pattern that matches the matrices of every layer, but not an output matrix of the same name.
 
     >>> from unmask.models.toy import toy
     >>> print(targets(toy("llada").network))
@@ -51,7 +50,7 @@ def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors; `weights` by the network's own names."""
     state = {f"base_model.model.{name}": tensor for name, tensor in weights.items()}
     partial = folder / "adapter.partial"
-    # No embedding is trained; to find out by itself peft would ask the hub for the base.
+    # No embedding is trained; without this argument peft would ask the hub for the base model.
     model.save_pretrained(str(partial), state_dict=state, save_embedding_layers=False)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         write_atomically(folder / name, lambda place, name=name: (partial / name).rename(place))  # type: ignore[misc]
@@ -61,7 +60,7 @@ def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
-    """The network's weights with the adapter of `folder` added in. Raises ConfigError if it does not fit."""
+    """The network's weights with the adapter of `folder` added in. Raises ConfigError if it does not fit the network."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)

@@ -1,4 +1,4 @@
-"""What a pre-training begins from: a config.json of the wanted size, and weights, drawn or taken over."""
+"""The start of a pre-training: a config.json of the chosen size, and weights, random or taken over."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,8 @@ CONFIGS = {"LLaDAModelLM": llada_config, "SDARForCausalLM": sdar_config}
 def initialise(network: Network, generator: torch.Generator) -> None:
     """Large embeddings, small matrices, and an output matrix that starts as a small copy of the embeddings.
 
-    With embeddings as small as the rest, what sets one name apart from another is soon drowned by what all names share,
-    and copying a word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
+    With embeddings as small as the rest, the differences between names are soon lost in what all names share, and copying a
+    word from the question, which every task needs, is learnt thousands of steps later (docs/LOG.md).
     """
     init_weights(network, std=0.02, generator=generator)
     embedding, head = (network.get_parameter(f"{name}.weight") for name in (network.names.embedding, network.names.head))
@@ -110,7 +110,7 @@ def initialise(network: Network, generator: torch.Generator) -> None:
 
 
 def roles(network: Network) -> dict[str, nn.Parameter]:
-    """Every parameter by what it does, in words that all families share.
+    """Every parameter by its role, under names that all families share.
 
     The matrix of the third layer's queries is "2.qkv.0.weight", the embedding "embedding.0.weight".
 
@@ -131,23 +131,23 @@ def roles(network: Network) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def take_over(network: Network, before: Network, tokens_BT: Tensor) -> None:
-    """Begin with the weights of a network of the same shape, whatever its family calls them.
+    """Copy the weights of a network of the same shape, of any family.
 
-    Norms of queries and keys that only `network` has start at the root mean square that `before` gives queries and keys
-    on these tokens [B, T]: the function it starts as is then close to that of `before`.
+    Norms of queries and keys that only `network` has start at the root mean square of the queries and keys of `before`
+    on these tokens [B, T], so that `network` starts as nearly the same function.
 
-    Raises ConfigError where the two differ by more than those norms.
+    Raises ConfigError if the two differ by more than those norms.
     """
-    wanted, given = roles(network), roles(before)
-    new = {role for role in wanted.keys() - given.keys() if "q_norm" not in role and "k_norm" not in role}
-    if before.shape != replace(network.shape, qk_norm=before.shape.qk_norm) or new or given.keys() - wanted.keys():
+    ours, theirs = roles(network), roles(before)
+    new = {role for role in ours.keys() - theirs.keys() if "q_norm" not in role and "k_norm" not in role}
+    if before.shape != replace(network.shape, qk_norm=before.shape.qk_norm) or new or theirs.keys() - ours.keys():
         raise ConfigError(f"weights of the shape {before.shape} cannot begin a model of the shape {network.shape}")
-    for role, parameter in given.items():
-        wanted[role].copy_(parameter)
+    for role, parameter in theirs.items():
+        ours[role].copy_(parameter)
     if network.shape.qk_norm and not before.shape.qk_norm:
         for number, (queries, keys) in enumerate(head_sizes(before, tokens_BT)):
-            wanted[f"{number}.q_norm.0.weight"].fill_(queries)
-            wanted[f"{number}.k_norm.0.weight"].fill_(keys)
+            ours[f"{number}.q_norm.0.weight"].fill_(queries)
+            ours[f"{number}.k_norm.0.weight"].fill_(keys)
 
 
 @torch.no_grad()

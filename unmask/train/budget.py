@@ -1,6 +1,6 @@
-"""What a fine-tuning will need, from its settings alone: memory, steps, floating-point operations. No weights, no device.
+"""The needs of a fine-tuning, from its settings alone: memory, steps, floating-point operations. Needs no weights.
 
-The estimate of one device's memory under data parallelism: every device holds the whole model.
+Memory is estimated per device under data parallelism, where every device holds the whole model.
 """
 
 from collections.abc import Mapping
@@ -50,15 +50,15 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
 
     Args:
         config: the run's settings.
-        shape: the model's config.json where the model itself is not here; None reads it from the model's folder.
-        examples: how many; None counts the prompts of the data file that have a right answer.
+        shape: the model's config.json if the model itself is not on disk; None reads it from the model's folder.
+        examples: their number; None counts the prompts of the data file that have a right answer.
 
     Weights: as stored, without LoRA in fp32 and with gradients of the same size. Optimiser: two moments, and for LoRA the
-    fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch` rows, in 2 bytes a number
-    (with gradient checkpointing a layer's input each and one whole layer), and the fp32 logits of the supervised
-    tokens, three times. Operations: 2 a parameter and token forwards and 2 more for the gradient of what flows through, 2
-    more again for that of the weights if all are trained, as much again as forwards under checkpointing; attention beside;
-    the output matrix for supervised tokens alone.
+    fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch` rows, with 2 bytes per number
+    (with gradient checkpointing the input of every layer and one whole layer), and the fp32 logits of the supervised
+    tokens, three times. Operations per parameter and token: 2 for the forward pass, 2 for the gradient of the activations,
+    2 for that of the weights if all are trained, and 2 for the second forward pass under checkpointing; attention is added,
+    and the output matrix counts for supervised tokens alone.
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
@@ -74,12 +74,12 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
     matrix = form.vocab * form.width
     inside = parameters - matrix * (1 if form.tied else 2)
-    # Scores and values, a token against all, per factor of 2.
+    # Scores and values of a token against all tokens, without the factor 2.
     attention = 2 * form.layers * copies * config.length * form.width
     # The output matrix meets supervised tokens only: half of an answer, or a block's share.
-    share = 1.0 if views == 2 else config.mask_rate  # two views together ask for the whole block
+    share = 1.0 if views == 2 else config.mask_rate  # two views together supervise the whole block
     block = config.block(network.spec)
-    answer = block if network.spec.block is None else config.length  # tokens of a row that the block objective asks for
+    answer = block if network.spec.block is None else config.length  # tokens per row that the block objective supervises
     asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * answer * share
     flops = passes * (float(tokens) * copies * (inside + attention) + asked * matrix)
     return Budget(
@@ -97,12 +97,12 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
 
 
 def _activations(config: SFTConfig, shape: Shape, copies: int, answer: int) -> int:
-    # Kept of a layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
+    # Kept per layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
     numbers = 7 * shape.width + 2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp
     length = copies * config.length
     layer = 2 * numbers * length
     kept = 2 * shape.width * length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
-    # A micro-batch may hold nothing but the fuller of the two views, or rows that are all hidden.
+    # A micro-batch may consist of the fuller of the two views, or of rows that are wholly masked.
     rate = max(config.mask_rate, 1 - config.mask_rate) if config.complementary else config.mask_rate
     asked = rate * answer if config.objective == "block" else config.length
     return round(config.micro_batch * (kept + 3 * 4 * asked * shape.vocab))
@@ -113,9 +113,7 @@ def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
         return loading.build(shape, Path("shape"))
     folder = Path(config.model).expanduser() if config.model not in loading.EMBEDDED else loading.locate(config.model)
     if not folder.is_dir():
-        raise ConfigError(
-            f"no folder '{config.model}' here: a dry run needs one, or the config.json as `shape` in the settings"
-        )
+        raise ConfigError(f"no folder '{config.model}' here: a dry run needs it, or the config.json as `shape` in the settings")
     return loading.build(loading.read_json(folder / "config.json"), folder)
 
 

@@ -1,8 +1,8 @@
-"""What a training leaves on disk: checkpoints to go on from, a log, and the finished model.
+"""The files of a training: checkpoints, a log, and the finished model.
 
-Everything is written beside its place and then renamed, so a full disk, a kill or Ctrl-C leaves the last good one.
+Everything is written to a temporary name and then renamed, so a full disk, a kill or Ctrl-C leaves the last good file.
 
-    output/checkpoint-000500/   weights that are trained, optimisers, average; progress.json: step and settings
+    output/checkpoint-000500/   trained weights, optimisers, average; progress.json: step and settings
     output/log.csv, loss.png
     output/config.json, model.safetensors, tokenizer files      (a whole model) or
     output/adapter_config.json, adapter_model.safetensors       (LoRA)
@@ -31,7 +31,7 @@ _PREFIX = "checkpoint-"
 
 @contextmanager
 def writing(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """Hold the output folder for one run: the main process does, for all that the launcher has started.
+    """Lock the output folder for one run; the main process does so for all processes of the launcher.
 
     Raises ConfigError, on the main process, while another run writes the folder.
     """
@@ -39,11 +39,11 @@ def writing(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         yield
 
 
-# --- to go on from ----------------------------------------------------------------------------------------------------
+# --- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def keep_only_trained(student: Any, names: set[str]) -> None:
-    """Make checkpoints hold the trained weights alone: a LoRA of an 8B model is megabytes, not gigabytes."""
+    """Limit checkpoints to the trained weights: those of a LoRA of an 8B model are megabytes, not gigabytes."""
 
     def frozen(key: str) -> bool:
         return key.rpartition("network.")[2] not in names
@@ -80,7 +80,7 @@ def write(accelerator: Accelerator, folder: Path, step: int, settings: Mapping[s
 
 
 def found(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, the newest last."""
+    """The complete checkpoints of a run, the newest last."""
     return sorted(
         path for path in folder.glob(f"{_PREFIX}*") if path.suffix != ".partial" and (path / "progress.json").exists()
     )
@@ -89,7 +89,7 @@ def found(folder: Path) -> list[Path]:
 def resume(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any]) -> int:
     """Load the newest checkpoint, if there is one; returns the number of steps done.
 
-    Raises ConfigError if it was made with other settings: the curve would not be one run's.
+    Raises ConfigError if it was made with other settings: the result would not be one run's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     newest = found(folder)[-1:]
@@ -107,7 +107,7 @@ def resume(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any]) 
 
 
 class Log:
-    """log.csv: a line a step. A continued run first drops the lines of the steps that it will do again."""
+    """log.csv: one line per step. A resumed run first drops the lines of the steps that it will do again."""
 
     def __init__(self, path: Path, done: int) -> None:
         self.path = path
@@ -135,7 +135,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log.csv, as numbers; a last line cut short by a kill is left out."""
+    """The rows of a log.csv, as numbers; a last line that a kill has cut short is left out."""
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [
         {name: int(value) if name == "step" else float(value) for name, value in row.items()} for row in csv.DictReader(lines)
@@ -156,7 +156,7 @@ def plot(folder: Path) -> None:
         means.append(mean)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, losses, color="#9db4d3", linewidth=0.5, label="a step")
+    axes.plot(steps, losses, color="#9db4d3", linewidth=0.5, label="per step")
     axes.plot(steps, means, color="#1f4e8c", linewidth=1.5, label="running mean")
     axes.set(xlabel="step", ylabel="loss (nats)", yscale="log")
     axes.legend(frameon=False)
@@ -176,7 +176,7 @@ def export(weights: Mapping[str, Tensor], settings: Mapping[str, Any], folder: P
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy what is neither weights nor config: tokenizer files, chat template, generation settings."""
+    """Copy the files besides weights and config: tokenizer, chat template, generation settings."""
     for path in source.iterdir():
         if path.suffix in (".json", ".txt", ".model", ".jinja") and path.name not in (
             "config.json",
@@ -187,7 +187,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def card(folder: Path, title: str, data: str, settings: Mapping[str, Any]) -> None:
-    """Write README.md: where the model comes from, what it was trained on, the settings, the end of its log."""
+    """Write README.md: the model's origin, its training data, its settings and the end of its log."""
     log = folder / "log.csv"
     rows = read_log(log) if log.exists() else []
     last = rows[-200:]

@@ -1,15 +1,15 @@
-"""Collect a model's own answers with how redundant their decoding was: the data of redundancy-aware fine-tuning.
+"""Collect a model's own answers and how redundant their decodes were: the data of redundancy-aware fine-tuning.
 
     unmask train collect --config configs/collect-tiny.yaml
 
-For every prompt n candidates are sampled by our own engine without R2-dLLM's rules, while a recorder counts what the
-rules would have taken (train/trajectory.py). One line of JSON per prompt; the first line says where they come from:
+For every prompt n candidates are sampled by the engine without R2-dLLM's rules, while a recorder counts what the rules
+would have committed (train/trajectory.py). One line of JSON per prompt; the first line is the provenance:
 
     {"provenance": {"model": ..., "weights": ..., "method": ..., ...}}
     {"id": 0, "task": "chain", "prompt": "Compute 12 - 9.", "key": "3", "candidates": [
         {"text": ..., "token_ids": [...], "seed": 0, "right": true, "tokens": 18, "forwards": 5, "triggers": {...}}, ...]}
 
-Interrupted, it goes on behind the last whole line.
+A stopped run resumes after the last complete line.
 """
 
 import itertools
@@ -37,14 +37,14 @@ from unmask.train.verdict import verdicts
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """What to collect.
+    """The settings of a collection.
 
     Attributes:
         model: an embedded model, a checkpoint folder or a Hugging Face id.
         output: the JSONL file.
-        mixture: task -> weight of generated training problems, or
-        prompts: a JSONL file with "prompt" and, where there is a key, "answer".
-        limit: how many prompts.
+        mixture: task -> weight of generated training problems; None: `prompts` are used.
+        prompts: a JSONL file with "prompt" and, if there is a key, "answer".
+        limit: number of prompts.
         candidates: answers per prompt.
         method: a preset, or settings, without R2-dLLM's rules.
         rules: options of r2-dllm: the rules whose triggers are counted.
@@ -83,7 +83,7 @@ class CollectConfig:
 
 
 class Prompt(NamedTuple):
-    """A question, its key if there is one, and the problem it comes from if it was generated."""
+    """A question, its key if there is one, and its problem if it was generated."""
 
     text: str
     key: str | None
@@ -116,7 +116,7 @@ def sources(config: CollectConfig) -> Iterator[Prompt]:
 
 
 def collect(config: CollectConfig, report: Callable[[int, float], None] | None = None) -> Path:
-    """Collect, or go on collecting; returns the file.
+    """Collect, or resume collecting; returns the file.
 
     `report(prompts done, share of right answers in the batch)` is called after every batch.
     Raises ConfigError if the file was collected with other settings, or is being written by another process.
@@ -129,7 +129,7 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
         raise ConfigError("collect: the method must not have R2-dLLM's rules: they would change the text that is judged")
     rules = load_method("r2-dllm", **(config.rules or {}))
     if not (rules.confidence_cluster and rules.token_cluster and rules.temporal):
-        raise ConfigError("collect: rules must not turn a rule off: its triggers are what is counted")
+        raise ConfigError("collect: rules must not turn a rule off, because the triggers of all three are counted")
     path = Path(config.output)
     provenance = {
         **{name: value for name, value in asdict(config).items() if name not in ("output", "limit", "batch", "device")},
@@ -185,7 +185,7 @@ def _answer(
                         "text": answer.text,
                         "token_ids": _ended(answer, model.spec),
                         "seed": seed,
-                        # An answer without an end is no example of how to end one.
+                        # An answer without an EOS would teach the model not to end.
                         "right": verdict and answer.finish_reason == "stop",
                         "tokens": answer.tokens,
                         "forwards": answer.forwards,
@@ -201,6 +201,6 @@ def _answer(
 
 
 def _ended(answer: Completion, spec: ModelSpec) -> list[int]:
-    """The ids before the EOS, the end of the turn included where the model has one: what it really wrote."""
+    """The ids that the model wrote before the EOS, with the end of the turn if it has one."""
     following = answer.token_ids[answer.tokens : answer.tokens + 1]
     return answer.token_ids[: answer.tokens] + [token for token in following if token in spec.turn_ids]

@@ -1,4 +1,4 @@
-"""Problems to tensors."""
+"""Problems as tensors: batches of token ids."""
 
 import itertools
 import random
@@ -14,14 +14,14 @@ from unmask.tasks.problem import Problem
 
 
 class Batch(NamedTuple):
-    """`tokens_BT` int64; `answer_BT` bool: the tokens that may be hidden."""
+    """`tokens_BT` int64; `answer_BT` bool: the tokens that may be masked."""
 
     tokens_BT: Tensor
     answer_BT: Tensor
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> tuple[list[int], list[int]]:
-    """Prompt ids, up to and with the assistant's mark, and the ids of the worked answer, without EOS."""
+    """Prompt ids, with the assistant's mark at the end, and the ids of the worked answer, without EOS."""
     chat = [{"role": "user", "content": problem.question}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     return tokenizer.encode(text), tokenizer.encode(problem.worked)
@@ -30,7 +30,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> tuple[list[i
 def similar(source: Iterator[Problem], rng: random.Random, *, pool: int, reach: float = 1.0) -> list[Problem]:
     """`pool` problems, the nearest in length to a drawn one first: batches of them need little padding.
 
-    The one is drawn among the shortest `reach` (a share) of them.
+    That one is drawn from the shortest ones, a share `reach` of them.
     """
     drawn = sorted(itertools.islice(source, pool), key=_characters)
     pivot = _characters(drawn[int(rng.random() * reach * pool)])
@@ -51,13 +51,13 @@ def batch(
     longest: int,
     on_grid: bool = False,
 ) -> Batch:
-    """About `tokens` tokens of the source's problems, a row each: chat prompt, worked answer, EOS to the end.
+    """About `tokens` tokens of the source's problems, one per row: chat prompt, worked answer, EOS to the end.
 
-    The canvas behind the prompt is a whole number of blocks: just enough for the row's answer, or in one batch of four a
-    drawn number of them more, up to `longest` tokens, so that the model also learns long EOS tails. All of it may be hidden.
+    The canvas after the prompt is a whole number of blocks: just enough for the row's answer, or in one batch of four a
+    random number of blocks more, up to `longest` tokens, so that the model also learns long EOS tails. All of it may be masked.
 
     With `on_grid` blocks are counted from position 0, as a block-causal model counts them: the prompt's last tokens share
-    the answer's first block, and the canvas ends with the block that holds the first EOS, behind which no such model
+    the answer's first block, and the canvas ends with the block that holds the first EOS, after which no such model
     decodes.
     """
     assert tokenizer.eos_token_id is not None
@@ -83,11 +83,11 @@ def batch(
 
 
 def drill(tokenizer: PreTrainedTokenizerFast, rng: random.Random, *, tokens: int, count: int) -> Batch:
-    """About `tokens` tokens of sheets of `count` sums, a row each; only the results may be hidden."""
+    """About `tokens` tokens of sheets of `count` sums, one per row; only the results may be masked."""
     rows: list[list[int]] = []
     while not rows or len(rows) * len(rows[0]) < tokens:
         rows.append(tokenizer.encode(sums.sheet(rng, count)))
     tokens_BT = torch.tensor(rows)
     equals = tokens_BT == tokenizer.convert_tokens_to_ids("▁=")
-    # Every result has two digits, and they come right after the sign.
+    # Every result has two digits, right after the sign.
     return Batch(tokens_BT, equals.roll(1, dims=1) | equals.roll(2, dims=1))

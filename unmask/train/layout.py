@@ -1,7 +1,7 @@
-"""How a block-causal model is shown a row in training: its noisy copy and its clean one side by side, in one forward.
+"""A row as a block-causal model sees it in training: its noisy and its clean copy side by side, in one forward.
 
-Every block is then asked about as in decoding, hidden in part behind clean earlier blocks, and all blocks at once: the
-training of block diffusion (arXiv 2503.09573), which SDAR, LLaDA2 and Fast-dLLM v2 follow.
+Every block is then predicted as in decoding, masked in part after clean earlier blocks, and all blocks at once: the
+training of block diffusion (arXiv 2503.09573), which SDAR, LLaDA2 and Fast-dLLM v2 use.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Tokens [B, Q] of both copies, their positions [Q] in the row, and which keys a query sees, bool [Q, Q]."""
+    """Tokens [B, Q] of both copies, their positions [Q] in the row, and the keys that each query sees, bool [Q, Q]."""
 
     tokens_BQ: Tensor
     positions_Q: Tensor
@@ -22,7 +22,7 @@ def noisy_and_clean(noisy_BT: Tensor, clean_BT: Tensor, block: int, first: int =
     """The noisy tokens from position `first` on, then the clean ones of all blocks but the last, which no block sees.
 
     A noisy query sees the noisy keys of its block and the clean keys of the blocks before it; a clean query sees the
-    clean keys of its block and of those before it. Blocks are counted from position 0; `first` begins one.
+    clean keys of its block and of those before it. Blocks are counted from position 0; `first` is the start of a block.
 
     >>> layout = noisy_and_clean(torch.tensor([[5, 6, 9, 9]]), torch.tensor([[5, 6, 7, 8]]), block=2, first=2)
     >>> layout.tokens_BQ.tolist(), layout.positions_Q.tolist()

@@ -1,10 +1,10 @@
-"""Cross-entropy of masked diffusion. Pure: logits, targets and weights in, a number out.
+"""The cross-entropy of masked diffusion. Pure: logits, targets and weights in, a number out.
 
 The loss of a step is the sum of weight * cross-entropy over all supervised tokens of the step, on every device and in
 every micro-batch, divided by the sum of the rows' totals (noise.Hidden) over the same. So an accumulated batch, a batch
-spread over devices and a big batch are the same number and the same gradient.
+spread over devices and a large batch give the same loss and the same gradient.
 
-Shapes: B rows, T tokens, N supervised tokens of them, Q tokens that a forward is given.
+Shapes: B rows, T tokens, N supervised tokens of them, Q tokens in a forward.
 """
 
 from typing import Any, NamedTuple
@@ -18,15 +18,15 @@ from unmask.train.noise import Hidden
 
 
 class Question(NamedTuple):
-    """What a network is shown and asked: one micro-batch, ready for it.
+    """One micro-batch: the network's input, and the tokens that it must predict.
 
     Attributes:
-        input_BQ: the tokens, the hidden ones replaced by the mask; of a block-causal model both copies (layout.py).
-        row_N, place_N: where in it the supervised tokens are.
-        target_N: what they are.
+        input_BQ: the tokens, some of them masked; for a block-causal model both copies (layout.py).
+        row_N, place_N: row and index of each supervised token in it.
+        target_N: the right token of each.
         weight_N: float, the weight of each.
         total: this micro-batch's part of the divisor.
-        positions_Q, mask_QQ: where the tokens of both copies stand, and which keys a query sees; None: one copy.
+        positions_Q, mask_QQ: positions of the tokens of both copies, and the keys that each query sees; None: one copy.
     """
 
     input_BQ: Tensor
@@ -45,10 +45,10 @@ class Question(NamedTuple):
 
 
 def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
-    """Put the masks in and list what is supervised: every token whose weight is not 0.
+    """Mask the hidden tokens and list the supervised ones: every token whose weight is not 0.
 
-    A block-causal model is also given the clean tokens (layout.py): what is hidden in one block is then visible to all
-    later ones. Its forward begins with the first block that is asked about.
+    A block-causal model also gets the clean tokens (layout.py), so that a token masked in one block is visible to all later
+    blocks. Its forward begins with the first block that has supervised tokens.
 
     >>> made = Hidden(torch.tensor([[False, True]]), torch.tensor([[0.0, 2.0]]), torch.tensor([2.0]))
     >>> spec = ModelSpec(mask_id=9, eos_ids=(1,), vocab_size=10, max_length=64)
@@ -78,5 +78,5 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
 
 
 def weighted(losses_N: Tensor, weight_N: Tensor, total: float) -> Tensor:
-    """The loss of these tokens in a step whose rows' totals sum to `total`."""
+    """The part of the loss of these tokens, in a step whose rows' totals sum to `total`."""
     return (losses_N * weight_N).sum() / total

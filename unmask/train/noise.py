@@ -1,8 +1,8 @@
-"""Which tokens of an answer a training step hides, and how much each hidden one counts. Pure: tensors in, tensors out.
+"""Which tokens of an answer a training step masks, and the weight of each of them. Pure: tensors in, tensors out.
 
-Shapes: B rows, T tokens. `answer_BT` marks the tokens that may be hidden: the answer and its EOS tail, never the prompt.
+Shapes: B rows, T tokens. `answer_BT` marks the tokens that may be masked: the answer and its EOS tail, never the prompt.
 
-Every objective is a `Hidden`; train/loss.py turns it into a number in one way for all of them.
+Every objective makes a `Hidden`, which train/loss.py turns into a number, the same way for all.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 class Hidden(NamedTuple):
-    """What is hidden from the model and what it must say.
+    """The tokens that are masked, and those that the model is trained to predict.
 
     Attributes:
         hidden_BT: bool, replaced by the mask.
-        weight_BT: float, the weight of each token's cross-entropy; 0 where nothing is asked.
-        total_B: float, what each row adds to the divisor of the loss.
+        weight_BT: float, the weight of each token's cross-entropy; 0 for tokens that are not supervised.
+        total_B: float, each row's part of the divisor of the loss.
     """
 
     hidden_BT: Tensor
@@ -33,7 +33,7 @@ class Hidden(NamedTuple):
 
 
 def stratified(rows: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
-    """One masking rate a row, [B], spread evenly over (0, 1): a shared offset, then a shuffle (arXiv 2107.00630, app. I.1).
+    """One masking rate per row, [B], spread evenly over (0, 1): a shared offset, then a shuffle (arXiv 2107.00630, app. I.1).
 
     >>> rates = stratified(4, torch.Generator().manual_seed(0))
     >>> sorted((rates * 4).long().tolist())
@@ -45,7 +45,7 @@ def stratified(rows: int, generator: torch.Generator, device: torch.device | Non
 
 
 def bernoulli(answer_BT: Tensor, rate_BT: Tensor, generator: torch.Generator) -> Tensor:
-    """Hide each answer token with its rate, and at least one token per row (arXiv 2502.09992, algorithm 2)."""
+    """Mask each answer token with its rate, and at least one token per row (arXiv 2502.09992, algorithm 2)."""
     draws = torch.rand(answer_BT.shape, generator=generator).to(answer_BT.device)
     hidden = answer_BT & (draws < rate_BT)
     first = torch.where(answer_BT, draws, 2.0).argmin(dim=1, keepdim=True)
@@ -54,7 +54,7 @@ def bernoulli(answer_BT: Tensor, rate_BT: Tensor, generator: torch.Generator) ->
 
 
 def draw_block(answer_BT: Tensor, length: int, blocks_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One block of each row, drawn among its first `blocks_B`: (the block's tokens, the tokens behind it), both bool [B, T]."""
+    """One block of each row, drawn among its first `blocks_B`: (the block's tokens, the tokens after it), both bool [B, T]."""
     order = answer_BT.long().cumsum(dim=1) - 1
     number = order.div(length, rounding_mode="floor")
     chosen = (torch.rand(blocks_B.shape, generator=generator).to(blocks_B.device) * blocks_B).long()[:, None]
@@ -62,14 +62,14 @@ def draw_block(answer_BT: Tensor, length: int, blocks_B: Tensor, generator: torc
 
 
 def blocks_of(answer_BT: Tensor, length: int) -> Tensor:
-    """How many blocks of `length` tokens each row's answer fills, [B]."""
+    """Number of blocks of `length` tokens that each row's answer fills, [B]."""
     return -(-answer_BT.sum(dim=1) // length)
 
 
 def block(answer_BT: Tensor, length: int, rate_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Hide a row as block-wise decoding sees it: one block partly, later ones wholly, earlier ones not at all.
+    """Mask a row as block-wise decoding sees it: one block in part, later ones wholly, earlier ones not at all.
 
-    Returns (hidden, supervised), both [B, T]: everything hidden, and the part of it inside the drawn block.
+    Returns (hidden, supervised), both [B, T]: everything masked, and the part of it inside the drawn block.
     """
     drawn, later = draw_block(answer_BT, length, blocks_of(answer_BT, length), generator)
     inside = bernoulli(drawn, rate_B[:, None], generator)
@@ -77,10 +77,10 @@ def block(answer_BT: Tensor, length: int, rate_B: Tensor, generator: torch.Gener
 
 
 def grid(answer_BT: Tensor, length: int, whole: float, generator: torch.Generator) -> Tensor:
-    """Hide every block of the grid (positions 0 to `length` - 1, and so on) at a rate of its own, bool [B, T].
+    """Mask every block of the grid (positions 0 to `length` - 1, and so on) at its own rate, bool [B, T].
 
-    A share `whole` of the blocks is hidden wholly, as decoding finds them; the others' rates are spread evenly over
-    (0, 1). At least one token of a row is hidden.
+    A share `whole` of the blocks is masked wholly, as at the start of their decode; the rates of the others are spread evenly
+    over (0, 1). At least one token per row is masked.
 
     >>> grid(torch.ones(1, 4, dtype=torch.bool), 2, 1.0, torch.Generator().manual_seed(0))
     tensor([[True, True, True, True]])
@@ -96,16 +96,16 @@ def grid(answer_BT: Tensor, length: int, whole: float, generator: torch.Generato
 
 
 def equal_rows(hidden_BT: Tensor, supervised_BT: Tensor) -> Hidden:
-    """Every row weighs the same: each of its n supervised tokens 1 / n. What pre-training uses."""
+    """The objective of pre-training: every row has the same weight, each of its n supervised tokens 1 / n."""
     count_B1 = supervised_BT.sum(dim=1, keepdim=True)
     return Hidden(hidden_BT, supervised_BT / count_B1.clamp(min=1), (count_B1[:, 0] > 0).float())
 
 
 def masked(answer_BT: Tensor, generator: torch.Generator) -> Hidden:
-    """The usual objective of masked diffusion: every answer token hidden with the row's rate t, weight 1 / t.
+    """The usual objective of masked diffusion: every answer token is masked with the row's rate t and has weight 1 / t.
 
-    arXiv 2502.09992, eq. 5, with t's drawn value, the share of tokens that was hidden, for t: the same in expectation, and
-    a t near 0 adds no variance. The divisor counts answer tokens.
+    arXiv 2502.09992, eq. 5, with the share of tokens that was really masked in place of t: the same in expectation, and a t
+    near 0 adds no variance. The divisor counts answer tokens.
 
     >>> made = masked(torch.ones(1, 4, dtype=torch.bool), torch.Generator().manual_seed(0))
     >>> (made.weight_BT.sum() / made.total_B.sum()).item()
@@ -123,10 +123,10 @@ def redundancy_aware(
 ) -> Hidden:
     """R2-dLLM's block objective (arXiv 2604.18995, eq. 5 and section 5.2): s = `length`, p_m = `rate`.
 
-    One block a row, drawn among its first `blocks_B`: the earlier ones are clean, the later ones hidden, inside it each
-    token is hidden with `rate` and weighs 1 / rate; the divisor counts the block's tokens. With `complementary` there are
-    2 B rows: a row's second view, B rows below, hides what the first one shows of the block and weighs 1 / (1 - rate).
-    Block and mask are drawn for every row anew.
+    One block per row, drawn among its first `blocks_B`: earlier blocks are clean, later ones masked, and inside it each token
+    is masked with `rate` and has weight 1 / rate; the divisor counts the block's tokens. With `complementary` there are
+    2 B rows: a row's second view, B rows below, masks the block's tokens that the first one shows, with weight
+    1 / (1 - rate). Block and mask are drawn anew for every row.
 
     >>> answer, two = torch.ones(1, 4, dtype=torch.bool), torch.tensor([2])
     >>> made = redundancy_aware(answer, 2, two, 0.5, torch.Generator().manual_seed(1))
@@ -142,9 +142,9 @@ def redundancy_aware(
 
 
 def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Generator, *, complementary: bool) -> Hidden:
-    """Hide each of the asked tokens with `rate`, and all later ones: one view of a row, or two complementary ones.
+    """Mask each of the supervised tokens with `rate`, and all later ones: one view of a row, or two complementary ones.
 
-    A block-causal model is asked about the whole answer and nothing is later: R2-dLLM's objective for all blocks at once.
+    For a block-causal model `asked_BT` is the whole answer and no token is later: R2-dLLM's objective for all blocks at once.
     """
     first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
     total_B = asked_BT.sum(dim=1).float()

@@ -1,9 +1,9 @@
-"""Train a small model from nothing or from another one, the embedded ones on a laptop in about an hour each.
+"""Train a small model from scratch or from another one; the embedded ones take about an hour each on a laptop.
 
     unmask train pretrain --config configs/unmask-tiny.yaml
     unmask train pretrain --config configs/unmask-tiny-block.yaml
 
-Masked diffusion over a mixture of generated problems, their answers hidden in three ways (`hide`), for a block-causal
+Masked diffusion over a mixture of generated problems, their answers masked in three ways (`hide`), for a block-causal
 model block by block (`hide_on_grid`). Every batch is a function of its step number.
 """
 
@@ -31,18 +31,18 @@ from unmask.train.trainer import Report, Schedule, TrainingConfig, check_number,
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainingConfig):
-    """Everything a pre-training depends on, besides the code.
+    """All settings of a pre-training.
 
     Attributes:
         mixture: task -> weight; see unmask.tasks.
         architecture: the layout of the checkpoint, by its Hugging Face name.
-        begin: a model of the same shape and tokenizer to go on from with a new schedule; None: from nothing. Its family
-            may be another one.
-        block_length: of the noise, and of a block-causal model that is made.
-        block_lengths: what a block-causal model learns, batch by batch in turn; none: `block_length` alone.
-        wholly: of a block-causal model's blocks, the share that is hidden wholly.
-        lessons: a step's batches, shared out to the processes, of `tokens` tokens each.
-        drills, short: the share of the run that is half sheets of sums, and in which the problems grow to their full length.
+        begin: a model of the same shape and tokenizer, of any family, whose weights are taken over; None: from scratch.
+        block_length: of the noise and, if the architecture is block-causal, of the model.
+        block_lengths: of a block-causal model's batches, in turn; none: `block_length` alone.
+        wholly: the share of a block-causal model's blocks that is masked wholly.
+        lessons: batches per step, of `tokens` tokens each, divided among the processes.
+        drills: the share of the run, at its start, in which half of the batches are sheets of sums.
+        short: the share of the run, at its start, in which the problems grow to their full length.
         learning_rate: AdamW's, for embedding, head and norms; `muon_learning_rate` is for the matrices inside the layers.
     """
 
@@ -72,26 +72,26 @@ class PretrainConfig(TrainingConfig):
         super().__post_init__()
         if not self.mixture or min(self.mixture.values()) < 0 or not sum(self.mixture.values()):
             raise ConfigError(f"mixture must give tasks positive weights, got {dict(self.mixture)}")
-        problems(self.mixture, "train", seed=0)  # names an unknown task
+        problems(self.mixture, "train", seed=0)  # raises for an unknown task
         if self.architecture not in CONFIGS:
             raise unknown("architecture", self.architecture, CONFIGS)
         for length in self.block_lengths:
             check_number("block_lengths", length, 1)
         if not 0 <= self.wholly < 1:
-            raise ConfigError(f"wholly must be a share from 0 up to 1, got {self.wholly}")
+            raise ConfigError(f"wholly must be at least 0 and below 1, got {self.wholly}")
         check_number("muon_learning_rate", self.muon_learning_rate, 0.0)
         for name in ("steps", "lessons", "tokens", "layers", "block_length"):
             check_number(name, getattr(self, name), 1)
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}, by an even number")
+            raise ConfigError(f"width {self.width} must be an even multiple of heads {self.heads}")
         if self.longest_answer % self.block_length:
             raise ConfigError(f"longest_answer {self.longest_answer} is not a multiple of block_length {self.block_length}")
 
 
 def lesson(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, number: int, block: int | None = None) -> Batch:
-    """One batch of a training step: a sheet of sums, or problems of the mixture that are about as long.
+    """One batch of a training step: sheets of sums, or problems of the mixture of about equal length.
 
-    Half of them sums in the first part of a run, one in eight later; short problems first, all from `short` of the run on.
+    Every second batch is sums in the first part of a run, every eighth later; short problems come first (`short`).
     `block` is the block length of a block-causal model.
     """
     rng = random.Random(f"{config.seed}-{number}")
@@ -122,9 +122,9 @@ def optimizers(config: PretrainConfig, network: Network) -> list[torch.optim.Opt
 
 
 def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Generator) -> noise.Hidden:
-    """Every third row is hidden at a uniform rate, the next as block-wise decoding sees it.
+    """Mask every third row at a uniform rate, and the next one as block-wise decoding sees it.
 
-    Of the third kind only `digits` (token ids), where there are any, are hidden: all words are soon known, and what is
+    In rows of the third kind only `digits` (token ids) are masked, if there are any: all words are soon learnt, and what is
     hard to learn, the sums, is a small part of the tokens.
     """
     rates = noise.stratified(len(data.tokens_BT), generator)
@@ -137,10 +137,10 @@ def hide(data: Batch, digits: Tensor, block_length: int, generator: torch.Genera
 
 
 def hide_on_grid(data: Batch, digits: Tensor, block: int, wholly: float, generator: torch.Generator) -> noise.Hidden:
-    """Every block of a row is hidden at a rate of its own, a share `wholly` of them wholly.
+    """Mask every block of a row at its own rate, a share `wholly` of them wholly.
 
-    Of every third row only `digits` are hidden, as in `hide`. All blocks learn at once, since each has clean blocks before
-    it (layout.py).
+    In every third row only `digits` are masked, as in `hide`. All blocks train at once, since each one sees the clean blocks
+    before it (layout.py).
     """
     third = (torch.arange(len(data.tokens_BT)) % 3 == 2)[:, None]
     hidden = noise.grid(torch.where(third, _numbers(data, digits), data.answer_BT), block, wholly, generator)
@@ -148,13 +148,13 @@ def hide_on_grid(data: Batch, digits: Tensor, block: int, wholly: float, generat
 
 
 def _numbers(data: Batch, digits: Tensor) -> Tensor:
-    """Where an answer's digits are, bool [B, T]; the whole answer where it has none."""
+    """The positions of an answer's digits, bool [B, T]; the whole answer if it has none."""
     numbers_BT = data.answer_BT & torch.isin(data.tokens_BT, digits)
     return torch.where(numbers_BT.any(1, keepdim=True), numbers_BT, data.answer_BT)
 
 
 def pretrain(config: PretrainConfig, report: Report | None = None) -> Path:
-    """Run, or go on with, one pre-training; returns the folder with the exported model.
+    """Run or resume one pre-training; returns the folder with the exported model.
 
     `report(step, measured)` is called after every step. Ctrl-C loses at most the steps since the last checkpoint.
     Raises ConfigError if the folder holds a run with other settings, or is being written by another process.
@@ -180,7 +180,7 @@ def _pretrain(accelerator: Accelerator, config: PretrainConfig, folder: Path, re
             raise ConfigError(f"{config.begin} has another tokenizer than these settings make")
         take_over(network, before.network, lesson(config, tokenizer, number=0).tokens_BT)
     if config.lessons % accelerator.num_processes:
-        raise ConfigError(f"lessons {config.lessons} cannot be shared out to {accelerator.num_processes} processes")
+        raise ConfigError(f"lessons {config.lessons} cannot be divided among {accelerator.num_processes} processes")
 
     lengths = config.block_lengths or (config.block_length,)
 
@@ -203,5 +203,5 @@ def _pretrain(accelerator: Accelerator, config: PretrainConfig, folder: Path, re
         save(tokenizer, folder)
         checkpoint.export(weights, settings, folder)
         checkpoint.plot(folder)
-        about = "Trained from nothing with `unmask train pretrain` on generated problems (unmask/tasks), answers included."
+        about = "Trained from scratch with `unmask train pretrain` on generated problems with their answers (unmask/tasks)."
         checkpoint.card(folder, folder.name, about, asdict(config))

@@ -1,4 +1,4 @@
-"""From collected candidates to training examples: one right answer a prompt. Pure."""
+"""From collected candidates to training examples: one right answer per prompt."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Spatial = Literal["windows", "components", "positions"]
 
 
 class Example(NamedTuple):
-    """A prompt and the ids of the answer to learn, without EOS."""
+    """A prompt and the token ids of the answer to learn, without EOS."""
 
     prompt: str
     answer: tuple[int, ...]
@@ -36,7 +36,7 @@ def score(candidate: Mapping[str, Any], *, spatial: Spatial, per_token: bool) ->
 def choose(
     candidates: Sequence[Mapping[str, Any]], select: Select, *, spatial: Spatial, per_token: bool, seed: str
 ) -> Mapping[str, Any] | None:
-    """The least or the most redundant right candidate, or a random one; None where none is right. Ties: the first."""
+    """The least or most redundant right candidate, or a random one; None if none is right. Of equals the first."""
     right = [candidate for candidate in candidates if candidate["right"]]
     if not right:
         return None
@@ -47,12 +47,12 @@ def choose(
 
 
 def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, seed: int) -> list[Example]:
-    """The chosen answers of a collected file. Raises ConfigError if it is no such file or no answer in it is right."""
+    """The chosen answers of a collected file. Raises ConfigError if it is not such a file or has no right answer."""
     chosen = []
     for line in read_journal(path, "unmask train collect")[1]:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
             chosen.append(Example(line["prompt"], tuple(best["token_ids"])))
     if not chosen:
-        raise ConfigError(f"{path}: none of its answers is right, so there is nothing to learn from")
+        raise ConfigError(f"{path}: none of its answers is right, so there is nothing to train on")
     return chosen

@@ -1,11 +1,11 @@
-"""Fine-tune a model on its own chosen answers: R2-dLLM's redundancy-aware SFT, and the plain one beside it.
+"""Fine-tune a model on its own chosen answers: R2-dLLM's redundancy-aware SFT, and plain SFT for comparison.
 
     unmask train collect --config configs/collect-tiny.yaml
     unmask train sft --config configs/r2-tiny.yaml
     unmask train merge --config configs/r2-tiny.yaml
 
-The prompt stays visible; the answer is filled up with EOS to whole blocks. Objective "block" is the paper's, "masked" the
-usual one of masked diffusion (train/noise.py). A block-causal model learns all blocks of an answer at once
+The prompt stays visible; the answer is padded with EOS to whole blocks. Objective "block" is the paper's, "masked" the
+usual one of masked diffusion (train/noise.py). A block-causal model trains on all blocks of an answer at once
 (train/layout.py).
 """
 
@@ -49,19 +49,20 @@ class LoRA:
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(TrainingConfig):
-    """What a fine-tuning depends on; defaults are R2-dLLM's where it gives them (arXiv 2604.18995, section 6.1).
+    """The settings of a fine-tuning; defaults are R2-dLLM's if the paper gives them (arXiv 2604.18995, section 6.1).
 
     Attributes:
-        model, dtype: what is tuned, and in which type its frozen weights are held; training all of them is in float32.
+        model, dtype: the base model and the type of its frozen weights; without LoRA all weights are float32.
         data: a file of `unmask train collect`.
-        select: which right answer of a prompt: that of lowest or highest redundancy, or a random one.
+        select: which right answer per prompt: that of lowest or highest redundancy, or a random one.
         spatial, per_token: how redundancy is counted; see selection.score.
         objective: "block" (section 5.2) or "masked" (1/t).
-        block_length: None is the model's own, or 32 where it has none.
+        block_length: None is the model's own, or 32 if it has none.
         mask_rate, complementary: of the block objective; a batch then has two views of every example.
         lora: adapter sizes; null trains all weights.
-        length: tokens of prompt and answer together, filled up or cut.
-        batch_size: examples a step, over all devices; `micro_batch` is how many rows a device computes at once.
+        length: tokens of prompt and answer together, padded or cut.
+        batch_size: examples per step, over all devices.
+        micro_batch: rows that a device computes at once.
     """
 
     model: str
@@ -83,7 +84,7 @@ class SFTConfig(TrainingConfig):
     learning_rate: float = 2e-5
     schedule: Schedule = "constant"
     warmup: float = 0.0
-    # Neither changes what is computed, only how much of it at once.
+    # The last two change how much is computed at once, not the result.
     free: ClassVar[tuple[str, ...]] = (*TrainingConfig.free, "micro_batch", "gradient_checkpointing")
 
     @classmethod
@@ -109,7 +110,7 @@ class SFTConfig(TrainingConfig):
             raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
 
     def block(self, spec: ModelSpec) -> int:
-        """The block length of this training. Raises ConfigError if a block-causal model has another one than named."""
+        """The block length of this training. Raises ConfigError if it is not that of a block-causal model."""
         if spec.block is not None and self.block_length not in (None, spec.block):
             raise ConfigError(f"block_length {self.block_length}: {self.model} has blocks of {spec.block} tokens; leave it out")
         return spec.block or self.block_length or BLOCK
@@ -120,7 +121,7 @@ class SFTConfig(TrainingConfig):
 
 
 class Rows(NamedTuple):
-    """All examples as tensors: `tokens_BT`, `answer_BT` (what may be hidden), `blocks_B` (blocks up to the first EOS)."""
+    """All examples as tensors: `tokens_BT`, `answer_BT` (may be masked), `blocks_B` (blocks up to the first EOS)."""
 
     tokens_BT: Tensor
     answer_BT: Tensor
@@ -130,12 +131,12 @@ class Rows(NamedTuple):
 def lay_out(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int, block_length: int, eos_id: int, on_grid: bool = False
 ) -> Rows:
-    """Prompt, answer, EOS: every row `length` tokens, of which the answer's whole blocks may be hidden.
+    """Rows of `length` tokens: prompt, answer, EOS to the end. The answer's whole blocks may be masked.
 
-    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and what may be hidden ends
-    with the block of the first EOS: no such model decodes behind it.
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and the part that may be masked
+    ends with the block of the first EOS: no such model decodes after it.
 
-    Raises ConfigError for a prompt that leaves no room for a block.
+    Raises ConfigError for a prompt that leaves no space for a block.
 
     >>> rows = lay_out([([5, 6], [7, 8, 9])], length=7, block_length=2, eos_id=1)
     >>> rows.tokens_BT.tolist(), rows.answer_BT.long().tolist(), rows.blocks_B.tolist()
@@ -146,13 +147,13 @@ def lay_out(
     blocks = []
     for row, (prompt, answer) in enumerate(pairs):
         begun = len(prompt) % block_length if on_grid else 0
-        room = (length - len(prompt) + begun) // block_length
-        if room < 1:
+        fitting = (length - len(prompt) + begun) // block_length
+        if fitting < 1:
             raise ConfigError(
                 f"prompt {row} has {len(prompt)} tokens and leaves no block of {block_length} within length {length}"
             )
-        filled = min(room, (begun + len(answer)) // block_length + 1)
-        canvas = (filled if on_grid else room) * block_length - begun
+        filled = min(fitting, (begun + len(answer)) // block_length + 1)
+        canvas = (filled if on_grid else fitting) * block_length - begun
         kept = list(answer[:canvas])
         tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
         answer_BT[row, len(prompt) : len(prompt) + canvas] = True
@@ -175,7 +176,7 @@ def _shuffled(count: int, seed: str) -> list[int]:
 
 
 def questions(rows: Rows, config: SFTConfig, spec: ModelSpec, step: int, process: int, processes: int) -> list[Question]:
-    """One process's micro-batches of a step. Masks are drawn for the whole batch, so they depend on neither split."""
+    """One process's micro-batches of a step. Masks are drawn for the whole batch, so no split changes them."""
     picked = torch.tensor(order(len(rows.tokens_BT), config, step))
     tokens_BT, answer_BT, blocks_B = (part[picked] for part in rows)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -189,13 +190,13 @@ def questions(rows: Rows, config: SFTConfig, spec: ModelSpec, step: int, process
     tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
     mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
     if not mine:
-        raise ConfigError(f"{len(tokens_BT)} rows a step cannot be shared out to {processes} processes: raise batch_size")
+        raise ConfigError(f"{len(tokens_BT)} rows per step cannot be divided among {processes} processes: raise batch_size")
     parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
     return [ask(tokens_BT[part], hidden.rows(part), spec) for part in parts]
 
 
 def sft(config: SFTConfig, report: Report | None = None) -> Path:
-    """Run, or go on with, one fine-tuning; returns the folder with the adapter or the whole model.
+    """Run or resume one fine-tuning; returns the folder with the adapter or the whole model.
 
     Raises ConfigError for bad data, or if the folder holds a run with other settings or is being written by another process.
     """
@@ -210,7 +211,7 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
     base = loading.locate(config.model)
     settings = loading.read_json(base / "config.json")
     dtype = config.dtype if config.lora else "float32"
-    # FSDP takes every layer's slice to the device itself; the whole model may not fit there.
+    # FSDP moves each layer's slice to the device; the whole model may not fit there.
     device = "cpu" if accelerator.distributed_type == DistributedType.FSDP else str(accelerator.device)
     model = loading.load(config.model, device=device, dtype=dtype)
     if config.length > model.spec.max_length:
@@ -268,7 +269,7 @@ def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[tuple[tuple[int,
 
 
 def merge(config: SFTConfig) -> Path:
-    """Add the adapter of a finished fine-tuning to its base; returns the folder of the whole model, `output`/merged."""
+    """Merge the adapter of a finished fine-tuning into its base model; returns the whole model's folder, `output`/merged."""
     from unmask.train import adapter as lora
 
     folder = Path(config.output)

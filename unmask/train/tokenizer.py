@@ -1,7 +1,7 @@
-"""The embedded model's tokenizer: whole words of its task, one token a digit, letters and bytes for everything else.
+"""The embedded model's tokenizer: whole words of its tasks, one token per digit, letters and bytes for everything else.
 
-A Unigram model over a fixed list, so nothing is learnt and the file is the same on every machine. Numbers are glued to
-the word before them (`with 23` is `▁with 2 3`) and the decoder puts the space back, which saves a token a number.
+A Unigram model over a fixed list, so nothing is learnt and the file is the same on every machine. Numbers are joined to
+the word before them (`with 23` is `▁with 2 3`) and the decoder restores the space, which saves a token per number.
 """
 
 import itertools
@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 from unmask.tasks import problems, sums
 
 SPECIAL = ("<|pad|>", "<|eos|>", "<|mask|>", "<|user|>", "<|assistant|>")
-# What a number is glued to; the decoder puts a space wherever one of these meets a digit.
+# The characters that a number is joined to; the decoder puts a space between one of these and a digit.
 BEFORE_NUMBER = "[A-Za-z+*/=-]"
-PAD, EOS, MASK, USER, ASSISTANT = range(len(SPECIAL))
-# A word or operator with what stands right before it, if that is not a space.
+PAD, EOS, MASK = range(3)
+# A word or operator, and the character right before it if that is not a space.
 _WORD = re.compile(r"([^\s\w])?([A-Za-z]+|(?<= )[-+=])")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

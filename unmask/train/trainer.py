@@ -1,8 +1,7 @@
 """The training loop, on accelerate: one CPU, one GPU, or many through `accelerate launch` (DDP, FSDP2).
 
-It knows a network, a stream of questions that is a function of the step number, and optimisers; it does not know what
-the questions are about. Because nothing depends on what came before but weights and optimiser, a killed run goes on from
-its last checkpoint on the very same curve.
+It takes a network, optimisers, and micro-batches (`Question`) that are a function of the step number. Because only weights
+and optimiser states depend on earlier steps, a killed run resumes from its last checkpoint on exactly the same curve.
 """
 
 import time
@@ -33,15 +32,15 @@ Questions = Callable[[int, int, int], Sequence[Question]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What every kind of training has in common.
+    """The settings that every kind of training shares.
 
     Attributes:
         output: the folder of checkpoints, log.csv, loss.png and the finished model.
         schedule: of the learning rate after the warm-up: constant, cosine or linear, the latter two to zero.
         warmup: steps (or, below 1, a share of all steps) of linear warm-up.
         clip: largest norm of the gradient.
-        ema: decay of an exponential moving average of the weights, which is then what is exported; None: no average.
-        precision: auto is bf16 autocast where the device has instructions for it, else fp32.
+        ema: decay of an exponential moving average of the weights, which is exported instead of them; None: no average.
+        precision: auto is bf16 autocast if the device has instructions for it, else fp32.
         checkpoint_every: steps between checkpoints.
         threads: of the CPU; None: PyTorch's choice.
     """
@@ -57,7 +56,7 @@ class TrainingConfig:
     seed: int = 0
     checkpoint_every: int = 250
     threads: int | None = None
-    # What may change between a run and its continuation.
+    # The settings that may change when a run is resumed.
     free: ClassVar[tuple[str, ...]] = ("output", "checkpoint_every", "threads")
 
     def __post_init__(self) -> None:
@@ -74,7 +73,7 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Raises ConfigError on a name that is no field, or where one is missing."""
+        """Raises ConfigError for an unknown or missing name."""
         return from_mapping(cls, settings, "training")
 
     def rate(self, step: int, steps: int) -> float:
@@ -94,13 +93,13 @@ class TrainingConfig:
 
 
 def check_number(name: str, value: object, least: float) -> None:
-    """Raises ConfigError unless `value` is a number of at least `least`; a word that looks like one is YAML's 2e-5."""
+    """Raises ConfigError unless `value` is a number of at least `least`; YAML reads 2e-5 as text, not as a number."""
     if isinstance(value, bool) or not isinstance(value, float | int) or value < least:
         raise ConfigError(f"{name} must be a number of at least {least:g}, got {value!r} (in YAML write 2.0e-5, not 2e-5)")
 
 
 class Student(nn.Module):
-    """A network as something to train: questions in, cross-entropies out. Also what DDP and FSDP wrap."""
+    """A network as a module to train, which DDP or FSDP wrap: micro-batches in, cross-entropies out."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -116,9 +115,9 @@ class Student(nn.Module):
         positions_Q: Tensor | None = None,
         mask_QQ: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy [N] of each supervised token in fp32, and whether its most probable value is right, [N].
+        """Cross-entropy [N] of each supervised token in fp32, and whether the most probable token is right, [N].
 
-        Where row i - 1 of a model predicts token i (Dream), the network says so (`predicting`).
+        Some models predict token i in row i - 1 (Dream): the network's `predicting` gives the row.
         """
         states = self.network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
         logits = self.network.project(states[row_N, self.network.predicting(place_N)])
@@ -135,7 +134,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
-        """Move towards the weights; the first steps move faster, so that the start is soon forgotten."""
+        """Move towards the weights, faster in the first steps, so that the initial weights soon count for little."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in parameters.items():
             self.shadow[name].lerp_(parameter.float(), 1 - decay)
@@ -149,7 +148,7 @@ class Average:
 
 
 def precision(choice: Precision) -> str:
-    """What accelerate calls it. auto: bf16 on a GPU that has it and on a CPU with bf16 matrix instructions."""
+    """Accelerate's name of a precision. auto: bf16 on a GPU that has it and on a CPU with bf16 matrix instructions."""
     if choice == "auto":
         cpu = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu
@@ -158,10 +157,10 @@ def precision(choice: Precision) -> str:
 
 
 def start(config: TrainingConfig) -> Accelerator:
-    """The accelerator of this run; under `accelerate launch` one of several."""
+    """The accelerator of this process, one of several under `accelerate launch`."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    AcceleratorState._reset_state()  # else a second training in one process could not have another precision
+    AcceleratorState._reset_state()  # otherwise a second training in one process would keep the first one's precision
     chosen = precision(config.precision)
     plugin, cpu = sharding.plugin(chosen), not torch.cuda.is_available()
     if plugin is not None and cpu:
@@ -183,16 +182,15 @@ def fit(
     report: Report | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """Train, or go on training, until `steps`; returns the trained weights by the network's own names, on the CPU.
+    """Train, or resume training, up to step `steps`; returns the trained weights by the network's own names, on the CPU.
 
-    They come back on the main process; elsewhere the mapping is empty. Of a network with frozen parts only the trained ones
-    come back (and are in the checkpoints). `report(step, measured)` is called after every step by the main process. `facts`
-    (fingerprints of data and base) must be the same when a run goes on, as the settings must. Interrupted, a run loses the
-    steps since its last checkpoint.
+    The main process gets the weights, the others an empty mapping. Frozen weights are neither returned nor in the checkpoints.
+    The main process calls `report(step, measured)` after every step. `facts` (fingerprints of data and base) must be the same
+    when a run is resumed, as must the settings. An interrupted run loses the steps since its last checkpoint.
 
     Raises:
         ConfigError: the checkpoint in `config.output` was made with other settings.
-        OSError: the disk is full; the last checkpoint is whole.
+        OSError: the disk is full; the last checkpoint stays complete.
     """
     folder = Path(config.output)
     student, *tuners = accelerator.prepare(Student(network), *optimizers)
@@ -210,7 +208,7 @@ def fit(
     groups = [group for tuner in tuners for group in tuner.param_groups]
     peaks = [group["lr"] for group in groups]
     first = checkpoint.resume(accelerator, folder, settings)
-    groups = [group for tuner in tuners for group in tuner.param_groups]  # loading has made new ones
+    groups = [group for tuner in tuners for group in tuner.param_groups]  # loading replaces them
     student.train()
     log = checkpoint.Log(folder / "log.csv", first) if accelerator.is_main_process else None
 
@@ -225,16 +223,16 @@ def fit(
         loss = hits = asked = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
             moved = part.to(accelerator.device)
-            # Under FSDP the sum so far would be a whole gradient on every device.
+            # Without synchronisation FSDP would keep a whole gradient on every device.
             with accelerator.no_sync(student) if number + 1 < len(parts) and not sharded else nullcontext():
                 losses, right = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
                 share = weighted(losses, moved.weight_N, total)
-                # DDP and FSDP average the processes' gradients; the sum is what is meant.
+                # DDP and FSDP average the processes' gradients; the loss needs their sum.
                 accelerator.backward(share * processes)
             loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
             seen += part.input_BQ.numel() * processes
         for _ in range(len(parts), rounds):
-            # Gathering a layer takes all processes: those that are done go on with zeros until the last one is.
+            # Gathering a layer takes all processes: those that are done add zeros until the last one is done.
             losses, _ = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
             accelerator.backward(losses.sum() * 0.0)
         accelerator.clip_grad_norm_(student.parameters(), config.clip)

@@ -1,8 +1,8 @@
-"""How redundant a decode was: what R2-dLLM's rules would have committed, counted while they are off.
+"""How redundant a decode was: the tokens that R2-dLLM's rules would have committed, counted while they are off.
 
-A recorder watches a decode made without the rules (an engine observer) and asks each of them, in the published order, what it
-would take of what the base rule left masked. The text is untouched: these are potential triggers (arXiv 2604.18995,
-section 5.1 and appendix A.3). The paper does not say what one trigger is, so several counts are kept.
+A recorder observes a decode without these rules and applies each of them, in the published order, to the positions that
+the base rule left masked. The text does not change: these are potential triggers (arXiv 2604.18995, section 5.1 and
+appendix A.3). The paper does not define one trigger, so several counts are kept.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Triggers:
     """Potential triggers of one answer, summed over its forwards.
 
     Attributes:
-        windows: windows of the confidence cluster that are sure enough.
-        components: unbroken stretches of positions that such windows would take.
+        windows: windows of the confidence cluster that reach its threshold.
+        components: contiguous runs of positions that such windows would commit.
         positions: the positions themselves.
         runs: runs of one repeated prediction that would commit (token cluster).
         temporal: positions that would be final (temporal finalisation).
@@ -44,7 +44,7 @@ class Triggers:
 class Recorder:
     """An observer that counts potential triggers; `triggers[i]` belongs to prompt i of the batch.
 
-    What ends the answer is left out: a tail of EOS is filler, not redundancy.
+    Predictions that end the answer are left out: a tail of EOS is filler, not redundancy.
     """
 
     def __init__(self, method: Method, *, prompts: int, mask_id: int, ends: Sequence[int]) -> None:
@@ -59,7 +59,7 @@ class Recorder:
         self.triggers = [Triggers() for _ in range(prompts)]
 
     def __call__(self, record: StepRecord) -> None:
-        """Count what one forward's evidence would have let the rules take."""
+        """Count what the rules would have committed after one forward."""
         block_BL, candidate_BL = torch.tensor(record.block), torch.tensor(record.candidate)
         taken_BL = torch.zeros_like(block_BL, dtype=torch.bool)
         for row, (positions, start) in enumerate(zip(record.committed, record.start, strict=True)):

@@ -1,10 +1,10 @@
-"""Which of several answers to one question count as right: by a key, or by majority where there is none."""
+"""Which of several answers to one question count as right: by a key or, without one, by majority."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-# The most explicit form wins; within a form the last one stated.
+# The most explicit form wins; within a form, the last statement.
 _FORMS = (
     re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"),
     re.compile(r"####\s*([^\n]+)"),
@@ -14,7 +14,7 @@ _FORMS = (
 
 
 def final_answer(text: str) -> str | None:
-    """What a text states as its answer: boxed, after ####, after "answer is", or its last number; None if none of these.
+    """The answer that a text states: boxed, after ####, after "answer is", or its last number; None without any of these.
 
     >>> final_answer("So 3 + 4 = 7. The answer is $1,007."), final_answer("no idea")
     ('1007', None)
@@ -27,7 +27,7 @@ def final_answer(text: str) -> str | None:
 
 
 def verdicts(texts: Sequence[str], key: str | None) -> list[bool]:
-    """Whether each text's final answer is `key`; without one, whether it is that of more texts than any other is.
+    """Whether each text's final answer is `key` or, without a key, the most common one of at least two texts.
 
     >>> verdicts(["The answer is 4.", "The answer is 5.", "So 4."], None)
     [True, False, True]

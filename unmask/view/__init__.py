@@ -1,1 +1,1 @@
-"""A decode as a picture."""
+"""Pictures of a decode: in the terminal, and as an HTML page."""

@@ -1,9 +1,9 @@
-"""A decode as one HTML page that works from a file: it fetches nothing, and replays one method or two side by side.
+"""A decode as one self-contained HTML page, which replays one method or two side by side.
 
     page = render(traces)                                                # one trace, or two of the same prompt
 
-What it looks like and does is page.html beside this file, plain HTML, CSS and JavaScript with four places to fill. Three of
-them, look.css, tokens.js and the rules' looks, it shares with the server's page (unmask/serve/page.html).
+The page itself is page.html beside this file: plain HTML, CSS and JavaScript with four placeholders. Three of them, for
+look.css, tokens.js and the looks of the rules, are shared with the server's page (unmask/serve/page.html).
 """
 
 import json
@@ -19,7 +19,7 @@ from unmask.view.trace import Trace
 
 
 def render(traces: Sequence[Trace]) -> str:
-    """The page. Raises ConfigError for anything but one trace or two of the same prompt."""
+    """The page's text. Raises ConfigError for anything but one trace or two of the same prompt."""
     if not 1 <= len(traces) <= 2:
         raise ConfigError(f"a page shows one decode or two side by side, got {len(traces)}")
     if len({trace.prompt for trace in traces}) > 1:
@@ -29,21 +29,21 @@ def render(traces: Sequence[Trace]) -> str:
     return fill("unmask.view", [trace.to_dict() for trace in traces], looks)
 
 
-def fill(room: str, data: Any, looks: Mapping[str, Look]) -> str:
-    """The page.html of a room with style, script and data in their places; nothing in the data can end its element.
+def fill(package: str, data: Any, looks: Mapping[str, Look]) -> str:
+    """The page.html of a package (`unmask.view`) with its placeholders filled; no data can end its script element.
 
     Args:
         looks: how each rule that may occur is shown.
     """
     shared = files("unmask.view")
-    page = files(room).joinpath("page.html").read_text(encoding="utf-8")
+    page = files(package).joinpath("page.html").read_text(encoding="utf-8")
     parts = {
         "LOOK": shared.joinpath("look.css").read_text(encoding="utf-8"),
         "TOKENS": shared.joinpath("tokens.js").read_text(encoding="utf-8"),
         "RULES": _json({rule: asdict(look) for rule, look in looks.items()}),
         "DATA": _json(data),
     }
-    # All at once: whatever a part says, nothing is filled into it.
+    # All in one pass, so that a placeholder inside a part stays as it is.
     return re.sub(r"/\*([A-Z]+)\*/", lambda place: parts[place[1]], page)
 
 

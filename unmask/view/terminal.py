@@ -1,4 +1,4 @@
-"""A decode drawn in the terminal: every place of the answer, masked ones visible, coloured by the rule that wrote it."""
+"""A decode drawn in the terminal: every position of the answer, masked ones visible, in the colour of its rule."""
 
 import time
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ MASK, FILLER = "░", "·"
 def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Group:
     """The answer after this many forwards (None: all so far), and a line that explains the colours.
 
-    `masks=False` leaves out what is not written: after the last forward, places that nobody will write.
+    `masks=False` leaves out masked positions: after the last forward they will never be written.
     """
     forward = trace.forwards if forward is None else forward
-    body, seen = Text(), dict[str, None]()  # the rules in the order in which they are met
+    body, seen = Text(), dict[str, None]()  # the rules in the order of their first token
     for place, cell in enumerate(trace.cells(forward)):
         if cell.rule is not None:
             seen[cell.rule] = None
@@ -37,7 +37,7 @@ def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Gro
 
 
 class _Watcher(Recorder):
-    """A recorder that redraws what it has seen at every forward."""
+    """A recorder that redraws the answer at every forward."""
 
     def __init__(self, model: Denoiser, max_new_tokens: int, live: Live) -> None:
         super().__init__(model, max_new_tokens)
@@ -61,7 +61,7 @@ def watching(model: Denoiser, max_new_tokens: int, console: Console | None = Non
 
 
 def play(trace: Trace, console: Console, *, pause: float = 0.15) -> None:
-    """Show a trace forward by forward, `pause` seconds each; only its end where the output is no terminal."""
+    """Show a trace forward by forward, `pause` seconds each; only its end if the output is not a terminal."""
     console.print(Text(f"{trace.method} on {trace.model}", style="bold"))
     if not console.is_terminal:
         console.print(draw(trace, masks=False))

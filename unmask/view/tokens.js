@@ -1,6 +1,6 @@
 "use strict";
-// What the pages share: an answer's tokens, and what is told of one. Needs an element #tip.
-// Text of a model or a user enters a page as textContent alone.
+// Shared by both pages: the tokens of an answer, and the tip that describes one. Needs an element #tip.
+// Text of a model or a user is inserted as textContent only.
 const $ = id => document.getElementById(id);
 const make = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
 // How each rule is shown: label, sentence, and its colour on light and on dark paper, from an element #rules.
@@ -18,7 +18,7 @@ function blank() {
   return token;
 }
 
-// kind: written, draft, masked or unwritten; filler: behind the end of the answer; fresh: written by the last forward.
+// kind: written, draft, masked or unwritten; filler: after the end of the answer; fresh: written by the last forward.
 function paint(token, { kind, text, rule, confidence, fresh, filler, pointed }) {
   const [space, word] = token.childNodes, seen = kind !== "masked";
   const lead = text.match(/^[^\S\n]*/)[0];
@@ -32,7 +32,7 @@ function paint(token, { kind, text, rule, confidence, fresh, filler, pointed }) 
   else word.style.removeProperty("--sure");
 }
 
-// A rule's line in a legend; what is returned shows its count.
+// Adds a rule's line to a legend; returns the element for its count.
 function entry(legend, rule) {
   const item = legend.appendChild(make("li", "", words(rule)));
   item.title = rules[rule]?.sentence ?? "";
@@ -40,7 +40,7 @@ function entry(legend, rule) {
   return item.appendChild(make("b", ""));
 }
 
-// What is known of a token, as elements; forward: that wrote or drafted it.
+// The description of a token, as elements; forward: the one that wrote or drafted it.
 function describe({ kind, text, rule, confidence, forward }) {
   const title = kind === "masked" || kind === "unwritten" ? "masked" : text.trim() ? text.trim() : text.includes("\n") ? "line break" : "end of turn";
   const lines = [make("b", "", title)];
@@ -57,7 +57,7 @@ function describe({ kind, text, rule, confidence, forward }) {
   return lines;
 }
 
-// Lines above or below a point of the window, none to hide them.
+// Shows lines above or below a point of the window; without lines it hides the tip.
 function tip(lines, x, y) {
   $("tip").replaceChildren(...lines);
   if (!lines.length) return;
@@ -67,7 +67,7 @@ function tip(lines, x, y) {
   $("tip").style.transform = `translate(${left}px, ${top}px)`;
 }
 
-// The point from which a token is told of.
+// The point that a token's tip stands at.
 function above(token) {
   const { left, top, width } = token.lastChild.getBoundingClientRect();
   return [left + width / 2, top];

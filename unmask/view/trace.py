@@ -1,4 +1,4 @@
-"""A decode as plain data: what every forward wrote, by which rule and how surely. The page and the terminal draw this.
+"""A decode as plain data: what every forward wrote, by which rule and with which confidence. Page and terminal draw it.
 
     recorder = Recorder(model, max_new_tokens=128)
     answers = unmask.generate(model, prompts, max_new_tokens=128, observer=recorder)
@@ -27,7 +27,7 @@ UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a charac
 
 
 class Commit(NamedTuple):
-    """A token written at `place`. `confidence` is None where a step between two forwards (a checked draft) wrote it."""
+    """A token written at position `place`; `confidence` is None if a checked draft wrote it, between two forwards."""
 
     place: int
     token: int
@@ -36,7 +36,7 @@ class Commit(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """What a place that stays masked would have become, and how surely."""
+    """The most probable token of a position that stays masked, and its confidence."""
 
     place: int
     token: int
@@ -50,10 +50,10 @@ class Step:
 
     Attributes:
         refresh: whether it is the first of its block.
-        queried: how many tokens it handed to the model.
+        queried: how many tokens were queries of the model.
         start: where the block begins.
-        commits: what it wrote, in rising order of places.
-        drafts: the places of the block that stay masked.
+        commits: what it wrote, by rising position.
+        drafts: the positions of the block that stay masked.
     """
 
     refresh: bool
@@ -64,7 +64,7 @@ class Step:
 
 
 class Cell(NamedTuple):
-    """A place as it looks after some forward: written by a rule, drafted (no rule), or masked (no rule, no text)."""
+    """A position as it looks after some forward: written by a rule, drafted (no rule), or masked (no rule, no text)."""
 
     text: str | None
     rule: str | None
@@ -72,15 +72,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One answer's decode; while it goes on, what the finished answer would say is empty.
+    """The decode of one answer; until it has ended, the fields of the finished answer are empty.
 
     Attributes:
         model, method, settings: what decoded; settings as `Method.to_dict` gives them.
-        prompt: as it was asked.
+        prompt: its text.
         length: tokens of the answer, filler included.
-        steps: one a forward.
-        pieces: what each place adds to the text: those of the first `tokens` places join to `text` (and what a stop
-            string cut off). Empty for an end of turn, an unwritten place or the first bytes of a character.
+        steps: one per forward.
+        pieces: what each position adds to the text: those of the first `tokens` positions join to `text` (and what a stop
+            string cut off). Empty for an end of turn, an unwritten position or the first bytes of a character.
         text, tokens, finish_reason, seconds: as in Completion.
         rules: how each rule is shown, by name.
     """
@@ -108,7 +108,7 @@ class Trace:
         return self.rules.get(rule) or looks().get(rule, grey)
 
     def cells(self, forward: int) -> list[Cell]:
-        """Every place after this many forwards."""
+        """Every position after this many forwards."""
         cells = [Cell(None, None)] * self.length
         for draft in self.steps[forward - 1].drafts if forward else ():
             cells[draft.place] = Cell(draft.text, None)
@@ -118,12 +118,12 @@ class Trace:
         return cells
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `from_dict` reads back, also after a journey through JSON; commits and drafts are lists."""
+        """Plain data that `from_dict` reads back, also after a round trip through JSON; commits and drafts are lists."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Raises ConfigError, KeyError or TypeError where the data is no trace."""
+        """Raises ConfigError, KeyError or TypeError if the data is not a trace."""
         parts = {field.name: data[field.name] for field in fields(cls) if field.name != "rules"}
         steps = tuple(
             Step(
@@ -152,7 +152,7 @@ class Trace:
 
 
 @dataclass(kw_only=True)
-class _Row:
+class _Decode:
     start: int  # of the answer: tokens of the prompt
     written: dict[int, int] = field(default_factory=dict)  # place -> token
     steps: list[Step] = field(default_factory=list)
@@ -163,7 +163,7 @@ class Recorder:
 
     def __init__(self, model: Denoiser, max_new_tokens: int) -> None:
         self._model, self._length = model, max_new_tokens
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _Decode] = {}
         self._looks: dict[str, Look] = {}
         self._drafts: dict[tuple[int | None, int], str] = {}  # token before, token -> text
 
@@ -173,15 +173,19 @@ class Recorder:
             self._looks |= own
         for number, index in enumerate(record.rows):
             block = record.start[number]
-            row = self._rows.setdefault(index, _Row(start=block))
+            row = self._rows.setdefault(index, _Decode(start=record.prompt[number]))
             sure = [round(confidence, 4) for confidence in record.confidence[number]]
             commits = tuple(
                 Commit(place - row.start, token, rule, sure[place - block])
                 for place, token, rule in zip(record.committed[number], record.tokens[number], record.rule[number], strict=True)
+                if place - row.start < self._length
             )
             row.written |= {commit.place: commit.token for commit in commits}
             first = block - row.start
-            candidates = dict(enumerate(record.candidate[number], first))
+            # A block on a grid may begin in the prompt and reach behind the answer.
+            guessed = enumerate(record.candidate[number], first)
+            mask_id = self._model.spec.mask_id  # what a forward that guesses nothing leaves
+            candidates = {place: token for place, token in guessed if 0 <= place < self._length and token != mask_id}
             standing = candidates | row.written
             drafts = tuple(
                 Draft(place, token, self._draft(standing.get(place - 1), token), sure[place - first])
@@ -207,7 +211,7 @@ class Recorder:
         settings: Mapping[str, Any] | None = None,
         completion: Completion | None = None,
     ) -> Trace:
-        """What has been seen of one row so far; `completion` finishes it."""
+        """The trace of one row so far; `completion` adds the finished answer."""
         row, settings = self._rows[index], settings or {}
         trace = Trace(
             model=self._model.name,
@@ -229,7 +233,7 @@ class Recorder:
             seconds=round(completion.seconds, 4),
         )
 
-    def _looks_of(self, row: _Row) -> dict[str, Look]:
+    def _looks_of(self, row: _Decode) -> dict[str, Look]:
         seen = {commit.rule for step in row.steps for commit in step.commits}
         return {rule: look for rule, look in self._looks.items() if rule in seen}
 
@@ -240,7 +244,7 @@ class Recorder:
             while run in written:
                 run += 1
             ids = [written[inside] for inside in range(place, run)]
-            if place and ids:  # what stands before it is masked: in its stead the first token says whether a space is due
+            if place and ids:  # the token before is masked: the first one twice, to find whether a space is due
                 found[place:run] = pieces(self._model.tokenizer, [ids[0], *ids])[1:]
             elif ids:
                 found[place:run] = pieces(self._model.tokenizer, ids)
@@ -255,14 +259,14 @@ class Recorder:
 
 
 def _without_guesses(step: Step) -> Step:
-    """With drafts a record's evidence is that of the last step, which is sure to have written a token that is alone."""
+    """With drafts a forward stands for several steps, and its confidences are the last step's: only a single commit has one."""
     if step.refresh or len(step.commits) < 2:
         return step
     return replace(step, commits=tuple(commit._replace(confidence=None) for commit in step.commits))
 
 
 def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; joined they are the text of all of them.
+    """What each token adds to the text; joined, the pieces are the whole text.
 
     A character of several tokens belongs to its last one. Without a tokenizer the ids themselves are the text.
 
@@ -272,14 +276,14 @@ def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     if tokenizer is None:
         return [f" {token}" for token in token_ids]
     found: list[str] = []
-    begin = told = 0  # where the last piece begins, which decoders look back at, and how many tokens have their text out
+    begin = done = 0  # where the last piece begins, which decoders look back at, and how many tokens have their text
     for end in range(1, len(token_ids) + 1):
         text = decode(tokenizer, token_ids[begin:end])
         if text.endswith(UNFINISHED) and end < len(token_ids):
             found.append("")
             continue
-        found.append(text[len(decode(tokenizer, token_ids[begin:told])) :])
-        begin, told = told if found[-1] else begin, end
+        found.append(text[len(decode(tokenizer, token_ids[begin:done])) :])
+        begin, done = done if found[-1] else begin, end
     return found
 
 
@@ -287,14 +291,14 @@ def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def write(path: Path, traces: Sequence[Trace]) -> None:
-    """Write traces as one JSON document. Raises OSError where the file cannot be written."""
+    """Write traces as one JSON document. Raises OSError if the file cannot be written."""
     document = {"kind": KIND, "version": VERSION, "traces": [trace.to_dict() for trace in traces]}
     text = json.dumps(document, ensure_ascii=False, allow_nan=False)
     write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def read(path: Path) -> tuple[Trace, ...]:
-    """The traces of a file. Raises ConfigError that says why it holds none."""
+    """The traces of a file. Raises ConfigError, with the reason, if it holds none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,1 +1,1 @@
-"""The Triton kernels, one file for each of the same name above; only a seam imports them."""
+"""The Triton kernels, one file per seam of the same name in `unmask.kernels`, which alone imports it."""

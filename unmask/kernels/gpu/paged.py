@@ -1,11 +1,11 @@
 """Attention over paged keys and values on a GPU, without copying them: flash-decoding (Dao et al., 2023) for blocks.
 
-The query heads that share a key head lie in the rows of one tile, so keys and values are loaded once for all of them. A
-row's slots are cut every SPLIT, each cut a program of its own, so that one row of one block fills the GPU; a second kernel
-joins what they heard. The cuts stand where they stand whatever the batch: a row's output does not depend on its neighbours,
-nor on how many pages the widest of them has.
+The query heads that share a key head form the rows of one tile, so keys and values are loaded once for all of them. A
+row's slots are split every SPLIT slots, with one program per split, so that one row of one block fills the GPU; a second
+kernel combines the partial outputs. The splits are the same in any batch: a row's output depends neither on the other rows
+nor on the number of their pages.
 
-Shapes: as in `unmask.kernels.paged`; C cuts.
+Shapes: as in `unmask.kernels.paged`; C splits.
 """
 
 import math
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SPLIT = 256  # slots a program; 1,024 slots and LLaDA's 32 heads are 128 programs for 132 multiprocessors
+SPLIT = 256  # slots per program; 1,024 slots and LLaDA's 32 heads are 128 programs for 132 multiprocessors
 
 
 def paged_attention(
@@ -30,46 +30,46 @@ def paged_attention(
     *,
     page: int,
 ) -> Tensor:
-    """As the seam's. Until they are joined, what the cuts heard takes L x H x D x 4 bytes for each SPLIT slots of the pages."""
+    """As in the seam. The partial outputs take L x H x D x 4 bytes per SPLIT slots of the pages."""
     rows, length, heads, size = q_BLHD.shape
     groups, pages = keys_SGD.shape[1], pages_BP.shape[1]
     numbers = (seen_B, begin_B, end_B, shift_B)
-    assert all(number_B.is_contiguous() for number_B in numbers), "rows' numbers lie one behind the other"
-    assert rows * groups < 2**16, "more rows and key heads than a launch has places for"
+    assert all(number_B.is_contiguous() for number_B in numbers), "the numbers of rows must be contiguous"
+    assert rows * groups < 2**16, "rows times key heads must be below 2**16, the limit of a launch"
     assert q_BLHD.stride(3) == keys_SGD.stride(2) == values_SGD.stride(2) == pages_BP.stride(1) == 1
     cuts = triton.cdiv(pages * page, SPLIT)
-    heard_BLHCD = torch.empty(rows, length, heads, cuts, size, dtype=torch.float32, device=q_BLHD.device)
+    partial_BLHCD = torch.empty(rows, length, heads, cuts, size, dtype=torch.float32, device=q_BLHD.device)
     logsumexp_BLHC = torch.empty(rows, length, heads, cuts, dtype=torch.float32, device=q_BLHD.device)
     out_BLHD = torch.empty(rows, length, heads, size, dtype=q_BLHD.dtype, device=q_BLHD.device)
-    width = max(16, triton.next_power_of_2(size))  # the least that a tensor core multiplies
+    width = max(16, triton.next_power_of_2(size))  # the smallest size that a tensor core multiplies
     packed = length * heads // groups
-    # Tiles by what shared memory and registers hold: 32 KB of queries, 16 KB of keys. LLaDA: 32 x 64, Dream: 128 x 64.
+    # Tile sizes that fit into shared memory and registers: 32 KB of queries, 16 KB of keys. LLaDA: 32 x 64, Dream: 128 x 64.
     bytes_each = width * q_BLHD.element_size()
     block = min(128, 2**15 // bytes_each, max(16, triton.next_power_of_2(packed)))
     keys = min(64, max(16, 2**14 // bytes_each))
     with torch.cuda.device_of(q_BLHD):
         _attend[triton.cdiv(packed, block), cuts, rows * groups](
-            q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, heard_BLHCD, logsumexp_BLHC,
+            q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, partial_BLHCD, logsumexp_BLHC,
             *q_BLHD.stride()[:3], *keys_SGD.stride()[:2], *values_SGD.stride()[:2], pages_BP.stride(0),
             length, groups, math.log2(math.e) / math.sqrt(size),
             SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, BLOCK=block, KEYS=keys, WIDTH=width,
-            # A tile's pages are loaded before its keys: five stages are two tiles of keys under way.
+            # A tile's page numbers are loaded before its keys: with five stages two tiles of keys are in flight.
             num_warps=8 if block == 128 else 4, num_stages=5, enable_fp_fusion=True,
         )  # fmt: skip
         _join[rows * length * heads,](
-            heard_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, length * heads, cuts,
+            partial_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, length * heads, cuts,
             SIZE=size, SPLIT=SPLIT, CUTS=triton.next_power_of_2(cuts), WIDTH=width, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return out_BLHD
 
 
-# What changes from launch to launch is not compiled in, or the first requests would wait for the compiler again and again.
+# Arguments that change between launches are not specialised: the first requests would wait for the compiler repeatedly.
 @triton.jit(
     do_not_specialize=["page_row", "length"],
     do_not_specialize_on_alignment=["pages_BP", "seen_B", "begin_B", "end_B", "shift_B"],
 )
 def _attend(
-    q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, heard_BLHCD, logsumexp_BLHC,
+    q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, partial_BLHCD, logsumexp_BLHC,
     q_row, q_place, q_head, key_slot, key_head, value_slot, value_head, page_row, length, groups, scale,
     SHARED: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr
@@ -91,7 +91,7 @@ def _attend(
 
     high = tl.full([BLOCK], -float("inf"), tl.float32)  # largest score so far, in powers of two
     mass = tl.zeros([BLOCK], tl.float32)
-    heard = tl.zeros([BLOCK, WIDTH], tl.float32)
+    acc = tl.zeros([BLOCK, WIDTH], tl.float32)
     for start in range(first, last, KEYS):
         slot = start + tl.arange(0, KEYS)
         visible = slot < last
@@ -106,17 +106,17 @@ def _attend(
         fade = tl.exp2(high - higher)
         weight = tl.exp2(score - higher[:, None])
         mass = mass * fade + tl.sum(weight, axis=1)
-        heard = tl.dot(weight.to(v.dtype), v, heard * fade[:, None], input_precision="tf32x3")
+        acc = tl.dot(weight.to(v.dtype), v, acc * fade[:, None], input_precision="tf32x3")
         high = higher
 
     at = ((row * length + place) * groups * SHARED + head) * cuts + cut
-    tl.store(heard_BLHCD + at[:, None] * SIZE + d[None, :], heard / mass[:, None], mask=asked)
+    tl.store(partial_BLHCD + at[:, None] * SIZE + d[None, :], acc / mass[:, None], mask=asked)
     tl.store(logsumexp_BLHC + at, high + tl.log2(mass), mask=place < length)
 
 
 @triton.jit(do_not_specialize=["per_row", "cuts"], do_not_specialize_on_alignment=["seen_B"])
 def _join(
-    heard_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, per_row, cuts,
+    partial_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, per_row, cuts,
     SIZE: tl.constexpr, SPLIT: tl.constexpr, CUTS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64)
@@ -126,7 +126,7 @@ def _join(
     high = tl.max(logsumexp, axis=0)
     weight = tl.where(used, tl.exp2(logsumexp - high), 0.0)
     there = used[:, None] & (d < SIZE)[None, :]
-    heard = tl.load(heard_BLHCD + (at * cuts + cut)[:, None] * SIZE + d[None, :], mask=there, other=0.0)
+    partial = tl.load(partial_BLHCD + (at * cuts + cut)[:, None] * SIZE + d[None, :], mask=there, other=0.0)
     mass = tl.sum(weight, axis=0)
-    out = tl.sum(heard * weight[:, None], axis=0) / tl.where(mass == 0.0, 1.0, mass)  # a row that sees nothing gets zeros
+    out = tl.sum(partial * weight[:, None], axis=0) / tl.where(mass == 0.0, 1.0, mass)  # a row that sees nothing gets zeros
     tl.store(out_BLHD + at * SIZE + d, out.to(out_BLHD.dtype.element_ty), mask=d < SIZE)

@@ -1,8 +1,8 @@
-"""The vocabulary pass on a GPU: the logits are read once, as they are, each tile of a row by a program of its own.
+"""The vocabulary pass on a GPU: the logits are read once, in their own type, with one program per tile of a row.
 
-A block of 32 positions over 126,464 tokens in bf16 is 8 MB, two microseconds of an H200's bandwidth, but a program a row
-would leave 100 of its 132 multiprocessors idle. So a row is cut into tiles (992 programs there), each leaves five numbers,
-and a second kernel joins those of a row.
+A block of 32 positions over 126,464 tokens in bf16 is 8 MB, two microseconds of an H200's bandwidth, but one program per
+row would leave 100 of its 132 multiprocessors idle. So a row is split into tiles (992 programs there) of five numbers each,
+and a second kernel combines those of a row.
 
 Shapes: as in `unmask.kernels.vocabulary`.
 """
@@ -12,14 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 4096  # 8 KB of bf16, two loads of 16 bytes a thread; four programs fit on a multiprocessor by their registers
+TILE = 4096  # 8 KB of bf16, two loads of 16 bytes per thread; the registers of four programs fit on a multiprocessor
 NOWHERE = tl.constexpr(2**31 - 1)  # above every token
 
 
 def evidence(logits_BLV: Tensor, mask_id: int, score: str = "confidence") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The numbers of the seam's `Evidence`, in its order. Rows may lie apart in memory, the tokens of a row may not."""
+    """The numbers of the seam's `Evidence`, in its order. Rows may have any stride; the tokens of a row must be contiguous."""
     logits_RV = logits_BLV.flatten(0, -2)
-    assert logits_RV.stride(1) == 1, "the logits of a row lie side by side"
+    assert logits_RV.stride(1) == 1, "the logits of a row must be contiguous"
     rows, vocabulary = logits_RV.shape
     tiles = triton.cdiv(vocabulary, TILE)
     candidate_RT = torch.empty(rows, tiles, dtype=torch.int32, device=logits_RV.device)
@@ -54,7 +54,7 @@ def _read(
     # The best of the rest, the mask among them (in a tile where nothing else is allowed the "candidate" may be the mask).
     rest = tl.max(tl.where((ids == candidate) & (ids != mask_id), -float("inf"), x), axis=0)
     high = tl.maximum(best, rest)
-    distance = x - tl.where(high == -float("inf"), 0.0, high)  # a tile of -inf has no mass, and is no NaN
+    distance = x - tl.where(high == -float("inf"), 0.0, high)  # a tile of -inf has mass 0, not NaN
     power = tl.exp(distance)
     at = row.to(tl.int64) * tl.num_programs(1) + tile
     tl.store(candidate_RT + at, candidate)
@@ -94,7 +94,7 @@ def _join(
     candidate_T = tl.load(candidate_RT + at, mask=inside, other=NOWHERE)
     candidate = tl.min(tl.where(best_T == best, candidate_T, NOWHERE), axis=0)
     confidence = tl.div_rn(tl.exp(best - high), mass)
-    lowest = tl.where(mask_id == 0, 1, 0)  # where nothing is left for any candidate they are equals
+    lowest = tl.where(mask_id == 0, 1, 0)  # if no candidate has probability, all are equal
     tl.store(candidate_R + row, tl.where(confidence > 0.0, candidate, lowest))
     tl.store(confidence_R + row, confidence)
     tl.store(logsumexp_R + row, high + tl.log(mass))
