@@ -23,7 +23,7 @@ from unmask.models import attention
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
 
-FAMILIES = ("sdar", "sdar_moe", "llada2", "fast_dllm_v2")
+FAMILIES = ("sdar", "sdar_moe", "llada2", "llada2_2", "fast_dllm_v2")
 METHODS = (
     ("vanilla", {}),
     ("vanilla-official", {}),
@@ -40,6 +40,8 @@ METHODS = (
     ("llada2", {}),
     ("llada2.1", {"max_post_steps": 3}),
     ("llada2.1-official", {"max_post_steps": 3}),
+    ("llada2.2", {"max_post_steps": 3}),
+    ("llada2.2-official", {"max_post_steps": 3}),
     ("fast-dllm-v2", {"sub_block": 2, "sub_block_cache": True}),
     ("fast-dllm-v2-official", {"sub_block": 2}),
     ("r2-dllm", {"edit_threshold": 0.9, "draft_steps": 3, "max_post_steps": 3}),
@@ -102,7 +104,7 @@ def test_every_forward_is_the_reference_loops(name: str, family: str) -> None:
         assert all(same_forward(record, forward) for record, forward in zip(records, forwards, strict=True))
 
 
-@pytest.mark.parametrize("family", ["sdar", "sdar_moe", "llada2"])
+@pytest.mark.parametrize("family", ["sdar", "sdar_moe", "llada2", "llada2_2"])
 @pytest.mark.parametrize("name", ["vanilla", "r2-dllm", "sdar"])
 def test_a_cached_decode_is_the_recomputed_one(name: str, family: str) -> None:
     """The same tokens from the same evidence, forward by forward, with a fraction of the query tokens."""
@@ -246,4 +248,4 @@ def test_a_kernels_queries_of_one_block_equal_those_under_a_mask(family: str, mo
     monkeypatch.setattr(attention, "accelerated", lambda x: True)
     monkeypatch.setattr(attention, "paged_attention", counted)
     assert [timeless(row) for row in answer(denoiser, asked)] == masked
-    assert set(calls) == {4}
+    assert max(calls) == 4  # of a block, or of a sub-block by itself
