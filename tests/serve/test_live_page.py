@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import unmask
 from tests.browser import Page
+from tests.bytewise import Bytes
 from tests.serve.live import Background
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Progress
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
+from unmask.models.toy import toy
 from unmask.serve.app import create_app
 from unmask.serve.options import Options
 
@@ -120,6 +123,18 @@ def served(model: Denoiser) -> Iterator[Served]:
 @pytest.fixture
 def page(browser: webdriver.Chrome, served: Served) -> Live:
     return Live(browser, served.url)
+
+
+def test_the_last_line_says_what_another_request_had_computed(browser: webdriver.Chrome) -> None:
+    toys = replace(toy("sdar", seed=5, sharpness=3), tokenizer=Bytes(), name="bytewise")
+    with serving(Engine(toys), Options(max_new_tokens=16)) as served:
+        page = Live(browser, served.url)
+        page.one("#compare").click()
+        saved = []
+        for prompt in ("abcd" * 9, "abcd" * 9, "dcba" * 9):
+            page.go(prompt)
+            saved.append(page.finish()[0].partition("; ")[2])
+        assert saved == ["", "32 of 36 prompt tokens were there already", ""]
 
 
 def test_two_methods_side_by_side_end_with_the_answers_of_the_api(page: Live, served: Served) -> None:

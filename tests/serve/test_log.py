@@ -36,7 +36,8 @@ def test_fields_of_a_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.
     begin = ["time", "level", "message", "request_id", "method", "path", "status", "seconds"]
     assert list(first) == begin
     assert (first["status"], first["seconds"]) == (CLIENT_LEFT, 0.1235)
-    assert list(second) == [*begin, "decoding", "prompt_tokens", "completion_tokens", "forwards", "tokens_per_forward"]
+    usage = ["prompt_tokens", "completion_tokens", "forwards", "tokens_per_forward", "cached_tokens"]
+    assert list(second) == [*begin, "decoding", *usage]
     assert (second["status"], second["decoding"], second["tokens_per_forward"]) == (200, "vanilla", 3.0)
 
 

@@ -37,8 +37,9 @@ def environment() -> dict[str, str]:
 class Replicated:
     """`unmask serve --replicas 2` in a process, and what it says on stderr."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "unmask", "serve", "--replicas", "2", "--port", "0"]
+    def __init__(self, folder: Path, model: str = "unmask-tiny") -> None:
+        self.model = model
+        command = [sys.executable, "-m", "unmask", "serve", "--model", model, "--replicas", "2", "--port", "0"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder)
         self.lines: list[str] = []
         self._listener = threading.Thread(target=self._listen)
@@ -62,7 +63,7 @@ class Replicated:
         self._listener.join()
 
     def _places(self) -> list[str]:
-        return re.findall(r"2 replicas of unmask-tiny at (\S+) ", "".join(self.lines))
+        return re.findall(rf"2 replicas of {self.model} at (\S+) ", "".join(self.lines))
 
     def log(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The requests that have ended: the replica's process, and what it said."""

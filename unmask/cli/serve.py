@@ -23,6 +23,12 @@ def command(
         list[str] | None,
         typer.Option(envvar="UNMASK_API_KEY", help="A key that the API accepts, repeatable; safer in UNMASK_API_KEY."),
     ] = None,
+    share_prefix_across_keys: Annotated[
+        bool, typer.Option(help="Let requests of different API keys share what their prompts begin with.")
+    ] = False,
+    prefix_cache: Annotated[
+        bool, typer.Option(help="Share keys and values of equal beginnings, where attention is block-causal.")
+    ] = True,
     memory: Annotated[float | None, typer.Option(help="GiB of key/value memory.")] = None,
     rows: Annotated[int, typer.Option(help="Answers that are decoded at once.")] = 64,
     tokens: Annotated[int, typer.Option(help="Largest number of tokens per forward.")] = 8192,
@@ -54,11 +60,12 @@ def command(
         settings=read_settings(settings),
         max_new_tokens=max_new_tokens,
         api_keys=tuple(api_key or ()),
+        share_prefix_across_keys=share_prefix_across_keys,
         queue=queue,
         body_bytes=body_bytes,
         seconds=seconds,
     )
-    limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens)
+    limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens, prefix_cache=prefix_cache)
     if replicas > 1:
         if tensor_parallel:
             raise ConfigError("--replicas and --tensor-parallel: a replica is one process, so use one of them")

@@ -1,4 +1,8 @@
-"""The only owner of key/value memory: pages that rows take and give back, written in place, keys already rotated."""
+"""The only owner of key/value memory: pages that rows hold and give back, written in place, keys already rotated.
+
+A page may have several holders: rows that begin alike, and the index that finds it again (context/prefix_cache.py). It is
+free when the last of them has given it back.
+"""
 
 import torch
 from torch import Tensor
@@ -31,20 +35,38 @@ class KVPool:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self._free = list(range(pages))
+        self._holders = [0] * pages
 
     @property
     def free(self) -> int:
-        """Pages that no row holds."""
+        """Pages without a holder."""
         return len(self._free)
 
+    def holders(self, page: int) -> int:
+        """How many hold a page."""
+        return self._holders[page]
+
     def take(self, pages: int) -> tuple[int, ...]:
-        """Hand out this many pages; the caller knows that they are there."""
+        """Hand out this many free pages, to one holder; the caller knows that they are there."""
         assert pages <= self.free, "more pages than are free"
-        return tuple(self._free.pop() for _ in range(pages))
+        taken = tuple(self._free.pop() for _ in range(pages))
+        for page in taken:
+            self._holders[page] = 1
+        return taken
+
+    def hold(self, pages: tuple[int, ...]) -> None:
+        """One holder more of each of these pages, which have one already."""
+        for page in pages:
+            assert self._holders[page] > 0, "a free page is taken, not held"
+            self._holders[page] += 1
 
     def give(self, pages: tuple[int, ...]) -> None:
-        """Take pages back; what they hold is overwritten by the next owner before it is read."""
-        self._free += pages
+        """One holder fewer of each; without a holder a page is free, and overwritten by the next before it is read."""
+        for page in pages:
+            assert self._holders[page] > 0, "a page is given back once per holder"
+            self._holders[page] -= 1
+            if self._holders[page] == 0:
+                self._free.append(page)
 
     def write(self, layer: int, k_MGD: Tensor, v_MGD: Tensor, slots_M: Tensor) -> None:
         """Store fresh keys and values in these slots, in place."""

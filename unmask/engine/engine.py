@@ -40,11 +40,13 @@ class Limits:
             what is free on a GPU.
         rows: requests that are decoded at once; the others wait.
         tokens: query tokens of a forward, drafts included.
+        prefix_cache: whether requests that begin alike share keys and values, where the model's attention is block-causal.
     """
 
     memory: int | None = None
     rows: int = 64
     tokens: int = 8192
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         whole("memory", self.memory, 0)
@@ -85,6 +87,7 @@ class Load(NamedTuple):
     running: int
     pages: int  # lent to running requests
     all_pages: int
+    kept_pages: int = 0  # lent to none, and kept for requests that begin alike
 
 
 @dataclass(kw_only=True, eq=False)
@@ -112,7 +115,8 @@ class Engine:
         """`ahead`: whether a forward is launched before the host has dealt with the last; None: unless it is the CPU's."""
         self.model, self.limits = model, limits or Limits()
         self._ahead = model.device.type != "cpu" if ahead is None else ahead
-        self._runner = Runner(model, pages=self.limits.pages(model), rows=self.limits.rows)
+        limits = self.limits
+        self._runner = Runner(model, pages=limits.pages(model), rows=limits.rows, shared=limits.prefix_cache)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
         self._waiting: dict[int, _Entry] = {}
@@ -126,11 +130,16 @@ class Engine:
         return bool(self._waiting or self._running or self._pending is not None)
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests that begin alike share keys and values here."""
+        return self.limits.prefix_cache and self.model.spec.block is not None
+
+    @property
     def load(self) -> Load:
         """How busy it is now."""
         with self._lock:
-            lent = self._runner.pool.pages - self._runner.pool.free
-            return Load(len(self._waiting), len(self._running), lent, self._runner.pool.pages)
+            pages, prefixes = self._runner.pool.pages, self._runner.prefixes
+            return Load(len(self._waiting), len(self._running), pages - prefixes.free, pages, prefixes.kept)
 
     def check(self, request: Request) -> RequestState:
         """A request's state before its first forward.
@@ -157,6 +166,7 @@ class Engine:
         Raises what `check` raises.
         """
         state = self.check(request)
+        self._runner.prepare(state)
         with self._lock:
             number = next(self._numbers)
             self._waiting[number] = _Entry(number=number, state=state, watch=watch)
@@ -233,6 +243,8 @@ class Engine:
         finished = [_Finished(entry, record, entry.state.settle()) for entry, record in kept]
         with self._lock:
             for entry, _, over in finished:
+                if entry.number in self._running:
+                    self._runner.publish(entry.state)
                 if over:
                     self._free(entry.number)
         return finished
@@ -255,12 +267,14 @@ class Engine:
             self._pending = picked, step
 
     def _join(self) -> None:
-        """Let in the waiting requests that find memory."""
-        pages = [pages_for(entry.state.slots) for entry in self._waiting.values()]
-        joining = admit(pages, free=self._runner.pool.free, rows=self.limits.rows - len(self._running))
-        for number in list(self._waiting)[:joining]:
-            entry = self._running[number] = self._waiting.pop(number)
-            self._runner.allocate(entry.state)
+        """Let in the waiting requests that find memory. One that begins as a running one waits for what that one computes."""
+        prefixes, rows = self._runner.prefixes, self.limits.rows - len(self._running)
+        line = [entry for entry in self._waiting.values() if rows and not prefixes.waits(entry.state.lease)]
+        joining = admit((prefixes.needs(entry.state.lease) for entry in line), free=prefixes.free, rows=rows)
+        for entry in line[:joining]:
+            if not prefixes.waits(entry.state.lease):  # for one that has just joined
+                self._running[entry.number] = self._waiting.pop(entry.number)
+                self._runner.allocate(entry.state)
 
     def _free(self, number: int) -> None:
         # Safe while its forward is pending: only `step` lends to another, and it finishes that forward first.

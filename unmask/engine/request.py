@@ -27,6 +27,7 @@ class Request:
         stop: strings that end the answer; needs a tokenizer.
         fixed: offset in the answer -> the token that stands there from the start.
         constraint: what the answer must be; such a request decides in a batch of its own.
+        cache_scope: it shares the keys and values of its beginning with requests of the same scope alone.
     """
 
     prompt: tuple[int, ...]
@@ -40,6 +41,7 @@ class Request:
     stop: tuple[str, ...] = ()
     fixed: Mapping[int, int] = field(default_factory=dict)
     constraint: Constraint | None = None
+    cache_scope: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class Completion:
         seconds: from the request until the row was done, waiting included.
         method: that was used, the model's own values filled in.
         commits: rule -> how many tokens it wrote, in the method's order; what lies behind the end of the answer counts too.
+        cached_tokens: of the prompt, that were in no forward of it because their keys and values were there already.
     """
 
     text: str
@@ -67,6 +70,7 @@ class Completion:
     seconds: float
     method: Method
     commits: Mapping[str, int]
+    cached_tokens: int = 0
 
     @property
     def tokens_per_forward(self) -> float:

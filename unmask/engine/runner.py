@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
+from unmask.context.prefix_cache import PrefixCache
 from unmask.decode.step import Narrow
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, StepOutput, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
@@ -59,21 +60,38 @@ class _Launch(NamedTuple, Generic[Part]):
 class Runner:
     """A model, what the device remembers of the requests, and the steps that they take."""
 
-    def __init__(self, model: Denoiser, *, pages: int, rows: int) -> None:
-        """`pages` of key/value memory for at most this many requests at once."""
+    def __init__(self, model: Denoiser, *, pages: int, rows: int, shared: bool = True) -> None:
+        """`pages` of key/value memory for at most this many requests at once; `shared` by those that begin alike."""
         self.model = model
         self.pool = model.pool(pages)
+        self.prefixes = PrefixCache(self.pool, shared=shared)
         self._device_state = DeviceState(rows, scratch=self.pool.scratch, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state)
 
+    def prepare(self, row: RequestState) -> None:
+        """Say what a request will want of the memory; nothing is lent yet."""
+        row.lease = self.prefixes.lease(
+            pages_for(row.slots),
+            row.request.prompt,
+            block=row.shared_block,
+            reusable=row.reusable,
+            scope=row.request.cache_scope,
+        )
+
     def allocate(self, row: RequestState) -> None:
-        """Lend a request what it needs; the caller knows that there are pages and an index."""
-        row.pages = self.pool.take(pages_for(row.slots))
+        """Lend a prepared request what it needs; the caller knows that there are pages and an index."""
+        self.prefixes.lend(row.lease)
+        row.pages, row.kept = row.lease.pages, row.lease.cached
         row.index = self._device_state.take(row.recipe, len(row.pages))
+
+    def publish(self, row: RequestState) -> None:
+        """Let other requests find what has become final of one."""
+        if row.lease.lacks(row.kept):
+            self.prefixes.publish(row.lease, row.canvas.tokens, row.publishable)
 
     def free(self, row: RequestState) -> None:
         """Take it back. A pending step may still write there: it is finished before another request is let in."""
-        self.pool.give(row.pages)
+        self.prefixes.give(row.lease)
         self._device_state.give(row.index)
 
     @torch.inference_mode()

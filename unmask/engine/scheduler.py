@@ -4,10 +4,11 @@ None starves. The first in line joins before all behind it, and a request that r
 that the budget leaves out moves up until it is first; the first always fits, because what can never fit is refused.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 
-def admit(pages: Sequence[int], *, free: int, rows: int) -> int:
+def admit(pages: Iterable[int], *, free: int, rows: int) -> int:
     """How many of the requests that wait for memory join: `pages` is what each needs, `free` and `rows` what there is of both.
 
     Strictly in order: a small request does not overtake a large one, which might otherwise wait for ever.
@@ -16,7 +17,7 @@ def admit(pages: Sequence[int], *, free: int, rows: int) -> int:
     (2, 2)
     """
     joined = 0
-    for needed in pages[: max(0, rows)]:
+    for needed in itertools.islice(pages, max(0, rows)):
         if needed > free:
             break
         free -= needed

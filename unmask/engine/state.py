@@ -23,6 +23,7 @@ from unmask.context.policy import (
     sub_block,
     windows,
 )
+from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
 from unmask.decode.spec import ModelSpec
@@ -79,6 +80,7 @@ class RequestState:
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the block.
         commits: tokens that each rule wrote, by 1 + its index.
+        lease: what it would like of the engine's key/value memory, its own and shared.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
         began, ended: the clock when it came, and when it was over.
     """
@@ -102,6 +104,7 @@ class RequestState:
     forwards: int = 0
     query_tokens: int = 0
     commits: Counter[int] = field(default_factory=Counter)
+    lease: Lease = field(default_factory=Lease)
     index: int = -1
     pages: tuple[int, ...] = ()
     began: float = field(default_factory=time.perf_counter)
@@ -151,6 +154,28 @@ class RequestState:
     def slots(self) -> int:
         """Slots of key/value memory that it can need."""
         return most_slots(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+
+    @property
+    def shared_block(self) -> int | None:
+        """Tokens per block of the keys and values that it shares with other rows; None: the method shares none.
+
+        A loop as published does not: it is there to take the published forwards.
+        """
+        return self.recipe.block if self.recipe.keeping == "along" else None
+
+    @property
+    def reusable(self) -> int:
+        """Tokens at the prompt's beginning that it need not query where their keys and values are final."""
+        begin = self.windows[0].start
+        seeded = self.recipe.seed is not None and self.canvas.tokens[begin] == self.canvas.mask_id
+        return max(0, begin - self.recipe.length) if seeded else begin
+
+    @property
+    def publishable(self) -> int:
+        """Tokens from its beginning whose keys and values are final, and which do not lie behind the answer's end."""
+        prompt = self.canvas.prompt
+        answer = read(self.canvas.tokens[prompt : self.kept], None, self.recipe.ends, fixed=self.request.fixed)
+        return prompt + answer.tokens + 1 if answer.stopped else self.kept
 
     @property
     def tokens(self) -> int:
@@ -342,4 +367,5 @@ class RequestState:
             seconds=self.ended - self.began,
             method=self.request.method,
             commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
+            cached_tokens=self.lease.cached,
         )

@@ -87,7 +87,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 async def _respond(body: Body, http: Request) -> Response:
     service = _service(http)
-    request = await service.accept(body, http.state.log)
+    request = await service.accept(body, http.state.log, cache_scope=http.state.cache_scope)
     if body.stream:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # nginx would hold the stream back
         return StreamingResponse(service.events(request), media_type="text/event-stream", headers=headers)

@@ -4,8 +4,8 @@
     serve run unmask.serve.deploy:app model=GSAI-ML/LLaDA-8B-Instruct replicas=2    # on any Ray
     serve run configs/serve/llada-8b.yaml
 
-Ray's proxy draws two replicas for each request and takes the less busy one. Ray replaces a replica that died, and
-adds and removes replicas as the load changes where `max_replicas` allows it.
+Ray's proxy sends requests that begin alike to the same replica, unless another is much less busy (routing.py). Ray replaces
+a replica that died, and adds and removes replicas as the load changes where `max_replicas` allows it.
 """
 
 import logging
@@ -25,6 +25,7 @@ from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import whole
 from unmask.models.loading import load, locate
+from unmask.serve.affinity import SHARES
 from unmask.serve.cluster import cluster
 from unmask.serve.front import PATH
 from unmask.serve.options import Options
@@ -104,6 +105,10 @@ class Plan:
             number = {"autoscaling_config": {**scale, "target_ongoing_requests": self.limits.rows}}
         return {
             **number,
+            "request_router_config": {
+                "request_router_class": "unmask.serve.routing:PrefixRouter",
+                "request_router_kwargs": {"slack": self.limits.rows // 2},
+            },
             "ray_actor_options": {"num_cpus": self.cpus, "num_gpus": min(1, gpus) if self.gpus is None else self.gpus},
             "max_ongoing_requests": self.limits.rows + self.options.queue + _BESIDE,
             "max_queued_requests": self.options.queue,
@@ -138,6 +143,10 @@ class Replica:
     """What Ray needs of a replica besides requests."""
 
     app: FastAPI  # of `_application`; Ray's wrapper has it
+
+    async def record_routing_stats(self) -> dict[str, bool]:
+        """What Ray asks a replica now and then for its request router."""
+        return {SHARES: self.app.state.service.shares_prefixes}
 
     async def check_health(self) -> None:
         """Raises where the engine has died: then Ray puts a new replica in this one's place."""

@@ -1,10 +1,11 @@
-"""The middleware of Ray's proxy, before the replicas: what a client gets when a replica dies.
+"""The middleware of Ray's proxy, before the replicas: what a request begins with, and what it gets when a replica dies.
 
 Ray's proxies call `middlewares` where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it (`unmask serve
 --replicas` sets that; set it before `ray start` elsewhere). Without it the client gets a bare 500 or a stream that
 breaks off. The proxies import this file, so it imports next to nothing.
 """
 
+import asyncio
 import json
 from typing import Any
 
@@ -13,8 +14,12 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unmask.serve.affinity import prefix_keys
+
 PATH = "unmask.serve.front:middlewares"
 _KEPT = 2**20  # bytes per body: a larger one is not sent a second time
+_SESSION = "x-session-id"  # what Ray's request router is given of a request
+_SECONDS = 1.0  # for a body to come, so that its beginning is known before a replica is chosen
 # The right status for Ray's own: without a replica that takes requests it has no route; its time limit is a 408.
 _STATUS = {404: 503, 408: 504}
 
@@ -27,8 +32,9 @@ def middlewares() -> list[Middleware]:
 class Front:
     """The middleware.
 
-    A request whose replica died before its response began goes to another replica, once; a stream whose replica
-    died ends with an event that says so. Refusals of Ray get OpenAI's form.
+    A request carries the keys of what it begins with, by which routing.py chooses its replica. One whose replica died
+    before its response began goes to another replica, once; a stream whose replica died ends with an event that says so.
+    Refusals of Ray get OpenAI's form.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,6 +45,10 @@ class Front:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         body, response = _Body(receive), _Response(scope, send)
+        if scope["method"] == "POST":
+            headers = MutableHeaders(scope=scope)
+            keys = prefix_keys(await body.beginning(), headers.get("authorization", ""))
+            headers[_SESSION] = ".".join(keys)
         await self._app(scope, body.receive, response.send)
         if not response.begun and body.is_whole:
             body.rewind()
@@ -64,6 +74,17 @@ class _Body:
 
     def rewind(self) -> None:
         self._next = 0
+
+    async def beginning(self) -> bytes:
+        """What has come of it in a short time, and of a large one no more than is kept; all of it is still to be received."""
+        try:
+            async with asyncio.timeout(_SECONDS):
+                while self.is_whole and (await self.receive()).get("more_body", False):
+                    pass
+        except TimeoutError:
+            pass
+        self.rewind()
+        return b"".join(message.get("body", b"") for message in self._kept)
 
     async def receive(self) -> Message:
         """The next message, a kept one where there is one."""

@@ -4,6 +4,7 @@ Plain ASGI, so that a stream passes through untouched.
 """
 
 import asyncio
+import hashlib
 import hmac
 import re
 import secrets
@@ -25,7 +26,7 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", *OPEN)  # 
 
 
 class Guard:
-    """The middleware; endpoints find the request's LogEntry as `request.state.log`."""
+    """The middleware; endpoints find the request's LogEntry as `request.state.log`, and its `cache_scope` beside it."""
 
     def __init__(self, app: ASGIApp, *, options: Options, metrics: Metrics) -> None:
         self._app, self._options, self._metrics = app, options, metrics
@@ -36,7 +37,7 @@ class Guard:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         log = LogEntry(request_id=_request_id(headers), method=scope["method"], path=scope["path"])
-        scope.setdefault("state", {})["log"] = log
+        scope.setdefault("state", {}).update(log=log, cache_scope="")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -63,10 +64,14 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         if self._options.api_keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            matches = [hmac.compare_digest(key.strip().encode(), known.encode()) for known in self._options.api_keys]
+            key = key.strip()
+            matches = [hmac.compare_digest(key.encode(), known.encode()) for known in self._options.api_keys]
             if scheme.lower() != "bearer" or not any(matches):
                 text = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
                 return error_response(401, text, kind="authentication_error", code="invalid_api_key")
+            if not self._options.share_prefix_across_keys:
+                # The time of an answer, and `cached_tokens`, would say what the prompts of others begin with.
+                scope["state"]["cache_scope"] = hashlib.sha256(key.encode()).hexdigest()
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._options.body_bytes:
             return error_response(413, self._too_large(), kind=BAD_REQUEST, param="body")

@@ -45,7 +45,9 @@ class LogEntry:
         about: dict[str, Any] = {"request_id": self.request_id, "method": self.method, "path": self.path}
         about |= {"status": self.status, "seconds": round(seconds, 4)}
         if self.usage is not None:
-            about |= {"decoding": self.decoding, **self.usage.model_dump(exclude={"total_tokens"})}
+            about |= {"decoding": self.decoding}
+            about |= self.usage.model_dump(exclude={"total_tokens", "prompt_tokens_details"})
+            about |= self.usage.prompt_tokens_details.model_dump()
         LOG.info("request", extra={"about": about})
 
     def write_error(self, message: str) -> None:

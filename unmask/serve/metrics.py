@@ -30,6 +30,11 @@ class Metrics:
         )
         self._choices = Counter("unmask_choices", "Answers by how they ended.", ["finish_reason"], registry=registry)
         self._prompt_tokens = Counter("unmask_prompt_tokens", "Tokens of prompts.", registry=registry)
+        self._cached_tokens = Counter(
+            "unmask_cached_tokens",
+            "Tokens of prompts that a choice did not compute because another had, by choice.",
+            registry=registry,
+        )
         self._tokens = Counter("unmask_completion_tokens", "Tokens of answers, to the first EOS or stop.", registry=registry)
         self._forwards = Counter(
             "unmask_forwards", "Forwards in which answers took part, refreshes included.", registry=registry
@@ -51,6 +56,7 @@ class Metrics:
         self._waiting = _gauge("unmask_waiting_requests", "Rows that wait for memory or a place.", registry)
         self._running = _gauge("unmask_running_requests", "Rows that are being decoded.", registry)
         self._pages = _gauge("unmask_pool_used_pages", "Pages of key/value memory in use.", registry)
+        self._kept_pages = _gauge("unmask_pool_kept_pages", "Pages kept for requests that begin alike, and free.", registry)
         self._all_pages = _gauge("unmask_pool_pages", "Pages of key/value memory.", registry)
 
     def load(self, load: Load) -> None:
@@ -58,6 +64,7 @@ class Metrics:
         self._waiting.set(load.waiting)
         self._running.set(load.running)
         self._pages.set(load.pages)
+        self._kept_pages.set(load.kept_pages)
         self._all_pages.set(load.all_pages)
 
     def forward(self, rows: int, seconds: float) -> None:
@@ -73,6 +80,7 @@ class Metrics:
         self._prompt_tokens.inc(prompt_tokens)
         for completion in completions:
             self._choices.labels(completion.finish_reason).inc()
+            self._cached_tokens.inc(completion.cached_tokens)
             self._tokens.inc(completion.tokens)
             self._forwards.inc(completion.forwards)
             self._tokens_per_forward.observe(completion.tokens_per_forward)

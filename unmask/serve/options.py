@@ -20,6 +20,7 @@ class Options:
         settings: options of the preset that are changed, or settings of the file.
         max_new_tokens: tokens of an answer where neither the request nor the method gives a number.
         api_keys: any of them opens the API; where there is none, the API needs no key.
+        share_prefix_across_keys: whether requests of different API keys share keys and values of equal beginnings too.
         queue: choices that may wait for the engine; further requests get a 429.
         body_bytes: size of the largest body, in bytes.
         seconds: longest time of a request, waiting included.
@@ -30,6 +31,7 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     api_keys: tuple[str, ...] = ()
+    share_prefix_across_keys: bool = False
     queue: int = 256
     body_bytes: int = 2**20
     seconds: float = 600.0

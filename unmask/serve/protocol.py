@@ -184,21 +184,31 @@ class CompletionRequest(Body):
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
+class PromptTokensDetails(BaseModel):
+    """`cached_tokens`: of the prompts, that a prompt's first choice did not compute because another request had."""
+
+    cached_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens are counted to the first EOS or stop string; `forwards` over all choices, refreshes included."""
 
     prompt_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
     completion_tokens: int
     total_tokens: int
     forwards: int
     tokens_per_forward: float
 
     @classmethod
-    def of(cls, prompt_tokens: int, completions: Sequence[Completion]) -> Self:
+    def of(cls, prompt_tokens: int, completions: Sequence[Completion], *, n: int) -> Self:
+        """Of all choices, `n` per prompt; a prompt's tokens count once."""
+        cached = sum(completion.cached_tokens for completion in completions[::n])
         tokens = sum(completion.tokens for completion in completions)
         forwards = sum(completion.forwards for completion in completions)
         return cls(
             prompt_tokens=prompt_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
             completion_tokens=tokens,
             total_tokens=prompt_tokens + tokens,
             forwards=forwards,

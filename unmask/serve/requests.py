@@ -49,7 +49,7 @@ class ApiRequest:
         return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{self.log.request_id}"
 
     def usage(self, completions: Sequence[Completion]) -> Usage:
-        return Usage.of(self.prompt_tokens, completions)
+        return Usage.of(self.prompt_tokens, completions, n=self.body.n or 1)
 
 
 def choose(asked: Diffusion, options: Options) -> Method:
@@ -67,7 +67,7 @@ def choose(asked: Diffusion, options: Options) -> Method:
     return from_client(asked.method, **asked.settings)
 
 
-def engine_requests(body: Body, model: Denoiser, options: Options) -> list[Request]:
+def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
     Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
@@ -92,7 +92,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options) -> list[Reque
         )
         for prompt in _prompts(body, model)
     ]
-    return [replace(request, seed=seed + place) for request in made for place in range(body.n or 1)]
+    return [replace(request, seed=seed + place, cache_scope=cache_scope) for request in made for place in range(body.n or 1)]
 
 
 def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:

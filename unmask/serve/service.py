@@ -50,6 +50,11 @@ class Service:
             status = "busy" if self.admission.is_full(load.running) else "ready"
         return Health(status=status, ready=status == "ready", waiting=load.waiting, running=load.running)
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether requests that begin alike are better sent here than elsewhere."""
+        return self._engine.shares_prefixes
+
     def measure(self) -> None:
         """Set the gauges of the engine's load."""
         self.metrics.load(self._engine.load)
@@ -64,13 +69,13 @@ class Service:
         if name not in (None, self.model_info.id):
             raise HTTPException(404, f"there is no model '{name}' here: this server has '{self.model_info.id}'")
 
-    async def accept(self, body: Body, log: LogEntry) -> ApiRequest:
+    async def accept(self, body: Body, log: LogEntry, *, cache_scope: str) -> ApiRequest:
         """Check a request and admit it; nothing runs yet. Raises UnmaskError, HTTPException or QueueFull."""
         self.check_model(body.model)
         if self._async_engine is None or self.closing:
             raise HTTPException(503, "the server is closing", headers={"retry-after": "1"})
         # In a thread: encoding a long prompt takes a while, in which the streams of other requests go on.
-        choices = await asyncio.to_thread(engine_requests, body, self.model, self.options)
+        choices = await asyncio.to_thread(engine_requests, body, self.model, self.options, cache_scope=cache_scope)
         most = self.options.queue
         if len(choices) > most:
             raise HTTPException(400, f"{len(choices)} choices at once: this server takes up to {most}")
