@@ -59,6 +59,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llada2": {
         "architectures": ["LLaDA2MoeModelLM"],
         "model_type": "llada2_moe",
+        "delete_token_id": 3,
+        "split_token_id": 4,
         "partial_rotary_factor": 0.5,
         "block_size": 4,
         "num_experts": 8,
