@@ -42,6 +42,7 @@ METHODS = (
     ("llada2.1-official", {"max_post_steps": 3}),
     ("llada2.2", {"max_post_steps": 3}),
     ("llada2.2-official", {"max_post_steps": 3}),
+    ("llada2.2", {"max_post_steps": 4, "draft_steps": 3, "edit_threshold": 0.6}),
     ("fast-dllm-v2", {"sub_block": 2, "sub_block_cache": True}),
     ("fast-dllm-v2-official", {"sub_block": 2}),
     ("r2-dllm", {"edit_threshold": 0.9, "draft_steps": 3, "max_post_steps": 3}),
