@@ -13,7 +13,8 @@ import unmask
 from tests.reference import alone, same_forward
 from unmask.context.plan import Query, assemble, entire
 from unmask.context.policy import Window, block_causal, clean
-from unmask.engine import simple
+from unmask.engine import graphs, simple
+from unmask.engine.decision import DecisionKey
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import answer
 from unmask.engine.request import Completion, Request
@@ -191,8 +192,16 @@ def test_nothing_is_spent_that_is_not_needed() -> None:
 def test_block_forwards_that_stay_decide_as_packed_ones_do(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, asked = model(family), requests()
     packed = [timeless(row) for row in answer(denoiser, asked)]
+    seen, call = Counter[bool](), graphs.BlockSteps.__call__
+
+    def counted(self: graphs.BlockSteps, parts: Sequence[tuple[DecisionKey, Sequence[int]]]) -> torch.Tensor:
+        seen.update(key.clean for key, _ in parts)
+        return call(self, parts)
+
     monkeypatch.setattr(Denoiser, "replayable", True)
+    monkeypatch.setattr(graphs.BlockSteps, "__call__", counted)
     assert [timeless(row) for row in answer(denoiser, asked)] == packed
+    assert min(seen[False], seen[True]) > 10  # with the block before, and without
 
 
 @pytest.mark.parametrize(

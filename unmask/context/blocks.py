@@ -20,7 +20,8 @@ from unmask.kernels.paged import stored
 class Blocks(NamedTuple):
     """Block forwards of like rows: `tokens` are the queries of every state, the last Q - `before` of each to be predicted.
 
-    Row b queries its slots from `begin[b]` on, sees `seen[b]` slots, and keeps its states' copies behind `copies[b]`.
+    Row b queries its slots from `begin[b]` on, sees `seen[b]` slots, and keeps its states' copies behind `copies[b]`. `clean`
+    are the tokens of the finished block before it, whose keys and values become final first; None: they are.
     """
 
     tokens_BKQ: Tensor
@@ -29,23 +30,53 @@ class Blocks(NamedTuple):
     seen_B: Tensor
     copies_B: Tensor
     pages_BP: Tensor
+    clean_BQ: Tensor | None = None
+
+    @property
+    def queried(self) -> Tensor:
+        """All that are queried, in their order in the forward, [N]."""
+        tokens_N = self.tokens_BKQ.flatten()
+        return tokens_N if self.clean_BQ is None else torch.cat((self.clean_BQ.flatten(), tokens_N))
 
 
 def assemble_blocks(parts: Sequence[Blocks]) -> tuple[Tensor, ForwardPlan]:
     """Pack them into one forward: its tokens, int64 [N], and its plan."""
     plans, first = [], 0
     for part in parts:
-        plans.append(_plan(part, first))
-        first += part.tokens_BKQ.numel()
-    positions, read, before, groups, slots = zip(*plans, strict=True)
+        own = _plan(part, first) if part.clean_BQ is None else _both(part, part.clean_BQ, first)
+        plans.append(own)
+        first += len(own.positions_N)
     plan = ForwardPlan(
-        positions_N=torch.cat(positions),
-        read_R=torch.cat(read),
-        before_R=torch.cat(before),
-        groups=sum(groups, ()),
-        slots_M=torch.cat(slots),
+        positions_N=torch.cat([plan.positions_N for plan in plans]),
+        read_R=torch.cat([plan.read_R for plan in plans]),
+        before_R=torch.cat([plan.before_R for plan in plans]),
+        groups=tuple(group for plan in plans for group in plan.groups),
+        slots_M=torch.cat([plan.slots_M for plan in plans]),
     )
-    return torch.cat([part.tokens_BKQ.flatten() for part in parts]), plan
+    return torch.cat([part.queried for part in parts]), plan
+
+
+def _both(part: Blocks, clean_BQ: Tensor, first: int) -> ForwardPlan:
+    """The plan of one part whose rows query the block before theirs too, in front of their own of one state each."""
+    length = clean_BQ.shape[1]
+    begin_B = part.begin_B - length
+    finished = Blocks(
+        tokens_BKQ=clean_BQ[:, None],
+        before=0,
+        begin_B=begin_B.clamp(min=0),  # of padding, which has no block before its own
+        seen_B=part.begin_B.clamp(min=1),
+        copies_B=part.copies_B,
+        pages_BP=part.pages_BP,
+    )
+    clean, own = _plan(finished, first), _plan(part, first + clean_BQ.numel())
+    last_B1 = clean.read_R.view(-1, length)[:, -1:]
+    return ForwardPlan(
+        positions_N=torch.cat((clean.positions_N, own.positions_N)),
+        read_R=own.read_R,
+        before_R=torch.cat((last_B1, own.before_R.view(-1, length)[:, 1:]), dim=1).flatten(),
+        groups=(*clean.groups, *own.groups),
+        slots_M=torch.cat((clean.slots_M, own.slots_M)),
+    )
 
 
 def _plan(part: Blocks, first: int) -> ForwardPlan:

@@ -44,6 +44,7 @@ class DecisionKey(NamedTuple):
     states: int  # K
     rows: int  # B
     pages: int = 0  # of the row with most, where the device itself looks up what it remembers
+    clean: bool = False  # whether the block before is queried too, where the device itself puts the forward together
 
     @classmethod
     def of(cls, rows: Sequence[RequestState]) -> "DecisionKey":
@@ -108,6 +109,7 @@ class DecisionBatch:
             seen_B=facts.seen,
             copies_B=facts.copies,
             pages_BP=self.device_state.pages(self.index_B, self.key.pages),
+            clean_BQ=self.device_state.clean(self.index_B, self.key.recipe.length) if self.key.clean else None,
         )
 
     def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Tensor:

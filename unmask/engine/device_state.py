@@ -90,7 +90,7 @@ class DeviceState:
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
         self._step_S = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._pages_SP = table(torch.int64)
-        self._window_SL, self._fixed_SL = table(torch.int64), table(torch.bool)
+        self._window_SL, self._fixed_SL, self._clean_SL = table(torch.int64), table(torch.bool), table(torch.int64)
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
         # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
         # float64 and come back as they were.
@@ -109,8 +109,9 @@ class DeviceState:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
         if longer:
-            self._window_SL, self._fixed_SL, self._candidate_SL, self._score_SL = (
-                pad(table, (0, longer)) for table in (self._window_SL, self._fixed_SL, self._candidate_SL, self._score_SL)
+            self._window_SL, self._fixed_SL, self._clean_SL, self._candidate_SL, self._score_SL = (
+                pad(table, (0, longer))
+                for table in (self._window_SL, self._fixed_SL, self._clean_SL, self._candidate_SL, self._score_SL)
             )
             for key, tables in self._memories.items():
                 self._memories[key] = type(tables)(*(pad(table, (0, longer)) for table in tables))
@@ -133,6 +134,14 @@ class DeviceState:
         for tables in self._memories.values():
             for table, part_BL in zip(tables, self._empty(type(tables), len(index_B)), strict=True):
                 table.index_copy_(0, index_B, part_BL)
+
+    def open_behind(self, index_B: Tensor, clean_BL: Tensor) -> None:
+        """Before a forward that queries the finished block before the rows' own too: its tokens."""
+        self._clean_SL.index_copy_(0, index_B, clean_BL)
+
+    def clean(self, index_B: Tensor, length: int) -> Tensor:
+        """Those tokens, [B, L]."""
+        return _rows(self._clean_SL, index_B, length)
 
     def facts(self, index_B: Tensor) -> Facts[Tensor]:
         """What `open` was given of the rows, columns [B]."""

@@ -2,7 +2,7 @@
 
 A block forward's shapes depend on nothing but its keys (recipe, states, rows), and what it computes on lies in the device
 state's tables. So the host only says which rows take part, and only when that changes. Every other forward (refreshes,
-forwards that query a suffix too) is long and seldom twice of one shape: that is launched kernel by kernel.
+forwards that query a suffix too, prompts) is long and seldom twice of one shape: that is launched kernel by kernel.
 
 On other devices the same code runs as a plain call; tests compare it with the packed forwards.
 """
@@ -29,11 +29,16 @@ KEPT = 128  # graphs; rows whose settings differ from all others' make many keys
 def graphable(row: RequestState) -> bool:
     """Whether a row's next forward is a block forward: the block alone is queried, all else is remembered.
 
-    A constraint computes what it likes, which no graph can hold.
+    Of a block-causal model also one that makes the block before final. A constraint computes what it likes, which no graph
+    can hold, and a sub-block that is queried alone is not the whole block.
     """
-    if row.recipe.cache not in ("dual", "block") or row.refreshes or row.constraint is not None:
+    recipe = row.recipe
+    if recipe.cache not in ("dual", "block") or recipe.sub_block is not None or row.constraint is not None:
         return False
-    return row.recipe.sub_block is None and row.turn().clean is None
+    clean, block = row.turn()
+    if recipe.cache == "dual":
+        return not row.refreshes
+    return block is not None and block.tokens == recipe.length and (clean is None or clean.tokens == recipe.length)
 
 
 def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:

@@ -134,16 +134,7 @@ class Runner:
         parts = _together(deciding)
         model, state = self.model, self._device_state
         numbers = self._shipped(parts, [row for row in deciding if row.refreshes])
-        if len(numbers.opened):
-            widest, longest = state.shape
-            blocks = numbers.blocks.view(-1, longest)
-            state.open(
-                numbers.opened,
-                numbers.facts.view(-1, FACTS),
-                numbers.pages.view(len(numbers.opened), widest),
-                blocks,
-                model.spec.mask_id,
-            )
+        self._open(numbers)
         batches = [
             DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=state, model=model, narrow=_narrow(some[0]))
             for (key, some), index_B, eos_E in zip(
@@ -166,6 +157,18 @@ class Runner:
         predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
         return parts, decide_all(batches, states, *predicted)
 
+    def _open(self, numbers: _Launch[Tensor]) -> None:
+        """Put down what the device must know of the rows whose block begins."""
+        count, (widest, longest) = len(numbers.opened), self._device_state.shape
+        if count:
+            self._device_state.open(
+                numbers.opened,
+                numbers.facts.view(-1, FACTS),
+                numbers.pages.view(count, widest),
+                numbers.blocks.view(-1, longest),
+                self.model.spec.mask_id,
+            )
+
     def _shipped(self, parts: Sequence[Rows], opening: Sequence[RequestState]) -> _Launch[Tensor]:
         """What the decisions need of the host, on the device, in one copy."""
         widest, longest = self._device_state.shape
@@ -182,11 +185,29 @@ class Runner:
 
     def _replayed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
         """Block forwards over buffers that stay; likewise."""
-        parts = [(roomy(key, some), some) for key, some in _together(rows)]
+        opening = [row for row in rows if row.refreshes]
+        if opening:
+            self._open(self._shipped([], opening))
+        behind = [row for row in rows if row.turn().clean is not None]
+        if behind:
+            self._open_behind(behind)
+        alone = [row for row in rows if row.turn().clean is None]
+        parts = [(roomy(key, some), some) for key, some in _together(alone)]
+        parts += [(roomy(key, some)._replace(clean=True), some) for key, some in _together(behind)]
         # In one order, whichever row comes first in line: two keys are one step and not two.
         # Nor by their hashes, which differ between processes that share a model.
-        parts.sort(key=lambda part: repr(part[0].recipe))
+        parts.sort(key=lambda part: (repr(part[0].recipe), part[0].clean))
         return parts, self._steps([(key, [row.index for row in some]) for key, some in parts])
+
+    def _open_behind(self, rows: Sequence[RequestState]) -> None:
+        """Put down the finished block before each row's own."""
+        longest = self._device_state.shape[1]
+        blocks = []
+        for row in rows:
+            tokens = row.canvas.tokens[row.window.start - row.recipe.length : row.window.start]
+            blocks += [*tokens, *[self.model.spec.mask_id] * (longest - len(tokens))]
+        index_B, clean = ship([[row.index for row in rows], blocks], device=self.model.device)
+        self._device_state.open_behind(index_B, clean.view(-1, longest))
 
 
 def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | None) -> StepRecord:

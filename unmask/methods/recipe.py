@@ -76,7 +76,7 @@ class Recipe(StepSettings):
     @property
     def confirms(self) -> bool:
         """Whether it takes another one: SGLang's loop says that a block is done in the forward after nothing has changed."""
-        return self.keeping == "one by one" and self.edits
+        return self.keeping == "one by one" and self.edits and not self.moves
 
     @property
     def filler(self) -> int:
@@ -111,7 +111,8 @@ def recipe(
     shifted = spec.lookbehind > 0 and context.block is None
     return Recipe(
         **context._asdict(),
-        rules=method.rules(answer_length, shifted=shifted, block=context.block),
+        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks),
+        marks=spec.marks if method.commit.moves else (),
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;

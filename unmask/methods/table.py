@@ -32,6 +32,8 @@ TABLE: Mapping[str, str] = {
     "llada2-official": "unmask.methods.llada2:official",
     "llada2.1": "unmask.methods.llada2_1:llada2_1",
     "llada2.1-official": "unmask.methods.llada2_1:official",
+    "llada2.2": "unmask.methods.llada2_2:llada2_2",
+    "llada2.2-official": "unmask.methods.llada2_2:official",
     "fast-dllm-v2": "unmask.methods.fast_dllm_v2:fast_dllm_v2",
     "fast-dllm-v2-official": "unmask.methods.fast_dllm_v2:official",
 }
