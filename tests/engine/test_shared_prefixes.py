@@ -103,11 +103,20 @@ def test_64_together_take_less_than_a_third_of_the_query_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "ahead"),
-    [("sdar", True), ("sdar_moe", False), ("llada2", True), ("fast_dllm_v2", True), ("fast_dllm_v2", False)],
+    ("family", "ahead", "stays"),
+    [
+        ("sdar", True, True),
+        ("sdar_moe", False, False),
+        ("llada2", True, False),
+        ("fast_dllm_v2", True, True),
+        ("fast_dllm_v2", False, False),
+    ],
 )
-def test_any_order_any_memory_any_method_gives_each_its_own_answer(family: str, ahead: bool, guarded: list[int]) -> None:
+def test_any_order_any_memory_any_method_gives_each_its_own_answer(
+    family: str, ahead: bool, stays: bool, guarded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beginnings shared in whole or part, answers sent back as the next turn, little memory: each equals it alone."""
+    monkeypatch.setattr(Denoiser, "replayable", stays)
     rng = random.Random(3)
     denoiser = model(family, rng.choice([4, 8]))
     shared = words(80, 0)
