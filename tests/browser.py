@@ -88,7 +88,7 @@ class Page:
         return sum(map(int, colour[4:-1].split(",")))
 
     def asked(self) -> list[str]:
-        """What the page has fetched since this was last asked, itself included."""
+        """What the page has fetched since the last call, itself included."""
         events = [json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")]  # type: ignore[no-untyped-call]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         urls = [str(request["request"]["url"]) for request in sent if request["documentURL"] == self.url]

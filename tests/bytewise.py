@@ -1,10 +1,10 @@
-"""A tokenizer for toys: a token is a byte, and letters of several bytes are split over tokens."""
+"""A tokenizer for toys: one token per byte, so letters of several bytes are split over tokens."""
 
 from unmask.models.toy import EOS
 
 
 class Bytes:
-    """Several tokens make a letter now and then."""
+    """Some letters take several tokens."""
 
     chat_template = None
     table = "abcdefgh é€".encode() + "é€é€".encode()  # 24 bytes and more: the mask and EOS are never decoded

@@ -1,6 +1,6 @@
-"""Every test runs on one thread: toys are small, and threads that wait for each other are what makes a suite slow.
+"""Every test runs on one thread: toys are small, and threads that wait for each other make a suite slow.
 
-A busy machine is nobody's failure either, so examples have no deadline.
+A busy machine must not fail a test, so examples have no deadline.
 """
 
 from collections.abc import Iterator

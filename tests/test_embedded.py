@@ -92,3 +92,17 @@ def test_the_tuned_twin_is_as_right_on_a_thousand() -> None:
     task, method = load_task("arithmetic", Source(limit=1000, seed=12)), {"fast-dllm": load("fast-dllm")}
     base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2"))
     assert sum(tuned.right()) >= sum(base.right()) - 10
+
+
+def test_the_block_causal_one_answers_and_its_cache_costs_no_answer() -> None:
+    """36 held-out problems: the cache is exact, so recomputing everything gives the same answers in as many forwards."""
+    model = unmask.load("unmask-tiny-block")
+    assert model.spec.block == 8
+    task = load_task("arithmetic", Source(limit=36, seed=5))
+    methods = {"kept": load("fast-dllm"), "recomputed": load("fast-dllm", cache="none"), "r2-dllm": load("r2-dllm")}
+    runs = {run.name: run for run in evaluate(model, task, methods)}
+    kept, recomputed = runs["kept"].records, runs["recomputed"].records
+    assert sum(runs["kept"].right()) >= 30
+    assert [row.answer for row in kept] == [row.answer for row in recomputed]
+    assert [row.forwards for row in kept] == [row.forwards for row in recomputed]
+    assert sum(row.query_tokens for row in kept) < sum(row.query_tokens for row in recomputed) / 3

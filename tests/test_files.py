@@ -1,4 +1,4 @@
-"""Journals and folders: whatever a kill leaves is mended and never taken for another's; one writer at a time."""
+"""Journals and folders: a file cut by a kill is repaired, another run's is refused; one writer at a time."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_lines_of_another_provenance_are_refused_and_left_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["mine", "mine\n", "mine\ntoo\n", '{"id": 1}\n'])
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"notes.txt was not made here"):

@@ -1,4 +1,4 @@
-"""The public surface, who imports whom, and the examples in docstrings."""
+"""The public surface, the imports between packages, and the examples in docstrings."""
 
 import ast
 import doctest
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "unmask"
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "unmask.") if module.name != "unmask.__main__")
 
-# Which rooms a room may import from; itself, `errors` and `files` always.
+# The packages that a package (a "room") may import from; itself, `errors` and `files` always.
 ARROWS = {
     "kernels": set(),
     "decode": {"kernels"},
@@ -34,7 +34,7 @@ ARROWS = {
     "serve": {"engine", "methods", "models", "view"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve"},
 }
-# Third-party packages that belong to one room.
+# Third-party packages that only one package of unmask imports.
 HOMES = {
     "triton": {"kernels"},
     "transformers": {"models", "train"},

@@ -1,4 +1,4 @@
-"""A whole run at a toy's size: every part, every row and what it holds; the tables and the page made of it."""
+"""A whole run at a toy's size: every part and every row, and the tables and the page made from them."""
 
 import json
 from collections.abc import Callable
@@ -146,14 +146,14 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
     assert "## 2026-01-01" not in text
 
 
-def test_shapes_bring_their_floors_and_unknown_parts_are_named() -> None:
+def test_shapes_add_floors_and_unknown_parts_are_named() -> None:
     assert list(run.start(["shapes"], CPU, model="m", date="d")["parts"]) == ["floors", "shapes"]
     assert list(run.start([], CPU, model="m", date="d")["parts"]) == ["floors", "shapes", "decode", "growth"]
     with pytest.raises(ConfigError, match="unknown part 'floor': did you mean 'floors'"):
         run.start(["floor"], CPU, model="m", date="d")
 
 
-def test_a_part_that_fails_costs_the_others_nothing() -> None:
+def test_other_parts_go_on_after_a_failure() -> None:
     def broken() -> Any:
         raise RuntimeError("no weights\nhere")
 
@@ -177,5 +177,5 @@ def test_what_does_not_fit_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_peak_memory_is_of_the_decode_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     peak = presets._peak(unmask.load(), 8)
-    # Keys and values of 384 tokens in 4 layers of width 160, and what a refresh needs on top: megabytes, not the model's.
+    # Keys and values of 384 tokens in 4 layers of width 160, and the activations of a refresh: megabytes, without the model.
     assert peak is None or 2 * 4 * 384 * 160 * 4 < peak < 2**24

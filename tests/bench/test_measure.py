@@ -17,14 +17,14 @@ def test_sides_take_turns() -> None:
     assert all(timing.fastest <= timing.seconds <= timing.slowest for timing in timings)
 
 
-def test_no_round_begins_behind_its_time_and_one_always_does() -> None:
+def test_no_round_begins_after_its_time_and_one_always_does() -> None:
     timing = rounds([lambda: time.sleep(0.01)], CPU, repeats=1000, seconds=0.03, warm=True)[0]
     assert 1 <= timing.repeats < 10
     assert timing.fastest >= 0.01
     assert rounds([lambda: None], CPU, repeats=5, seconds=0.0, warm=True)[0].repeats == 1
 
 
-def test_what_is_short_is_called_often() -> None:
+def test_short_calls_are_repeated() -> None:
     calls = 0
 
     def side() -> None:

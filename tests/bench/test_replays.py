@@ -1,4 +1,4 @@
-"""A replay takes exactly the forwards that it replays, through both loops and whatever the model thinks."""
+"""A replay takes exactly the forwards that it replays, in both loops and with any logits."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_rows_that_wait_take_as_many() -> None:
 @pytest.mark.parametrize(
     ("forwards", "suffix", "message"), [(1, None, "cannot take 1"), (65, None, "cannot take 65"), (8, 4, "whole suffix")]
 )
-def test_what_cannot_be_replayed_is_refused(forwards: int, suffix: int | None, message: str) -> None:
+def test_impossible_replays_are_refused(forwards: int, suffix: int | None, message: str) -> None:
     from unmask.methods.method import Suffix
 
     method: Replay = replay(forwards, suffix=None if suffix is None else Suffix(window=suffix))

@@ -1,4 +1,4 @@
-"""`unmask bench` as a user meets it: parts, files, what an interruption leaves, one line an error."""
+"""`unmask bench` as a user meets it: parts, files, what an interruption leaves, one line per error."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_ctrl_c_leaves_what_was_measured(capsys: pytest.CaptureFixture[str], tmp
     assert [len(rows) for rows in document["parts"].values()] == [1, 1]
     assert "floors of this machine" in out
     assert "growth of a replayed decode" in out
-    # And it can be shown, drawn and compared later.
+    # It can be shown, drawn and compared later.
     code, again, _ = run(capsys, "--from", str(file), "--picture", str(tmp_path / "p.png"))
     assert code == 0
     assert again == out

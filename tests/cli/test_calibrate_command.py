@@ -44,8 +44,10 @@ def test_a_calibration_writes_a_method_that_others_read(capsys: pytest.CaptureFi
     assert code == 0
 
 
-def test_nothing_certified_is_said_and_the_method_kept(capsys: pytest.CaptureFixture[str], here: Path) -> None:
-    """Threshold 0 takes a block a forward, and nothing is faster than that."""
+def test_without_a_certificate_the_method_is_kept_and_the_output_says_so(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    """Threshold 0 takes one forward per block, and no method is faster than that."""
     code, out, _ = run(capsys, *CHAIN, "--set", "threshold=0", "--budget", "60", "--seed", "1")
     assert code == 0
     assert "Nothing certified: no trial was faster than fast-dllm as it was." in out

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, JSON, exit codes, one line an error."""
+"""The command line as a user meets it: output, JSON, exit codes, one line per error."""
 
 import io
 import json

@@ -66,13 +66,13 @@ def results(here: Path) -> Path:
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever runs the model from here on fails."""
+    """From here on, running the model fails."""
     for module in ("run", "ablation"):
         monkeypatch.setattr(f"unmask.evals.{module}.generate", None)
     monkeypatch.setattr("unmask.evals.oracle._forwards", None)
 
 
-def test_an_unfinished_run_goes_on_behind_its_last_answer(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_an_unfinished_run_resumes_after_its_last_answer(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     run(capsys, *CHAIN)
     path = results(here) / "fast-dllm.jsonl"
     whole = path.read_text().splitlines(keepends=True)
@@ -187,7 +187,7 @@ def test_two_processes_do_not_write_one_folder(capsys: pytest.CaptureFixture[str
     assert [path.name for path in (here / "out").iterdir()] == [".lock"]
 
 
-def test_a_killed_run_goes_on(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+def test_a_killed_run_resumes(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     command = ("eval", "chain", "--methods", "fast-dllm", "--limit", "60", "--batch", "1", "--output", "out")
     environment = os.environ | {"PYTHONPATH": str(Path(unmask.__file__).parents[1])}
     path = here / "out" / "fast-dllm.jsonl"
@@ -224,7 +224,7 @@ def test_a_sweep_draws_its_frontier(
         (["--sweep", "treshold=0.1,0.2"], "threshold"),
         (["--sweep", "threshold"], "key=first,second"),
         (["--methods", "r2-dllm", "--ablation"], "vanilla"),
-        (["--methods", "vanilla,freedave", "--ablation"], "do not draft"),
+        (["--methods", "vanilla,freedave", "--ablation"], "without drafts"),
         (["--methods", ","], "names no method"),
         (["--limit", "0"], "limit"),
         (["--data", "x"], "leave --data"),

@@ -35,7 +35,7 @@ def test_a_table_beside_ours(capsys: pytest.CaptureFixture[str], file: Path) -> 
     assert (folder / "arithmetic-0shot-160" / "fast.jsonl").read_text() == answers
 
 
-def test_another_model_is_said_plainly(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+def test_another_model_is_named_in_the_result(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     settings = SETTINGS | {"model": "GSAI-ML/LLaDA-8B-Instruct"}
     file.write_text(yaml.safe_dump(settings))
     code, out, _ = run(

@@ -1,6 +1,6 @@
-"""Where the public data sets lie, if they lie anywhere: the folder of UNMASK_DATA, or shared/data beside the checkout.
+"""The folder of the public data sets, if there is one: UNMASK_DATA, or shared/data beside the checkout.
 
-No test needs them: each also runs over a few entries that it writes itself, and over the real ones where they are.
+No test needs them: each runs on a few entries that it writes itself, and on the real data if it is there.
 """
 
 import json

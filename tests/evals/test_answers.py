@@ -1,4 +1,4 @@
-"""Where a text states its answer, and numbers compared as numbers."""
+"""The answer that a text states, and numbers compared by value."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""Calibration: what is searched, what is certified and how often wrongly, and a whole one on the embedded model."""
+"""Calibration: the search, the error rate of the certificates, and a whole calibration of the embedded model."""
 
 import itertools
 import math
@@ -93,7 +93,7 @@ def test_the_bound_is_above_the_loss_and_grows_with_it(n: int, data: st.DataObje
 
 
 def chance(n: int, lost: int, gained: int, loss: float, gain: float) -> float:
-    """Of that many lost and gained items of n, at these rates."""
+    """The probability of that many lost and gained items of n, at these rates."""
     same = n - lost - gained
     ways = math.comb(n, lost) * math.comb(n - lost, gained)
     return ways * (loss + gain) ** lost * gain**gained * (1 - loss - 2 * gain) ** same
@@ -175,7 +175,7 @@ def searched(trials: int, calls: list[int] | None = None, seed: int = 0) -> list
     return list(itertools.islice(proposals, trials))
 
 
-def test_the_search_finds_the_edge_of_the_budget_and_spends_little_on_the_hopeless() -> None:
+def test_the_search_finds_the_edge_of_the_budget_and_drops_hopeless_candidates_early() -> None:
     calls: list[int] = []
     trials = searched(40, calls)
     assert trials[0].method == unmask.method("fast-dllm", threshold=0.95)
@@ -187,7 +187,7 @@ def test_the_search_finds_the_edge_of_the_budget_and_spends_little_on_the_hopele
     assert searched(40, seed=1) != trials
 
 
-def test_who_is_hopeless() -> None:
+def test_hopeless_candidates() -> None:
     fine = Standing(lost=2, gained=1, n=100, forwards=0.8)
     better = [Standing(lost=0, gained=0, n=100, forwards=0.7), Standing(lost=1, gained=1, n=100, forwards=0.8)]
     assert not hopeless(fine, better[:1], 0.02)
@@ -198,7 +198,7 @@ def test_who_is_hopeless() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.floats(0.2, 1.5), st.booleans()), max_size=20))
-def test_the_frontier_goes_from_safe_to_bold(drawn: list[tuple[int, float, bool]]) -> None:
+def test_the_frontier_goes_from_safe_to_fast(drawn: list[tuple[int, float, bool]]) -> None:
     method = unmask.method("fast-dllm")
     trials = [
         Trial(method=method, standing=Standing(lost=lost, gained=0, n=100, forwards=forwards), finished=finished)
@@ -228,7 +228,7 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def plan(task: Task) -> Plan:
-    """So careful a yardstick that some candidate is faster, and so wide a budget that it passes."""
+    """A slow baseline, so that some candidate is faster, and a wide budget, so that it passes."""
     against = unmask.method("fast-dllm", threshold=0.999)
     return Plan(task=task, method=unmask.method("fast-dllm"), against=against, budget=80, trials=4)
 
@@ -258,7 +258,7 @@ def test_a_whole_calibration(plan: Plan, whole: tuple[Calibration, Path]) -> Non
         assert [record.id for record in run.records] == [item.id for item in plan.parts.report]
 
 
-def test_a_stopped_one_goes_on(
+def test_a_stopped_calibration_resumes(
     model: unmask.Denoiser,
     plan: Plan,
     whole: tuple[Calibration, Path],
@@ -284,7 +284,7 @@ def test_a_stopped_one_goes_on(
 
 
 def test_nothing_certified(model: unmask.Denoiser, plan: Plan, whole: tuple[Calibration, Path]) -> None:
-    """Against itself, within a budget that the few items only just allow: nothing here is that safe."""
+    """Against itself, with the smallest budget that the few items allow: no candidate is that safe."""
     tight = replace(plan, against=plan.method, budget=100 * loss_bound(0, 0, 16) + 0.1)
     found = calibrate(model, tight, folder=whole[1])
     assert found.certified is None
@@ -295,11 +295,11 @@ def test_progress_rises_to_the_end(model: unmask.Denoiser, plan: Plan, whole: tu
     seen: dict[str, list[tuple[float, int]]] = {}
     calibrate(model, plan, folder=whole[1], report=lambda stage, done, steps: seen.setdefault(stage, []).append((done, steps)))
     assert list(seen) == ["search", "validation", "report"]
-    for told in seen.values():
-        assert [done for done, _ in told] == sorted(done for done, _ in told)
-        assert len({steps for _, steps in told}) == 1
-        assert told[-1][0] <= told[-1][1]
-    assert seen["report"][-1] == (3, 3)  # the yardstick, the method as it was and the calibrated one
+    for calls in seen.values():
+        assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+        assert len({steps for _, steps in calls}) == 1
+        assert calls[-1][0] <= calls[-1][1]
+    assert seen["report"][-1] == (3, 3)  # the baseline, the method as it was and the calibrated one
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Countdown: steps or an expression that use every number once, and nothing that runs."""
+"""Countdown: steps or an expression that use every number once, without eval."""
 
 import itertools
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_both_layouts_and_ids_that_do_not_move(tmp_path: Path) -> None:
     assert load("countdown", Source(data=tmp_path, limit=2)).items == whole[:2]
 
 
-def test_examples_are_taken_off_the_top(tmp_path: Path) -> None:
+def test_examples_are_the_first_entries(tmp_path: Path) -> None:
     write(tmp_path)
     task = load("countdown", Source(data=tmp_path / "cd3_test.jsonl", shots=2))
     assert [item.id for item in task.items] == ["cd3_test-2"]
@@ -119,7 +119,7 @@ def test_wrong_answers(answer: str) -> None:
     assert not makes([15, 44, 79], 50, answer)
 
 
-def test_the_four_operations_and_numbers_that_come_twice() -> None:
+def test_the_four_operations_and_repeated_numbers() -> None:
     assert makes([2, 3, 8], 12, r"2 \times 3 = 6, then 8*6=48") is False
     assert makes([4, 6, 2], 12, "4\u00d76=24\n24\u00f72=12")
     assert makes([4, 6, 2], 12, "4 x 6 / 2")

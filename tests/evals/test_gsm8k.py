@@ -98,7 +98,7 @@ def test_wrong_data(tmp_path: Path) -> None:
         load("gsm8k", Source(data=tmp_path, shots=8))
     with pytest.raises(unmask.ConfigError, match=r"test\.jsonl has 3 items"):
         load("gsm8k", Source(data=tmp_path, limit=4))
-    with pytest.raises(unmask.ConfigError, match=r"train\.jsonl is where the examples come from"):
+    with pytest.raises(unmask.ConfigError, match=r"train\.jsonl holds the worked examples"):
         load("gsm8k", Source(data=tmp_path / "train.jsonl"))
     assert len(load("gsm8k", Source(data=tmp_path / "train.jsonl", shots=0)).items) == 8
     write_lines(tmp_path / "test.jsonl", [*TEST, {"question": "How many?", "answer": "Ten.\n#### ten"}])

@@ -1,4 +1,4 @@
-"""HumanEval: which program an answer is read as, and whether it passes."""
+"""HumanEval: the program that is read from an answer, and whether it passes."""
 
 import gzip
 import textwrap
@@ -56,7 +56,7 @@ def task(tmp_path: Path) -> Task:
 
 
 def bodies(task: Task) -> list[str]:
-    """The references as a base model writes them: what follows the prompt."""
+    """The references as a base model writes them: the lines after the prompt."""
     heads = [item.facts["helpers"] + item.facts["head"] for item in task.items]
     return [item.reference.removeprefix(f"```python\n{head}") for item, head in zip(task.items, heads, strict=True)]
 
@@ -158,7 +158,7 @@ def test_wrong_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row, words in (
         ({"prompt": "def other():\n"}, r'jsonl:2: expected a "prompt" that begins the function total'),
         ({"test": 3}, r'jsonl:2: expected \{"task_id": text'),
-        ({"task_id": "Own/1"}, r'jsonl:2: expected a "task_id" of its own'),
+        ({"task_id": "Own/1"}, r'jsonl:2: expected another "task_id" in every row'),
     ):
         write_lines(tmp_path / "HumanEval.jsonl", [ROWS[1], ROWS[0] | row])
         with pytest.raises(unmask.ConfigError, match=words):

@@ -1,4 +1,4 @@
-"""Masked likelihood against every mask written out, in float64; greedy answers against the engine."""
+"""Masked likelihood against all masks written out in float64; greedy answers against the engine."""
 
 import itertools
 import math
@@ -101,7 +101,7 @@ def test_a_uniform_model_has_the_uniform_likelihood() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_what_vanilla_writes(family: str) -> None:
-    """What the engine writes as one block is greedy, and it is not once any of its tokens is another."""
+    """The engine's answer in one block is greedy, and no longer once any of its tokens is changed."""
     model = toy(family, seed=3, sharpness=2.0)
     method = unmask.method("vanilla", block_length=None)
     pairs: list[Pair] = []

@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tasks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
-    """The harness with two tasks of ours alone: answers to write, and answers to choose from."""
+    """The harness with our two tasks only: one with free answers, one with choices."""
     shared = {
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {split: str(data / f"{split}.jsonl") for split in ("train", "test")}},
@@ -125,16 +125,16 @@ def test_answers_are_those_of_generate(tasks: TaskManager, log: pytest.LogCaptur
     ]
     assert 0 < sum(right) < 3
     assert results["results"]["write"]["exact_match,last"] == pytest.approx(sum(right) / 3)
-    told = results["config"]["unmask"]
+    info = results["config"]["unmask"]
     tokens, forwards = sum(completion.tokens for completion in done), sum(completion.forwards for completion in done)
-    assert told["generated"] == {
+    assert info["generated"] == {
         "answers": 3,
         "tokens": tokens,
         "forwards": forwards,
         "tokens_per_forward": tokens / forwards,
     }
-    assert told["method"] == method.to_dict()
-    assert (told["batch_size"], told["device"], results["config"]["model_dtype"]) == (3, "cpu", "torch.float32")
+    assert info["method"] == method.to_dict()
+    assert (info["batch_size"], info["device"], results["config"]["model_dtype"]) == (3, "cpu", "torch.float32")
     assert f"3 answers: {tokens} tokens to the first EOS or stop, {forwards} forwards" in log.text
 
 
@@ -153,7 +153,7 @@ def test_choices_are_scored_by_masked_likelihood(tasks: TaskManager) -> None:
 
 
 def test_examples_are_turns_of_a_chat_where_they_are_asked_for(tasks: TaskManager) -> None:
-    """A template goes around the prompt if the harness says so; the words in a model's name mean nothing."""
+    """A template goes around the prompt if the harness says so; words in a model's name do not matter."""
     lm = UnmaskLM()
     prompts = {}
     for template in (False, True):
@@ -203,7 +203,7 @@ def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_each_request_has_its_own_settings_and_place() -> None:
-    """Mixed in one call, each answer is what it is alone, in the order of asking."""
+    """Mixed in one call, each answer equals that of its request alone, in the order of the requests."""
     settings: list[dict[str, Any]] = [
         {"until": ["buys"], "max_gen_toks": 64},
         {"until": ["\n"], "max_gen_toks": 40},
@@ -240,13 +240,13 @@ def test_a_repeated_prompt_is_another_sample() -> None:
     assert ask(UnmaskLM(seed=8), *asked)[:3] == samples[1:]
 
 
-def test_a_long_prompt_loses_its_beginning(log: pytest.LogCaptureFixture) -> None:
+def test_a_long_prompt_is_cut_at_its_start(log: pytest.LogCaptureFixture) -> None:
     lm = UnmaskLM()
     question = chat(lm, next(iter(QUESTIONS)))
     settings = {"until": [], "max_gen_toks": 64}
     filling = "Tom has 12 pens. " * 200
     long, short = ask(lm, (filling + question, settings), (question, settings))
-    assert "1 of 2 prompts lost their beginning" in log.text
+    assert "1 of 2 prompts were cut at their start" in log.text
     kept = lm.tok_encode(filling + question)[-(512 - 64) :]
     assert long == unmask.generate(lm.model, [kept], max_new_tokens=64)[0].text
     assert short == unmask.generate(lm.model, [next(iter(QUESTIONS))], max_new_tokens=64)[0].text
@@ -259,7 +259,7 @@ def test_a_prompt_of_nothing_begins_with_the_end_of_text() -> None:
     assert ask(lm, ("", {"max_gen_toks": 32})) == [unmask.generate(lm.model, [[1]], max_new_tokens=32)[0].text]
 
 
-def test_settings_that_nobody_knows() -> None:
+def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="unknown generation setting 'num_beams': known: do_sample, max_gen_toks"):
         ask(UnmaskLM(), ("Compute 1 + 1.", {"num_beams": 4}))
     with pytest.raises(ConfigError, match="top_p must be a number from 0 to 1"):
@@ -289,7 +289,7 @@ def test_likelihoods_keep_their_order_and_shorten_contexts() -> None:
     alone = [UnmaskLM(draws=8).loglikelihood([one], disable_tqdm=True)[0] for one in asked]
     assert [same for _, same in together] == [same for _, same in alone]
     assert [found for found, _ in together] == pytest.approx([found for found, _ in alone], abs=1e-3)
-    # The context is cut to what the model takes; the continuation is scored whole.
+    # The context is cut to the model's length; the continuation is scored whole.
     context, whole = lm.tok_encode(long), lm.tok_encode(long + " Tom")
     answer = whole[len(context) :]
     assert 0 < len(answer) < 4
@@ -299,7 +299,7 @@ def test_likelihoods_keep_their_order_and_shorten_contexts() -> None:
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
-def test_model_args_win_over_what_the_harness_always_says() -> None:
+def test_model_args_win_over_the_harness_defaults() -> None:
     lm = UnmaskLM.create_from_arg_string(
         "method=vanilla,batch_size=5,suffix_window=None,steps=64",
         {"batch_size": "1", "device": "cuda:0", "max_batch_size": None},
@@ -336,7 +336,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         UnmaskLM(**arguments)
 
 
-def test_files_that_are_no_method(tmp_path: Path) -> None:
+def test_files_that_are_not_a_method(tmp_path: Path) -> None:
     for text, message in (("[1, 2]", "expected a mapping"), ("a: [", "not valid YAML"), ("speed: 3", "unknown method setting")):
         (tmp_path / "method.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
@@ -356,7 +356,7 @@ def test_a_tokenizer_is_named_by_what_it_is(tmp_path: Path) -> None:
         chat(copied, "Compute 1 + 1.")
 
 
-def test_the_last_turn_may_be_the_beginning_of_the_answer() -> None:
+def test_the_last_turn_may_start_the_answer() -> None:
     turns = [{"role": "user", "content": "Compute 12 - 9."}, {"role": "assistant", "content": "The answer"}]
     assert (
         UnmaskLM().apply_chat_template(turns, add_generation_prompt=False) == "<|user|>Compute 12 - 9.<|assistant|>The answer"

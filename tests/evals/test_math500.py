@@ -1,4 +1,4 @@
-"""MATH-500: answers compared by their meaning, whatever a model writes."""
+"""MATH-500: answers compared by their value, however a model writes them."""
 
 import concurrent.futures
 import time
@@ -93,7 +93,7 @@ def test_what_an_answer_means(task: Task, place: int, answer: str, right: bool) 
 
 
 def test_from_worker_threads(task: Task) -> None:
-    """Several at a time, as `evaluate` scores: every thread gets its own reply."""
+    """Several threads at once, as in `evaluate`: every thread gets the reply to its own pair."""
     pairs = [(item, other) for item in task.items for other in task.items]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         verdicts = list(pool.map(lambda pair: task.score(pair[0], pair[1].reference)["exact"], pairs))
@@ -131,7 +131,7 @@ def test_an_absurd_answer_is_wrong(task: Task, inner: str) -> None:
 
 
 def test_wrong_data(tmp_path: Path) -> None:
-    with pytest.raises(unmask.ConfigError, match="math500 has no examples"):
+    with pytest.raises(unmask.ConfigError, match="math500 has no worked examples"):
         load("math500", Source(data=write(tmp_path), shots=4))
     write_lines(tmp_path / "test.jsonl", [ROWS[0], ROWS[1] | {"solution": "It is 3."}])
     with pytest.raises(unmask.ConfigError, match=r'test\.jsonl:2: expected a "solution" with its answer in'):

@@ -152,7 +152,7 @@ def test_wrong_data(tmp_path: Path) -> None:
         ({"text": None}, 'jsonl:2: expected a "text" or "prompt"'),
         ({"test_setup_code": 1}, 'jsonl:2: expected a "text" or "prompt"'),
         ({"task_id": "12"}, r'jsonl:2: expected \{"task_id": whole number'),
-        ({"task_id": 11}, r'jsonl:2: expected a "task_id" of its own'),
+        ({"task_id": 11}, r'jsonl:2: expected another "task_id" in every row'),
     ):
         write_lines(tmp_path / "mbpp.jsonl", [ROWS[10], ROWS[11] | changes])
         with pytest.raises(unmask.ConfigError, match=words):

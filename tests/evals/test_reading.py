@@ -1,4 +1,4 @@
-"""Data files: what they may look like, and one clear line for every way in which they can be wrong."""
+"""Data files: the accepted formats, and one clear line for every kind of error."""
 
 import json
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_field_that_no_two_rows_share(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD + GOOD.replace('"q"', '"p"') + GOOD)
     assert len(read(path, FIELDS)) == 3
-    with pytest.raises(ConfigError, match=r"x\.jsonl:3: expected a \"question\" of its own, but 'q' came before"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl:3: expected another \"question\" in every row, but 'q' came before"):
         read(path, FIELDS, unique="question")
 
 

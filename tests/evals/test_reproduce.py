@@ -1,4 +1,4 @@
-"""Tables of papers: the files of configs/paper, running them, and what is said of two numbers side by side."""
+"""Tables of papers: the files of configs/paper, running them, and the comparison of two numbers."""
 
 import json
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_every_paper_and_model_has_its_files() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_is_whole_and_says_how_to_run_it(path: Path) -> None:
+def test_a_file_is_complete_and_says_how_to_run_it(path: Path) -> None:
     text = path.read_text()
     read = PaperTable.from_dict(yaml.safe_load(text))
     assert f"unmask reproduce configs/paper/{path.name} " in text
@@ -87,7 +87,7 @@ def test_a_file_is_whole_and_says_how_to_run_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_page_holds_every_published_row_and_every_caveat(path: Path) -> None:
-    """The columns of ours may be filled in; what is published stands there as the file has it."""
+    """Our columns may be filled in; the published numbers are those of the file."""
     page = (ROOT / "docs" / "reproduction.md").read_text()
     made = markdown(published(PaperTable.from_dict(yaml.safe_load(path.read_text()))))
     _, section, rest = page.partition(f"### {path.stem}\n")
@@ -203,9 +203,9 @@ def test_what_does_not_fit_is_skipped_and_what_is_there_is_not_answered_again(
     model: unmask.Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = tasks(table(), None, limit=2)
-    told = []
-    done = reproduce(model, table(), asked, folder=tmp_path, report=lambda entry, *rest: told.append((entry.task, *rest[:2])))
-    assert told == [("arithmetic", "fast", 1), ("arithmetic", "fast", 2)]
+    calls = []
+    done = reproduce(model, table(), asked, folder=tmp_path, report=lambda entry, *rest: calls.append((entry.task, *rest[:2])))
+    assert calls == [("arithmetic", "fast", 1), ("arithmetic", "fast", 2)]
     assert done[0].rows["fast"]["n"] == 2
     assert not done[0].skipped
     assert done[1].skipped is not None
@@ -261,7 +261,7 @@ def compared(*, model: str = "unmask-tiny", differences: tuple[str, ...] = (), *
         ({"differences": ("0 shots instead of 5",)}, None),
     ],
 )
-def test_agreement_is_said_only_of_what_compares(arguments: dict[str, Any], inside: bool | None) -> None:
+def test_agreement_is_claimed_only_for_comparable_numbers(arguments: dict[str, Any], inside: bool | None) -> None:
     found = compared(**arguments)
     ours, theirs = found["entries"][0]["rows"]
     assert ours["inside"] is inside

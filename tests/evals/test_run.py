@@ -1,4 +1,4 @@
-"""Running methods over a task: what is counted, what is kept, and how a stopped run goes on."""
+"""Running methods on a task: counts, files, and how a stopped run resumes."""
 
 import itertools
 import json
@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on(model: unmask.Denoiser, task: Task, runs: list[Ru
         assert [json.loads(line)["id"] for line in lines[1:]] == [item.id for item in task.items]
 
 
-def test_what_is_kept_is_not_answered_again_and_not_taken_for_another(
+def test_answers_on_disk_are_kept_and_not_taken_for_another_run(
     model: unmask.Denoiser, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = {"fast-dllm": METHODS["fast-dllm"]}
@@ -148,7 +148,7 @@ def test_names_that_share_a_file(model: unmask.Denoiser, task: Task) -> None:
         evaluate(model, task, {"a b": METHODS["vanilla"], "a/b": METHODS["vanilla"]})
 
 
-def test_a_prompt_that_does_not_fit_is_wrong_and_said_so(model: unmask.Denoiser) -> None:
+def test_a_prompt_that_does_not_fit_is_wrong_and_counted(model: unmask.Denoiser) -> None:
     long = Item(id="long", prompt="apples " * 400, reference="")
     short = Item(id="short", prompt="Compute 12 + 3.", reference="")
     task = Task(name="two", items=(long, short), metrics=("any",), score=lambda item, answer: {"any": True}, max_new_tokens=160)

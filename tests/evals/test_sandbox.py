@@ -1,4 +1,4 @@
-"""The sandbox against programs that mean harm, as whoever runs the tests and as an ordinary user."""
+"""The sandbox against harmful programs, as the user of the tests and as an ordinary user."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def weakened(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Take one wall out of the jail, to see that the next one holds, too."""
+    """Remove one barrier of the jail, to see that the next one holds, too."""
 
     def weaken(old: str, new: str) -> None:
         text = sandbox.JAIL.read_text()
@@ -66,7 +66,7 @@ def weakened(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 def inside(folder: Path) -> list[int]:
-    """Processes of the machine that live in a jail in which `folder` is visible."""
+    """Processes of the machine that run in a jail in which `folder` is visible."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/mountinfo"):
         try:
@@ -85,7 +85,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# --- what a program says ----------------------------------------------------------------------------------------------
+# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_nothing_passes_that_does_not_reach_its_end(program: str) -> None:
     assert run(program).status == "failed"
 
 
-# --- what it takes ----------------------------------------------------------------------------------------------------
+# --- resources ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_gigabytes_of_output_are_not_kept() -> None:
     assert outcome.output.endswith("the end\n")
 
 
-# --- what it damages --------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def test_files_stay_as_they_are(visible: Path) -> None:
-    """The victim is writable for everybody, and the program runs as nobody or as ourselves."""
+    """The file is writable for all users, and the program runs as the user `nobody` or as ours."""
     victim, hidden = visible / "victim.py", Path(__file__)
     for attempt in (
         f"open({str(victim)!r}, 'w').write('dead')",
@@ -313,7 +313,7 @@ def test_without_the_filter_there_is_still_no_network(weakened: Callable[..., No
         assert udp.reason.startswith("OSError: [Errno 101]")
 
 
-# --- what it leaves behind --------------------------------------------------------------------------------------------
+# --- what stays afterwards --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_nothing_lives_on_where_its_launcher_is_killed(visible: Path) -> None:
 
 
 def test_no_isolation_no_run(tmp_path: Path) -> None:
-    """As in a container whose filter forbids namespaces: an error that says so, from every door."""
+    """As in a container whose filter forbids namespaces: every entry point raises an error that says so."""
     unshare = {"x86_64": 272, "aarch64": 97}[os.uname().machine]
     script = f"""
 from unmask.evals import jail, sandbox
@@ -446,7 +446,7 @@ print(json.dumps([sandbox.run(program, seconds=0.3).status for program in json.l
 
 
 def test_an_ordinary_user_is_as_safe() -> None:
-    """Root's interpreter may lie where nobody else can reach it; then the system's runs the same two files."""
+    """Root's interpreter may lie where other users cannot reach it; then the system's runs the same two files."""
     user = {"user": jail.NOBODY, "group": jail.NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
 
     def start(python: str, script: str, programs: list[str]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""4x4 sudoku: any solution that keeps the givens, however it is laid out."""
+"""4x4 sudoku: any solution with the same givens, in any layout."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_both_layouts_and_ids_that_do_not_move(tmp_path: Path) -> None:
     assert load("sudoku", Source(data=tmp_path, limit=3)).items == whole[:3]
 
 
-def test_examples_are_taken_off_the_top(tmp_path: Path) -> None:
+def test_examples_are_the_first_entries(tmp_path: Path) -> None:
     write(tmp_path)
     task = load("sudoku", Source(data=tmp_path / "sudoku_4x4_10.jsonl", shots=1))
     assert [item.id for item in task.items] == ["sudoku_4x4_10-1"]

@@ -1,4 +1,4 @@
-"""SVAMP: the number an answer states."""
+"""SVAMP: the number that an answer states."""
 
 from pathlib import Path
 
@@ -54,11 +54,11 @@ def test_any_answer_gets_a_verdict(answer: str, tmp_path_factory: pytest.TempPat
 
 
 def test_wrong_data(tmp_path: Path) -> None:
-    with pytest.raises(unmask.ConfigError, match="svamp has no examples"):
+    with pytest.raises(unmask.ConfigError, match="svamp has no worked examples"):
         load("svamp", Source(data=write(tmp_path), shots=1))
     write_lines(tmp_path / "test.json", [ROWS[0], ROWS[1] | {"Answer": "4.5"}])
     with pytest.raises(unmask.ConfigError, match=r'test\.json:2: expected \{"ID": text, .*"Answer": number'):
         load("svamp", Source(data=tmp_path))
     write_lines(tmp_path / "test.json", [ROWS[0], ROWS[0]])
-    with pytest.raises(unmask.ConfigError, match=r"test\.json:2: expected a \"ID\" of its own"):
+    with pytest.raises(unmask.ConfigError, match=r"test\.json:2: expected another \"ID\" in every row"):
         load("svamp", Source(data=tmp_path))

@@ -1,6 +1,6 @@
 """Where kernels run in tests: in Triton's interpreter, and on the GPU where there is one.
 
-The interpreter is chosen when triton is imported, so it lives in a process of its own and nothing else sees it.
+The interpreter is chosen when triton is imported, so it runs in a separate process.
 """
 
 import functools
@@ -17,7 +17,7 @@ DEVICES = ["interpreter", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def kernel(device: str, seam: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands behind a seam on this device, as a function of CPU tensors that returns CPU tensors."""
+    """The kernel of a seam on this device, as a function of CPU tensors that returns CPU tensors."""
     return functools.partial(_interpreted if device == "interpreter" else _on_gpu, seam)
 
 

@@ -16,7 +16,7 @@ TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", t
 
 @functools.cache
 def compiler() -> ProcessPoolExecutor:
-    """A process in which nothing that is launched runs."""
+    """A process in which launched kernels are compiled, not run."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.kernels.paged import paged_attention
 
-# The interpreter's product of two matrices takes bf16 for integers; fp16 is as long.
+# The interpreter's matrix product reads bf16 as integers; fp16 is as long.
 HALF = {"interpreter": torch.float16, "cuda": torch.bfloat16}
 
 
@@ -43,7 +43,7 @@ def call(
     page: int = 4,
     seed: int = 0,
 ) -> Call:
-    """Rows on pages in any order, with keys and values where they see and NaN wherever else."""
+    """Rows on pages in any order, with keys and values in the slots that they see and NaN everywhere else."""
     generator = torch.Generator().manual_seed(seed)
     pages = max(-(-(many + shift) // page) for many, shift in zip(seen, shifts, strict=True)) + 1
     pages_BP = torch.randperm(len(seen) * pages + 1, generator=generator)[: len(seen) * pages].view(len(seen), pages)
@@ -123,7 +123,7 @@ def test_the_kernel_is_the_plain_form(device: str, made: tuple[Call, int], halve
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("heads", "shared", "length"), [(2, 1, 32), (1, 7, 33)])
 def test_heads_of_real_models(device: str, heads: int, shared: int, length: int) -> None:
-    """LLaDA's and Dream's: 128 numbers a head, 1 or 7 query heads a key head, several tiles of queries and of keys."""
+    """LLaDA's and Dream's: 128 numbers per head, 1 or 7 query heads per key head, several tiles of queries and of keys."""
     made = call(
         [300, 0, 17], [(100, 132), (0, 0), (0, 17)], [220, 0, 32], length=length, heads=heads, shared=shared, size=128, page=16
     )
@@ -132,7 +132,7 @@ def test_heads_of_real_models(device: str, heads: int, shared: int, length: int)
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
-    """Alone, with fewer pages, a row hears the same to the last bit."""
+    """Alone, with fewer pages, a row's output is the same to the last bit."""
     made = call([270, 700], [(0, 0), (10, 40)], [0, 700], page=16)
     run = kernel(device, paged_attention)
     alone = Call(made.q_BLHD[:1], *made[1:3], made.pages_BP[:1, :17], *(x_B[:1] for x_B in made[4:]))

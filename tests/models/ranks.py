@@ -1,4 +1,4 @@
-"""Run by the tests of tensor parallelism, once a process: what they compare, computed together and kept in a file.
+"""Run by the tests of tensor parallelism, once per process: writes the results that they compare to a file.
 
 python -m tests.models.ranks FOLDER RANK DEATH
 """
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 import unmask
-from tests.models.test_parallel import REQUESTS, THROUGH_TRANSFORMERS, TOKENS, answers, models, told
+from tests.models.test_parallel import REQUESTS, THROUGH_TRANSFORMERS, TOKENS, answers, models, without_seconds
 from unmask.engine.engine import Engine, Limits
 from unmask.models.follow import Leader, follow, lead
 
@@ -46,7 +46,7 @@ def main(folder: Path, rank: int, death: str) -> None:
     if rank == 0:
         with lead(model) as leading:
             engine = Engine(leading, Limits(memory=60 * model.page_bytes, rows=5))
-            seen["engine"] = told(engine.generate(REQUESTS))
+            seen["engine"] = without_seconds(engine.generate(REQUESTS))
             seen["led"] = answers(leading)
     else:
         follow(model)
@@ -70,7 +70,7 @@ def through_transformers(path: Path) -> dict[str, Any]:
 
 
 def fail(model: Leader) -> None:
-    """A forward that fails in the leader alone; the next one says that there can be none."""
+    """A forward that fails in the leader alone; the next one raises OutOfStep."""
 
     def failing(*inputs: object) -> None:
         raise MemoryError

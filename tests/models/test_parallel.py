@@ -63,12 +63,12 @@ def _requests() -> list[Request]:
 REQUESTS = _requests()
 
 
-def told(completions: Sequence[Completion]) -> list[Completion]:
+def without_seconds(completions: Sequence[Completion]) -> list[Completion]:
     return [dataclasses.replace(completion, seconds=0.0) for completion in completions]
 
 
 def answers(model: Denoiser) -> list[Completion]:
-    return told(answer(model, REQUESTS))
+    return without_seconds(answer(model, REQUESTS))
 
 
 def models(folder: Path) -> list[Path]:
@@ -193,7 +193,7 @@ def test_followers_end_with_their_leader(run: Run, request: pytest.FixtureReques
         assert "RuntimeError" in complained
     else:
         assert code == -9
-        assert "ConnectionError: the leading process is gone" in complained
+        assert "ConnectionError: the leading process has ended" in complained
 
 
 def test_heads_that_cannot_be_shared_are_refused(run: Run) -> None:
@@ -207,11 +207,13 @@ def test_heads_that_cannot_be_shared_are_refused(run: Run) -> None:
         parallel.check(dream, 3)
 
 
-def test_one_process_alone_is_told_what_to_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_process_gets_an_error_that_names_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(unmask.ConfigError, match="torchrun"):
         unmask.load(tensor_parallel=True)
-    for arguments, words in (([], "torchrun --nproc_per_node 2"), (["--device", "cuda:1"], "a GPU of its own")):
+    for arguments, words in (([], "torchrun --nproc_per_node 2"), (["--device", "cuda:1"], "takes its own GPU")):
         with pytest.raises(SystemExit, match="2"):
             main(["generate", "How many?", "--tensor-parallel", *arguments])
         assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Run by the test of several processes: plain SGD on the toy, so that a wrong scale of the gradient shows.
+"""Run by the test of several processes: plain SGD on the toy, which shows a wrong scale of the gradient.
 
 torchrun --nproc_per_node 2 tests/train/gradients.py FOLDER STEPS
 """
@@ -18,7 +18,7 @@ ROWS, MICRO = 5, 2  # over two processes: one micro-batch and two
 
 
 def questions(step: int, process: int, processes: int) -> Sequence[Question]:
-    """Five rows a step, shared out unevenly."""
+    """Five rows per step, divided unevenly."""
     generator = torch.Generator().manual_seed(step)
     tokens_BT = torch.randint(0, 20, (ROWS, 12), generator=generator)
     hidden = noise.masked(torch.ones(ROWS, 12, dtype=torch.bool), generator)

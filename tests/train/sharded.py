@@ -17,7 +17,7 @@ from unmask.train import sft, trainer
 
 
 class Cut(Exception):
-    """Stands for a power cut, on all processes at once."""
+    """Simulates a power cut, on all processes at once."""
 
 
 def main(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a pre-training begins from: another family's weights, by role, and a block-causal model that goes on from them."""
+"""The start of a pre-training: another family's weights, by role, and a block-causal model that is trained from them."""
 
 import random
 from dataclasses import replace
@@ -103,7 +103,7 @@ def test_the_recipes_of_the_embedded_models_can_be_read(path: Path) -> None:
     [
         ({"architecture": "SDARForCausal"}, "did you mean 'SDARForCausalLM'"),
         ({"block_lengths": [4, 0]}, "block_lengths must be a number of at least 1"),
-        ({"wholly": 1.0}, "wholly must be a share from 0 up to 1"),
+        ({"wholly": 1.0}, "wholly must be at least 0 and below 1"),
     ],
 )
 def test_bad_settings(changes: dict[str, object], said: str) -> None:

@@ -1,4 +1,4 @@
-"""A noisy row beside its clean copy, in one forward, is what decoding sees block by block."""
+"""A noisy row beside its clean copy, in one forward, gives the logits of decoding block by block."""
 
 import warnings
 

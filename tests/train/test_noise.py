@@ -1,4 +1,4 @@
-"""What a training step hides, and how much each hidden token counts."""
+"""The tokens that a training step masks, and their weights."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_noise_hides_answers_only_and_something_of_each(rows: int, answer: int, 
 @settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 5), st.floats(0.1, 0.9), st.integers(0, 2**31))
 def test_the_block_objective_is_the_papers(rows: int, blocks: int, prompt: int, rate: float, seed: int) -> None:
-    """One block a row, complementary views, weights 1 / p and 1 / (1 - p), earlier blocks clean, later ones hidden."""
+    """One block per row, complementary views, weights 1 / p and 1 / (1 - p), earlier blocks clean, later ones hidden."""
     size = 4
     answer_BT = torch.zeros(rows, prompt + blocks * size + 2, dtype=torch.bool)  # two tokens behind the canvas
     answer_BT[:, prompt : prompt + blocks * size] = True

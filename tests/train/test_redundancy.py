@@ -1,4 +1,4 @@
-"""Collecting with potential triggers, choosing, fine-tuning, merging, and the estimate of what a run needs."""
+"""Collecting with potential triggers, choosing, fine-tuning, merging, and the estimate of a run's needs."""
 
 import itertools
 import json
@@ -351,7 +351,7 @@ def test_a_count_per_token_does_not_favour_short_answers() -> None:
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
 
 
-def test_every_example_comes_once_an_epoch() -> None:
+def test_every_example_comes_once_per_epoch() -> None:
     config = SFTConfig(output="", model="", data="", batch_size=4)
     for epoch in range(3):
         seen = [index for step in range(3) for index in order(12, config, 3 * epoch + step)]
@@ -505,7 +505,7 @@ def test_adapters_go_beside_the_seven_matrices_only(bases: dict[str, Path]) -> N
             assert torch.equal(tensor, after[name] if name in after else after[f"{owner}.base_layer.{leaf}"])
 
 
-# --- what it will need ------------------------------------------------------------------------------------------------
+# --- the estimate -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "parameters", "steps"), [("llada-8b", 8.016e9, 4875), ("dream-7b", 7.616e9, 4265)])

@@ -72,7 +72,7 @@ def losses_of(network: Network, question: Question) -> torch.Tensor:
 
 
 def logits_of(network: Network, noisy: list[int], clean: list[int], place: int) -> torch.Tensor:
-    """The logits of one token as decoding asks for it: nothing behind its block, and only clean tokens before."""
+    """The logits of one token as in decoding: nothing after its block, and only clean tokens before it."""
     block, shift = network.spec.block, network.spec.lookbehind
     begin, end = (0, len(noisy)) if block is None else (place // block * block, (place // block + 1) * block)
     if block is not None and place == begin and shift:
@@ -228,7 +228,7 @@ def test_a_drill_hides_results_only() -> None:
 
 
 class Killed(Exception):
-    """Stands for a power cut."""
+    """Simulates a power cut."""
 
 
 def interrupted(run: Callable[[Callable[[int, dict[str, float]], None]], object], after: int) -> dict[int, float]:

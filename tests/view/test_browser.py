@@ -1,4 +1,4 @@
-"""The page in a real browser, from a file: what a reader sees, does and is told, without a network.
+"""The page in a real browser, from a file: what a reader sees and does, without a network.
 
 A missing browser is a failure, not a pass: `make browser` installs one, or leave these out with
 `python -m pytest -m 'not slow and not browser'`.
@@ -118,8 +118,8 @@ def test_hovering_over_a_token_shows_its_rule_and_confidence(page: Replay, trace
         if commit.rule == "confidence_cluster" and trace.pieces[commit.place].strip()
     )
     word = page.all(".pane:first-child .token")[commit.place].find_element(By.CSS_SELECTOR, ".word")
-    told = page.hover(word).splitlines()
-    assert told == [
+    tip = page.hover(word).splitlines()
+    assert tip == [
         trace.pieces[commit.place].strip(),
         f"confidence cluster, forward {forward}",
         f"confidence {commit.confidence:.3f}",
@@ -127,7 +127,7 @@ def test_hovering_over_a_token_shows_its_rule_and_confidence(page: Replay, trace
     assert page.hover(page.one("h1")) == ""
 
 
-def test_pointing_at_the_grid_tells_and_a_click_goes_there(page: Replay, traces: list[Trace]) -> None:
+def test_pointing_at_the_grid_shows_a_tip_and_a_click_seeks(page: Replay, traces: list[Trace]) -> None:
     trace, canvas = traces[1], page.all("canvas")[1]
     commit = trace.steps[1].commits[0]
     size = canvas.rect
@@ -138,8 +138,8 @@ def test_pointing_at_the_grid_tells_and_a_click_goes_there(page: Replay, traces:
     assert "pointed" in (page.all(".pane:last-child .token")[commit.place].get_attribute("class") or "")
     ActionChains(page.browser).click().perform()
     assert page.where().startswith("forward 2 ")
-    told = page.hover(canvas, round(size["width"] / 2) - 5, y)
-    assert f"{trace.steps[1].queried} tokens queried" in told
+    tip = page.hover(canvas, round(size["width"] / 2) - 5, y)
+    assert f"{trace.steps[1].queried} tokens queried" in tip
 
 
 def test_playing_pausing_and_the_end(page: Replay, traces: list[Trace]) -> None:
@@ -161,9 +161,9 @@ def test_playing_pausing_and_the_end(page: Replay, traces: list[Trace]) -> None:
 def test_the_keyboard_walks_through_an_answer(page: Replay, traces: list[Trace]) -> None:
     page.run("document.querySelectorAll('.answer')[1].focus()")
     page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
-    told = page.one("#tip").text.splitlines()
-    assert told[0] == traces[1].pieces[1].strip()
-    assert told[2].startswith("confidence ")
+    tip = page.one("#tip").text.splitlines()
+    assert tip[0] == traces[1].pieces[1].strip()
+    assert tip[2].startswith("confidence ")
     page.press(Keys.ESCAPE)
     assert page.one("#tip").text == ""
 
@@ -184,14 +184,14 @@ def test_a_phone_stacks_the_panes_and_cuts_nothing_off(page: Replay) -> None:
     assert all(button.rect["width"] >= 44 and button.rect["height"] >= 44 for button in page.all("button"))
 
 
-def test_dark_paper_for_who_prefers_it(page: Replay) -> None:
+def test_a_preference_for_dark_makes_the_page_dark(page: Replay) -> None:
     light, bright = page.browser.get_screenshot_as_png(), page.brightness()
     page.prefer(prefers_color_scheme="dark")
     assert page.browser.get_screenshot_as_png() != light
     assert page.brightness() < 100 < 650 < bright
 
 
-def test_nothing_moves_for_who_prefers_that(page: Replay) -> None:
+def test_a_preference_for_reduced_motion_stops_animations(page: Replay) -> None:
     page.press(Keys.ARROW_LEFT)
     moving = "return getComputedStyle(document.querySelector('.fresh .word')).animationName"
     assert page.run(moving) == "appear"

@@ -1,4 +1,4 @@
-"""A trace says what the engine did, its pieces are the text, and a file that is no trace says so."""
+"""A trace holds what the engine did, its pieces join to the text, and other files are refused."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from unmask.view.trace import VERSION, Recorder, Trace, pieces, read, write
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 LENGTH = 64
-# One token a byte: every character beyond ASCII is spread over several tokens.
+# One token per byte: every character beyond ASCII is spread over several tokens.
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 BYTES = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(ALPHABET)}, merges=[]))
 BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -28,11 +28,11 @@ TINY = unmask.load().tokenizer
 
 
 def record(method: str, prompts: list[str]) -> tuple[list[unmask.StepRecord], list[unmask.Completion], list[Trace]]:
-    """What the engine told, its answers, and the traces."""
-    recorder, told = Recorder(unmask.load(), LENGTH), list[unmask.StepRecord]()
+    """The engine's records, its answers, and the traces."""
+    recorder, records = Recorder(unmask.load(), LENGTH), list[unmask.StepRecord]()
 
     def observe(step: unmask.StepRecord) -> None:
-        told.append(step)
+        records.append(step)
         recorder(step)
 
     done = unmask.generate(unmask.load(), prompts, method=method, max_new_tokens=LENGTH, observer=observe)
@@ -41,14 +41,14 @@ def record(method: str, prompts: list[str]) -> tuple[list[unmask.StepRecord], li
         recorder.trace(index, prompt=prompt, method=method, settings=settings, completion=done[index])
         for index, prompt in enumerate(prompts)
     ]
-    return told, done, traces
+    return records, done, traces
 
 
 @pytest.mark.parametrize("method", ["vanilla", "fast-dllm", "streaming-dllm", "r2-dllm", "freedave"])
 def test_a_trace_is_what_happened_to_each_row(method: str) -> None:
-    told, done, traces = record(method, [QUESTION, "Compute 3 + 4."])
+    records, done, traces = record(method, [QUESTION, "Compute 3 + 4."])
     for index, (completion, trace) in enumerate(zip(done, traces, strict=True)):
-        steps = [(step, step.rows.index(index)) for step in told if index in step.rows]
+        steps = [(step, step.rows.index(index)) for step in records if index in step.rows]
         assert trace.forwards == completion.forwards == len(steps)
         assert sum(step.queried for step in trace.steps) == completion.query_tokens
         assert "".join(trace.pieces[: trace.tokens]) == trace.text == completion.text
@@ -152,7 +152,7 @@ def test_a_file_gives_back_the_same_traces(tmp_path: Path) -> None:
         (lambda document: document | {"traces": 3}, "damaged"),
     ],
 )
-def test_a_file_that_is_no_trace_says_so(change: object, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_trace_is_refused(change: object, said: str, tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     write(path, record("fast-dllm", [QUESTION])[2])
     path.write_text(json.dumps(change(json.loads(path.read_text()))))  # type: ignore[operator]

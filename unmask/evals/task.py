@@ -39,11 +39,11 @@ class Item:
     """One question.
 
     Attributes:
-        id: names it in every run, whatever the limit.
-        prompt: what the model is asked, worked examples included; the tokenizer's chat template goes around it.
+        id: the same in every run, whatever the limit.
+        prompt: the question with its worked examples, without the chat template, which the tokenizer adds.
         reference: an answer that every check accepts.
-        group: what results are broken down by (steps, level, subject ...); None: nothing.
-        facts: what only the task's own score reads (a key, unit tests ...).
+        group: the key by which results are grouped (steps, level, subject ...); None: not grouped.
+        facts: data for the task's own score (a key, unit tests ...).
     """
 
     id: str

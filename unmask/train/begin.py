@@ -1,7 +1,7 @@
 """The start of a pre-training: a config.json of the chosen size, and weights, random or taken over."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,25 @@ from unmask.models.layers import TransformerLayer, init_weights
 from unmask.models.network import Network
 from unmask.train.tokenizer import EOS, MASK, PAD
 
-if TYPE_CHECKING:
-    from unmask.train.pretrain import PretrainConfig
+
+class Sizes(Protocol):
+    """The settings of a pre-training that a network's config.json needs (`PretrainConfig`)."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def block_length(self) -> int: ...
 
 
-def llada_config(sizes: "PretrainConfig", vocab_size: int) -> dict[str, Any]:
+def llada_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
     """The config.json of a LLaDA checkpoint of this size."""
     return {
         "architectures": ["LLaDAModelLM"],
@@ -61,7 +75,7 @@ def llada_config(sizes: "PretrainConfig", vocab_size: int) -> dict[str, Any]:
     }
 
 
-def sdar_config(sizes: "PretrainConfig", vocab_size: int) -> dict[str, Any]:
+def sdar_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
     """The config.json of an SDAR checkpoint of this size; `block_length` becomes its `block_size`."""
     return {
         "architectures": ["SDARForCausalLM"],

@@ -203,5 +203,6 @@ def _pretrain(accelerator: Accelerator, config: PretrainConfig, folder: Path, re
         save(tokenizer, folder)
         checkpoint.export(weights, settings, folder)
         checkpoint.plot(folder)
-        about = "Trained from scratch with `unmask train pretrain` on generated problems with their answers (unmask/tasks)."
+        start = "from scratch" if config.begin is None else f"on from `{Path(config.begin).name}`"
+        about = f"Trained {start} with `unmask train pretrain` on generated problems with their answers (unmask/tasks)."
         checkpoint.card(folder, folder.name, about, asdict(config))
