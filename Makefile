@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+QUESTION := "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. How many apples does Mia have?"
 
 .PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed load refresh redundancy slow clean
 
@@ -13,7 +14,8 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/unmask compare "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. How many apples does Mia have?"
+	$(BIN)/unmask compare $(QUESTION)
+	$(BIN)/unmask compare $(QUESTION) --model unmask-tiny-block
 
 test: .venv/installed browser
 	$(BIN)/python -m pytest
