@@ -199,7 +199,7 @@ def ours(model: Model, rule: Indel, branches: int = 1) -> tuple[list[int], int, 
 @pytest.mark.parametrize("budget", [0, 1, 4, 16])
 def test_a_block_is_the_plain_loops_and_drafts_change_nothing(budget: int) -> None:
     found = set()
-    for seed in range(40):
+    for seed in range(20):
         model = made_up(seed)
         tokens, forwards = plainly(model, threshold=0.6, edit=0.5, budget=budget)
         rule = Indel(threshold=0.6, edit_threshold=0.5, max_post_steps=budget, marks=(DELETE, SPLIT), strict=True)
