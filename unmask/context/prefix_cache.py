@@ -11,7 +11,7 @@ block and a page alike, a page where the block length divides it.
 
 The index is a holder of the pages that it can find, beside the rows. Units that no row holds leave when memory is needed,
 the least recently used first, and of one row's units the last one, which is of no use without those before it. A row that
-would compute what another row is computing already waits for it instead.
+would compute what another row is computing now waits until it can find it.
 
 It knows no model: an engine has one, so weights and precision are the same for all that is in its pool.
 """
@@ -117,7 +117,7 @@ class PrefixCache:
         return Lease(count=pages, chain=chain, wanted=reusable // chain.unit)
 
     def waits(self, lease: Lease) -> bool:
-        """Whether another row is computing what this one would compute next; it publishes it soon, or leaves."""
+        """Whether another row is computing what this one would compute next, and so publishes it soon, or leaves."""
         if not self._claimed:
             return False
         keys = lease.keys

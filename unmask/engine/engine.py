@@ -267,7 +267,7 @@ class Engine:
             self._pending = picked, step
 
     def _join(self) -> None:
-        """Let in the waiting requests that find memory. One that begins as a running one waits for what that one computes."""
+        """Let in the waiting requests that find memory, but none that begins with what a running one is computing now."""
         prefixes, rows = self._runner.prefixes, self.limits.rows - len(self._running)
         line = [entry for entry in self._waiting.values() if rows and not prefixes.waits(entry.state.lease)]
         joining = admit((prefixes.needs(entry.state.lease) for entry in line), free=prefixes.free, rows=rows)
