@@ -2,13 +2,11 @@
 
     python benchmarks/block.py                     # or with --blocks 4 8 16, --limit 4, --json FILE
 
-An SDAR of 48M random weights on the CPU, prompts of about 128 tokens, 64 new ones, four denoising steps per block on both
-sides, which must write the same tokens. The plain loop has the same weights, dense keys and values per row, one block per round
-for all rows of the batch, and a forward of its own for each finished block; `alone` is that loop with one row after the
-other, measured once. The sides take turns; other work on the machine changes wall times more than processor times.
-
-Shapes: B rows, L block length, Q queried tokens of a row, S slots, H query heads, G key/value heads, D head size, C model
-width, R rotated channels.
+An SDAR of 48M random weights on the CPU, prompts of about 128 tokens, 64 new ones, four denoising steps per block
+on both sides, which must write the same tokens. The plain loop (benchmarks/plain.py) has the same weights, dense keys
+and values per row, one block per round for all rows of the batch, and a forward of its own for each finished block;
+`alone` is that loop with one row after the other, measured once. The sides take turns; other work on the machine
+changes wall times more than processor times.
 """
 
 import argparse
@@ -25,20 +23,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from plain import Plain
 
 import unmask
 from unmask.engine import runner
 from unmask.files import write_atomically
 from unmask.models import layers
-from unmask.models.attention import rotary, rotate
 from unmask.models.denoiser import Denoiser
 from unmask.models.running import Running
 from unmask.models.sdar import SDAR
 
 PROMPT, ANSWER, STEPS = 128, 64, 4
-KINDS = ("cpu", "wall")
 SIZES = {
     "hidden_size": 512,
     "num_hidden_layers": 10,
@@ -60,76 +55,6 @@ def random_model(block: int) -> Denoiser:
     network.logit_scale = 4.0
     network.requires_grad_(False)
     return Denoiser(network=network.eval(), tokenizer=None, name="random SDAR, 10 layers of 512")
-
-
-class Plain:
-    """The loop without an engine: rows in step, each with dense keys and values whose slots are positions."""
-
-    def __init__(self, model: Denoiser, prompts: Sequence[list[int]]) -> None:
-        assert model.spec.block is not None
-        block = self.block = model.spec.block
-        self.model, self.mask_id = model, model.spec.mask_id
-        self.shape, self.parts = model.network.shape, [layer.parts() for layer in model.network.blocks()]
-        self.starts_B = torch.tensor([len(prompt) // block * block for prompt in prompts])
-        self.rounds = max(-(-(len(prompt) % block + ANSWER) // block) for prompt in prompts)
-        self.slots = int(self.starts_B.max()) + self.rounds * block
-        self.tokens_BS = torch.full((len(prompts), self.slots), self.mask_id)
-        for row, prompt in enumerate(prompts):
-            self.tokens_BS[row, : len(prompt)] = torch.tensor(prompt)
-        past = (len(prompts), self.slots, self.shape.kv_heads, self.shape.head_size)
-        self.keys, self.values = ([torch.zeros(past) for _ in self.parts] for _ in range(2))
-        self.query_tokens = 0
-
-    def decode(self) -> Tensor:
-        """Prefill, then one block of every row per round; the tokens [B, S]."""
-        self.hidden(torch.arange(int(self.starts_B.max())).expand(len(self.starts_B), -1))
-        for number in range(self.rounds):
-            positions_BL = self.starts_B[:, None] + number * self.block + torch.arange(self.block)
-            step = 0
-            while (self.tokens_BS.gather(1, positions_BL) == self.mask_id).any():
-                self.commit(positions_BL, self.model.network.project(self.hidden(positions_BL)), step)
-                step += 1
-            self.hidden(positions_BL)  # the keys and values of the finished block
-        return self.tokens_BS
-
-    def commit(self, positions_BL: Tensor, logits_BLV: Tensor, step: int) -> None:
-        """Write the step's quota of each block, the surest first."""
-        confidence_BLV = logits_BLV.softmax(-1)
-        confidence_BLV[..., self.mask_id] = 0
-        confidence_BL, candidate_BL = confidence_BLV.max(-1)
-        block_BL = self.tokens_BS.gather(1, positions_BL)
-        confidence_BL[block_BL != self.mask_id] = -1
-        base, surplus = divmod(self.block, STEPS)
-        best_BK = confidence_BL.topk(base + (step < surplus), dim=1).indices
-        taken_BL = torch.zeros_like(block_BL, dtype=torch.bool).scatter(1, best_BK, True) & (block_BL == self.mask_id)
-        self.tokens_BS.scatter_(1, positions_BL, torch.where(taken_BL, candidate_BL, block_BL))
-
-    def hidden(self, positions_BQ: Tensor) -> Tensor:
-        """One forward of the tokens there, whose keys and values are stored; their last states [B, Q, C]."""
-        network, seen = self.model.network, int(positions_BQ.max()) + 1
-        self.query_tokens += positions_BQ.numel()
-        mask_B1QS = (torch.arange(seen) // self.block <= positions_BQ[..., None] // self.block)[:, None]
-        mask = None if mask_B1QS.all() else mask_B1QS
-        x = network.embed(self.tokens_BS.gather(1, positions_BQ))
-        cos_BQR, sin_BQR = rotary(positions_BQ, self.shape.rotary, self.shape.theta, x.dtype)
-        for number, parts in enumerate(self.parts):
-            q, k, v = (heads.unflatten(-1, (-1, parts.head_size)) for heads in parts.qkv(parts.attention_norm(x)))
-            q, k = parts.q_norm(q), parts.k_norm(k)
-            q, k = (rotate(heads.transpose(1, 2), cos_BQR, sin_BQR) for heads in (q, k))
-            attended_BHQD = self.attend(number, q, k.transpose(1, 2), v, positions_BQ, mask)
-            x = x + parts.o(attended_BHQD.transpose(1, 2).flatten(2))
-            x = x + parts.feed_forward(parts.mlp_norm(x))
-        normed: Tensor = network.final_norm()(x)
-        return normed
-
-    def attend(
-        self, number: int, q: Tensor, k_BQGD: Tensor, v_BQGD: Tensor, positions_BQ: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Store a layer's keys and values and attend to all that each row may see."""
-        rows_B1, seen = torch.arange(len(positions_BQ))[:, None], int(positions_BQ.max()) + 1
-        self.keys[number][rows_B1, positions_BQ], self.values[number][rows_B1, positions_BQ] = k_BQGD, v_BQGD
-        k, v = (past[number][:, :seen].transpose(1, 2) for past in (self.keys, self.values))
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
 # What is timed, by side; a network's hidden states hold its attention.
@@ -158,9 +83,10 @@ def ours(model: Denoiser, prompts: Sequence[list[int]]) -> Answers:
 
 @torch.inference_mode()
 def plain(model: Denoiser, prompts: Sequence[list[int]]) -> Answers:
-    loop = Plain(model, prompts)
+    loop = Plain(model, prompts, new_tokens=ANSWER, steps=STEPS)
     tokens = loop.decode().tolist()
-    return [row[len(prompt) : len(prompt) + ANSWER] for row, prompt in zip(tokens, prompts, strict=True)], loop.query_tokens
+    answers = [row[len(prompt) : len(prompt) + ANSWER] for row, prompt in zip(tokens, prompts, strict=True)]
+    return answers, loop.query_tokens
 
 
 def alone(model: Denoiser, prompts: Sequence[list[int]]) -> Answers:
@@ -204,26 +130,25 @@ def compare(block: int, rows: int, rounds: int) -> dict[str, Any]:
     lengths = (PROMPT - 8 + torch.randint(17, (rows,), generator=generator)).tolist()
     prompts = [torch.randint(16000, (length,), generator=generator).tolist() for length in lengths]
     sides = {"ours": partial(ours, model, prompts), "plain": partial(plain, model, prompts)}
-    profiled = {name: profile(name, side) for name, side in sides.items()}  # and both are warm
+    profiled = {name: profile(name, side) for name, side in sides.items()}  # which also warms up
     if rows > 1:
         profiled["alone"] = profile("plain", partial(alone, model, prompts))
     if any(answers != profiled["ours"][0] for answers, _ in profiled.values()):
         raise SystemExit(f"blocks of {block}, {rows} rows: the sides wrote different tokens")
-    made: dict[str, Any] = {"block": block, "rows": rows, "prompts": lengths} | {
-        name: row for name, (_, row) in profiled.items()
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    made: dict[str, Any] = {"block": block, "rows": rows, "prompts": lengths}
+    made |= {name: row for name, (_, row) in profiled.items()}
+    cpu, wall = ({name: list[float]() for name in sides} for _ in range(2))
     for _ in range(rounds):
         for name, side in sides.items():
-            cpu, wall = time.process_time(), time.perf_counter()
+            began = time.process_time(), time.perf_counter()
             side()
-            times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    for name, taken in times.items():
-        made[name] |= {
-            f"{kind}_seconds": round(statistics.median(column), 4) for kind, column in zip(KINDS, zip(*taken), strict=True)
-        }
-    for kind, mine, theirs in zip(KINDS, zip(*times["ours"]), zip(*times["plain"]), strict=True):
-        made[f"times_less_{kind}"] = round(statistics.median(b / a for a, b in zip(mine, theirs, strict=True)), 3)
+            cpu[name].append(time.process_time() - began[0])
+            wall[name].append(time.perf_counter() - began[1])
+    for kind, times in (("cpu", cpu), ("wall", wall)):
+        for name, taken in times.items():
+            made[name][f"{kind}_seconds"] = round(statistics.median(taken), 4)
+        ratios = (theirs / mine for mine, theirs in zip(times["ours"], times["plain"], strict=True))
+        made[f"times_less_{kind}"] = round(statistics.median(ratios), 3)
     return made
 
 
@@ -245,7 +170,8 @@ def main() -> None:
                 shares = ", ".join(f"{share:.1%}" for share in row["share_of_time"].values())
                 counts = f"{row['cpu_seconds']:.2f} | {row['forwards']} | {row['query_tokens']}"
                 print(f"| {block} | {rows} | {side} | {counts} | {shares} |")
-        print(f"plain / ours: {made['times_less_cpu']:.2f} in cpu time, {made['times_less_wall']:.2f} in wall time", flush=True)
+        cpu, wall = made["times_less_cpu"], made["times_less_wall"]
+        print(f"plain / ours: {cpu:.2f} in processor time, {wall:.2f} in wall time", flush=True)
     if given.json:
         blocks = " ".join(map(str, given.blocks))
         document = {
