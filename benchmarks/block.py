@@ -57,20 +57,11 @@ def random_model(block: int) -> Denoiser:
     return Denoiser(network=network.eval(), tokenizer=None, name="random SDAR, 10 layers of 512")
 
 
-# What is timed, by side; a network's hidden states hold its attention.
-TIMED: dict[str, dict[str, tuple[Any, str]]] = {
-    "ours": {
-        "hidden": (Running, "hidden"),
-        "attention": (layers, "attend_packed"),
-        "head": (Running, "project"),
-        "decision": (runner, "decide_all"),
-    },
-    "plain": {
-        "hidden": (Plain, "hidden"),
-        "attention": (Plain, "attend"),
-        "head": (SDAR, "project"),
-        "decision": (Plain, "commit"),
-    },
+# What is timed, by side; the hidden states' time holds the attention's.
+PARTS = ("hidden", "attention", "head", "decision")
+TIMED: dict[str, tuple[tuple[Any, str], ...]] = {
+    "ours": ((Running, "hidden"), (layers, "attend_packed"), (Running, "project"), (runner, "decide_all")),
+    "plain": ((Plain, "hidden"), (Plain, "attend"), (SDAR, "project"), (Plain, "commit")),
 }
 Answers = tuple[list[list[int]], int]  # tokens of every row, and query tokens of all
 
@@ -107,18 +98,15 @@ def profile(side: str, run: Callable[[], Answers]) -> tuple[list[list[int]], dic
         return made
 
     with ExitStack() as wrapped:
-        for part, (owner, name) in TIMED[side].items():
+        for part, (owner, name) in zip(PARTS, TIMED[side], strict=True):
             call = partial(timed, part, getattr(owner, name))
             wrapped.enter_context(patch.object(owner, name, lambda *args, call=call, **named: call(*args, **named)))
         began = time.process_time()
         answers, query_tokens = run()
         total = time.process_time() - began
-    shares = {
-        "network": seconds["hidden"] - seconds["attention"] + seconds["head"],
-        "attention": seconds["attention"],
-        "decision": seconds["decision"],
-        "python": total - seconds["hidden"] - seconds["head"] - seconds["decision"],
-    }
+    hidden, attention, head, decision = (seconds[part] for part in PARTS)
+    python = total - hidden - head - decision
+    shares = {"network": hidden - attention + head, "attention": attention, "decision": decision, "python": python}
     found = {part: round(spent / total, 4) for part, spent in shares.items()}
     counts = {"forwards": calls["hidden"], "query_tokens": query_tokens}
     return answers, {"cpu_seconds": round(total, 4)} | counts | {"share_of_time": found}
