@@ -16,7 +16,7 @@ MASK, FILLER = "░", "·"
 
 
 def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Group:
-    """The answer after this many forwards (None: all so far), and a line that explains the colours; what was rewritten is underlined.
+    """The answer after this many forwards (None: all so far), rewritten tokens underlined, and what the colours mean.
 
     `masks=False` leaves out masked positions: after the last forward they will never be written.
     """
