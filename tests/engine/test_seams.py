@@ -90,8 +90,10 @@ class With(Method):
     rule: Rule = filled_field(None)
     first: bool = filled_field(False)
 
-    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
-        own = super().rules(answer_length, shifted=shifted, block=block)
+    def rules(
+        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+    ) -> tuple[Rule, ...]:
+        own = super().rules(answer_length, shifted=shifted, block=block, marks=marks)
         return (self.rule, *own) if self.first else (*own, self.rule)
 
 

@@ -12,6 +12,7 @@ from unmask.context.pool import PAGE, KVPool
 from unmask.context.prefix_cache import Lease, PrefixCache
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Progress, Request
+from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, MASK, toy
 
@@ -102,18 +103,27 @@ def test_64_together_take_less_than_a_third_of_the_query_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "ahead"),
-    [("sdar", True), ("sdar_moe", False), ("llada2", True), ("fast_dllm_v2", True), ("fast_dllm_v2", False)],
+    ("family", "ahead", "stays"),
+    [
+        ("sdar", True, True),
+        ("sdar_moe", False, False),
+        ("llada2", True, False),
+        ("fast_dllm_v2", True, True),
+        ("fast_dllm_v2", False, False),
+    ],
 )
-def test_any_order_any_memory_any_method_gives_each_its_own_answer(family: str, ahead: bool, guarded: list[int]) -> None:
+def test_any_order_any_memory_any_method_gives_each_its_own_answer(
+    family: str, ahead: bool, stays: bool, guarded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beginnings shared in whole or part, answers sent back as the next turn, little memory: each equals it alone."""
+    monkeypatch.setattr(Denoiser, "replayable", stays)
     rng = random.Random(3)
     denoiser = model(family, rng.choice([4, 8]))
     shared = words(80, 0)
     requests = [
         asking(
             shared[: rng.choice([0, 16, 37, 64, 80])] + words(rng.choice([1, 3, 20]), rng.randrange(4)),
-            rng.choice(["vanilla", "fast-dllm", "r2-dllm"]),
+            rng.choice([name for name in TABLE if not name.endswith("-official")]),
             max_new_tokens=rng.choice([7, 24]),
             temperature=rng.choice([0.0, 1.0]),
             seed=rng.randrange(3),

@@ -188,8 +188,9 @@ def test_a_killed_replica_is_replaced_and_hurts_its_own_streams_alone(server: Re
     expected = {question: server.ask(question, stream=False, slowly=True) for question in QUESTIONS}
     killed, kept = sorted(server.replicas())
     with ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(ask, place) for place in range(12)]
+        began, asked = time.monotonic(), [pool.submit(ask, place) for place in range(12)]
         until(lambda: saw["answers"] >= 12)
+        time.sleep((time.monotonic() - began) / 2)  # to the middle of the next answers, which all begin at once
         os.kill(killed, signal.SIGKILL)
         until(lambda: any(pid not in (killed, kept) for pid, _ in server.log()), 180)
         ended.set()

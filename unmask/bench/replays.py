@@ -112,7 +112,9 @@ class Replay(Method):
 
     forwards: int = whole_field(1, search=PUBLISHED)
 
-    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+    def rules(
+        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+    ) -> tuple[Rule, ...]:
         """The replayed count, followed by the method's other rules."""
         blocks = answer_length // (block or self.block(answer_length))
         if self.suffix is not None:
@@ -125,7 +127,7 @@ class Replay(Method):
             )
         return (
             Replayed(forwards=self.forwards, blocks=blocks),
-            *super().rules(answer_length, shifted=shifted, block=block)[1:],
+            *super().rules(answer_length, shifted=shifted, block=block, marks=marks)[1:],
         )
 
 

@@ -36,6 +36,10 @@ class Around:
         return self.rule.edits
 
     @property
+    def moves(self) -> bool:
+        return self.rule.moves
+
+    @property
     def reads_hidden(self) -> bool:
         return self.rule.reads_hidden
 
@@ -44,6 +48,9 @@ class Around:
 
     def settled(self, memory: Memory) -> Tensor | None:
         return self.rule.settled(memory)
+
+    def write(self, proposal: Proposal, taken_BL: Tensor, memory: Memory, mask_id: int) -> tuple[Tensor, Memory]:
+        return self.rule.write(proposal, taken_BL, memory, mask_id)
 
 
 @dataclass(frozen=True, kw_only=True)

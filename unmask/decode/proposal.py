@@ -25,6 +25,7 @@ class Proposal(NamedTuple):
         token_BL: int64, the block's tokens before this step.
         fixed_BL: bool, given from the start (a prompt's tail, or fixed text): never written, and its EOS ends nothing.
         hidden_BLC: the last layer's normalised states that predict each position; None unless a rule reads them.
+        plain_BL: int64, the most probable token that is no mark of a rule that moves tokens; None without such a rule.
     """
 
     candidate_BL: Tensor
@@ -38,6 +39,7 @@ class Proposal(NamedTuple):
     token_BL: Tensor
     fixed_BL: Tensor
     hidden_BLC: Tensor | None = None
+    plain_BL: Tensor | None = None
 
     @property
     def editable(self) -> Tensor:
@@ -46,6 +48,6 @@ class Proposal(NamedTuple):
 
     def rows(self, index_B: Tensor) -> "Proposal":
         """The evidence of these rows."""
-        hidden_BLC = None if self.hidden_BLC is None else self.hidden_BLC[index_B]
         numbers = {name: part[index_B] for name, part in zip(self._fields, self[:10], strict=False)}
-        return Proposal(**numbers, hidden_BLC=hidden_BLC)
+        more = [None if part is None else part[index_B] for part in self[10:]]
+        return Proposal(**numbers, hidden_BLC=more[0], plain_BL=more[1])

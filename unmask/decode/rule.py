@@ -63,6 +63,7 @@ class Rule(Protocol):
         state: the kind of state that it carries; None: none.
         look: how its tokens are shown.
         edits: whether it may rewrite what has been committed.
+        moves: whether it may move tokens within the block as well; it then says itself what the block becomes.
         reads_hidden: whether it wants the last hidden state of each position as evidence.
     """
 
@@ -79,12 +80,19 @@ class Rule(Protocol):
     def edits(self) -> bool: ...
 
     @property
+    def moves(self) -> bool: ...
+
+    @property
     def reads_hidden(self) -> bool: ...
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
 
     def settled(self, memory: Memory) -> Tensor | None:
         """Of a rule that edits: the rows [B] whose block it leaves alone from now on if it is complete; None: of no row."""
+        ...
+
+    def write(self, proposal: Proposal, taken_BL: Tensor, memory: Memory, mask_id: int) -> tuple[Tensor, Memory]:
+        """Of a rule that moves: the block [B, L] with all that the step has taken, and the memory that goes with it."""
         ...
 
 
@@ -98,6 +106,8 @@ class Terms:
         shifted: whether row i - 1 of the model's output predicts token i.
         alpha: by how much the threshold falls as the block fills.
         on_grid: whether the model is block-causal: its blocks lie on a grid from position 0, and steps are per block.
+        edit_threshold, max_post_steps: of the method's `edit`; no threshold: it has none.
+        marks: the model's ids for DELETE and SPLIT, if it has any.
     """
 
     answer_length: int
@@ -106,6 +116,9 @@ class Terms:
     shifted: bool = False
     alpha: float = 0.0
     on_grid: bool = False
+    edit_threshold: float | None = None
+    max_post_steps: int = 0
+    marks: tuple[int, ...] = ()
 
     @property
     def strict(self) -> bool:
@@ -121,6 +134,7 @@ class RulePart(Part):
     look: ClassVar[Look]
     state: ClassVar[type[State] | None] = None
     edits: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -140,6 +154,10 @@ class RulePart(Part):
     def settled(self, memory: Memory) -> Tensor | None:
         """Of a rule that edits: the rows [B] whose block it leaves alone from now on if it is complete; None: of no row."""
         return None
+
+    def write(self, proposal: Proposal, taken_BL: Tensor, memory: Memory, mask_id: int) -> tuple[Tensor, Memory]:
+        """Of a rule that moves: the block [B, L] with all that the step has taken, and the memory that goes with it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

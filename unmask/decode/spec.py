@@ -23,6 +23,7 @@ class ModelSpec:
             decoders only look for EOS.
         block: the attention pattern. None: every token sees every token. B: block-causal over blocks of B tokens counted
             from position 0; a query at position q sees a key at position k if and only if k // B <= q // B.
+        marks: the ids of DELETE and SPLIT, which a model may predict where a token is to go or to make place for another.
         only_block: whether the network itself depends on B, so that it runs with no other.
 
     >>> ModelSpec(mask_id=3, eos_ids=(2,), vocab_size=4, max_length=64).block is None
@@ -37,3 +38,4 @@ class ModelSpec:
     turn_ids: tuple[int, ...] = ()
     block: int | None = None
     only_block: bool = False
+    marks: tuple[int, ...] = ()

@@ -39,6 +39,7 @@ class StepSettings:
         precision: of confidences, or the logits' own if that is better.
         subset: the published match of drafts, as in `advance`.
         ending: when an answer is over before its last block, as in `status`.
+        marks: tokens that a rule which moves others is told by, and that no answer holds.
         seed: how the first token of a block is decoded that only the forward before the block's own predicts, as in `sown`;
             None: as all others.
     """
@@ -49,12 +50,18 @@ class StepSettings:
     precision: torch.dtype = torch.float32
     subset: bool = False
     ending: Ending = "never"
+    marks: tuple[int, ...] = ()
     seed: Seed | None = None
 
     @property
     def edits(self) -> bool:
         """Whether a rule may rewrite committed tokens, so that a complete block is not yet final."""
         return any(rule.edits for rule in self.rules)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a rule may move tokens within their block."""
+        return any(rule.moves for rule in self.rules)
 
     @property
     def reads_hidden(self) -> bool:
@@ -135,6 +142,8 @@ def decide(
     )
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
+    if settings.marks:
+        proposal = proposal._replace(plain_BL=_plain(logits_BLV, (mask_id, *settings.marks)))
     if narrow is not None:
         proposal = narrow(logits_BLV, proposal)
     if settings.seed is not None:
@@ -256,7 +265,7 @@ def advance(
     window_BL = states_BKL[:, 0]
     if branches == 1:
         selected = select(rules, proposal, memories, one_per_run=one_per_run)
-        window_BL = torch.where(selected.taken_BL > 0, proposal.candidate_BL, window_BL)
+        selected, window_BL = _write(rules, proposal, selected, mask_id)
         over_B = _final(rules, selected, window_BL, mask_id)
         return Outcome(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, proposal, over_B)
 
@@ -270,8 +279,9 @@ def advance(
         index_B = torch.arange(rows, device=device) * branches + at_B
         shown = proposal.rows(index_B)._replace(step_B=step_B)
         selected = select(rules, shown, memories, one_per_run=one_per_run)
+        selected, after_BL = _write(rules, shown, selected, mask_id)
         new_BL = selected.taken_BL * live_B[:, None]
-        after_BL = torch.where(new_BL > 0, shown.candidate_BL, window_BL)
+        after_BL = torch.where(live_B[:, None], after_BL, window_BL)
         memories = tuple(choose(live_B, new, old) for new, old in zip(selected.memories, memories, strict=True))
         step_B = step_B + live_B
         over_B = _final(rules, selected, after_BL, mask_id)
@@ -291,6 +301,25 @@ def advance(
         taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
         window_BL = after_BL
     return Outcome(window_BL, taken_BL, step_B, memories, shown, final_B)
+
+
+def _write(rules: tuple[Rule, ...], proposal: Proposal, selected: Selection, mask_id: int) -> tuple[Selection, Tensor]:
+    """The block [B, L] with what was taken written into it. Where a rule moves tokens all that has changed counts as taken."""
+    taken_BL, memories = selected
+    for number, rule in enumerate(rules):
+        if rule.moves:
+            window_BL, memory = rule.write(proposal, taken_BL, memories[number], mask_id)
+            changed_BL = torch.where(window_BL != proposal.token_BL, taken_BL.clamp(min=number + 1), 0)
+            return Selection(changed_BL, (*memories[:number], memory, *memories[number + 1 :])), window_BL
+    return selected, torch.where(taken_BL > 0, proposal.candidate_BL, proposal.token_BL)
+
+
+def _plain(logits_BLV: Tensor, marks: tuple[int, ...]) -> Tensor:
+    """The most probable token that is none of these, [B, L]."""
+    logits_BLV = logits_BLV.clone()
+    for mark in marks:
+        logits_BLV[..., mark] = -torch.inf
+    return logits_BLV.argmax(dim=-1)
 
 
 def _final(rules: tuple[Rule, ...], selected: Selection, window_BL: Tensor, mask_id: int) -> Tensor | None:

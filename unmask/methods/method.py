@@ -88,6 +88,10 @@ class Method(Part):
         super().__post_init__()
         if self.dynamic_threshold is not None and "alpha" not in filled(type(self.commit)):
             raise ConfigError(f"dynamic_threshold needs the rule threshold, not {self.commit.name}")
+        if self.sub_blocks is not None and self.commit.moves:
+            raise ConfigError(
+                f"sub_blocks and the rule {self.commit.name} do not go together: it moves tokens of the whole block"
+            )
         if self.refresh is not None and self.cache == "none":
             raise ConfigError("a prompt_interval needs cache=prefix or cache=dual: with cache=none nothing is kept")
         if self.refresh is not None and self.official:
@@ -125,13 +129,16 @@ class Method(Part):
             )
         return length
 
-    def rules(self, answer_length: int, *, shifted: bool, block: int | None = None) -> tuple[Rule, ...]:
+    def rules(
+        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+    ) -> tuple[Rule, ...]:
         """The rules in order, for answers of this length.
 
         Args:
             answer_length: in tokens.
             shifted: whether row i - 1 of the model predicts token i.
             block: tokens per block of the grid, where the model is block-causal; steps are then per block.
+            marks: the model's ids for DELETE and SPLIT, if it has any.
 
         Raises:
             ConfigError: blocks or steps do not come out even.
@@ -140,6 +147,9 @@ class Method(Part):
             answer_length=answer_length,
             block_length=block or self.block(answer_length),
             on_grid=block is not None,
+            edit_threshold=None if self.edit is None else self.edit.threshold,
+            max_post_steps=0 if self.edit is None else self.edit.max_post_steps,
+            marks=marks,
             official=self.official,
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,
@@ -153,7 +163,8 @@ class Method(Part):
         fill = (base, *(rule.bind(terms) for rule in further if rule is not None))
         if self.sub_blocks is not None:
             fill = tuple(WithinSubBlock(rule=rule, length=self.sub_blocks.length) for rule in fill)
-        return fill if self.edit is None else (*fill, self.edit.bind(terms))
+        # A rule that moves tokens rewrites them too: both go by the same rounds.
+        return fill if self.edit is None or self.commit.moves else (*fill, self.edit.bind(terms))
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unmask.decode.settings import Child, bounds
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Method
-from unmask.methods.table import preset
+from unmask.methods.table import TABLE, resolve
 
 NEVER = object()
 
@@ -65,6 +65,22 @@ AROUND = (
     "sub_block",
     "sub_block_cache",
 )
+
+
+def preset(name: str) -> Callable[..., Method]:
+    """The function behind a preset's name, or behind `package.module:function`.
+
+    Raises ConfigError that names the known presets, or what is wrong with the module.
+    """
+    if name not in TABLE and ":" not in name:
+        raise unknown("method", name, TABLE)
+    found: Callable[..., Method] = resolve(TABLE.get(name, name), "method", name)
+    if not callable(found):
+        raise ConfigError(f"method '{name}': expected a function that returns a Method, got {found!r:.60}")
+    for option in inspect.signature(found).parameters.values():
+        if option.default is option.empty:
+            raise ConfigError(f"method '{name}': every argument of the function needs a default, and {option} has none")
+    return found
 
 
 def options(name: str) -> list[str]:

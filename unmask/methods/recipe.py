@@ -76,7 +76,7 @@ class Recipe(StepSettings):
     @property
     def confirms(self) -> bool:
         """Whether it takes another one: SGLang's loop says that a block is done in the forward after nothing has changed."""
-        return self.keeping == "one by one" and self.edits
+        return self.keeping == "one by one" and self.edits and not self.moves
 
     @property
     def filler(self) -> int:
@@ -111,7 +111,8 @@ def recipe(
     shifted = spec.lookbehind > 0 and context.block is None
     return Recipe(
         **context._asdict(),
-        rules=method.rules(answer_length, shifted=shifted, block=context.block),
+        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks),
+        marks=spec.marks if method.commit.moves else (),
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
@@ -122,7 +123,7 @@ def recipe(
         subset=method.draft is not None and method.draft.match == "subset",
         anchored=method.anchored(shifted=shifted),
         seed=_seed(spec, context),
-        sub_block=_sub_block(method, context),
+        sub_block=_sub_block(method, spec, context),
         # Of Fast-dLLM v2's loops, which write seeds, the answer's last token may be one.
         whole=method.official and spec.lookbehind == 0,
         ending="never" if stop is None else _ENDINGS[stop.check],
@@ -208,11 +209,13 @@ def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
     return "with others" if context.keeping == "along" else "alone"
 
 
-def _sub_block(method: Method, context: _Context) -> int | None:
+def _sub_block(method: Method, spec: ModelSpec, context: _Context) -> int | None:
     """Sub-blocks are queried alone where the method says so and there is a cache to see the others in."""
     parts = method.sub_blocks
     if parts is None or not parts.cache or context.keeping is None or parts.length >= context.length:
         return None
+    if spec.only_block:
+        raise ConfigError("the model chooses experts per block, which a query must hold whole: take sub_blocks.cache=false")
     if method.draft is not None:
         raise ConfigError("drafts are states of whole blocks: take sub_blocks.cache or draft, not both")
     if context.length % parts.length:

@@ -1,18 +1,14 @@
-"""The literal table of presets, and how a name becomes a preset or a rule."""
+"""The literal table of presets, and how a name becomes what stands behind it."""
 
 import functools
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from unmask.decode.editing import Edit
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Look, RulePart
 from unmask.errors import ConfigError, unknown
-
-if TYPE_CHECKING:
-    from unmask.methods.method import Method
 
 TABLE: Mapping[str, str] = {
     "vanilla": "unmask.methods.vanilla:vanilla",
@@ -32,28 +28,14 @@ TABLE: Mapping[str, str] = {
     "llada2-official": "unmask.methods.llada2:official",
     "llada2.1": "unmask.methods.llada2_1:llada2_1",
     "llada2.1-official": "unmask.methods.llada2_1:official",
+    "llada2.2": "unmask.methods.llada2_2:llada2_2",
+    "llada2.2-official": "unmask.methods.llada2_2:official",
     "fast-dllm-v2": "unmask.methods.fast_dllm_v2:fast_dllm_v2",
     "fast-dllm-v2-official": "unmask.methods.fast_dllm_v2:official",
 }
 
 # The rules that a method may run behind its base rule.
 FURTHER: tuple[type[RulePart], ...] = (ConfidenceCluster, TokenCluster, Temporal, Edit)
-
-
-def preset(name: str) -> "Callable[..., Method]":
-    """The function behind a preset's name, or behind `package.module:function`.
-
-    Raises ConfigError that names the known presets, or what is wrong with the module.
-    """
-    if name not in TABLE and ":" not in name:
-        raise unknown("method", name, TABLE)
-    found: Callable[..., Method] = _named(TABLE.get(name, name), "method", name)
-    if not callable(found):
-        raise ConfigError(f"method '{name}': expected a function that returns a Method, got {found!r:.60}")
-    for option in inspect.signature(found).parameters.values():
-        if option.default is option.empty:
-            raise ConfigError(f"method '{name}': every argument of the function needs a default, and {option} has none")
-    return found
 
 
 @functools.cache
@@ -71,7 +53,7 @@ def commit_rule(name: str, *, outside: bool) -> type[Commit]:
         return known[name]
     if not (outside and ":" in name):
         raise unknown("commit rule", name, known)
-    found = _named(name, "commit rule", name)
+    found = resolve(name, "commit rule", name)
     if not (isinstance(found, type) and issubclass(found, Commit) and hasattr(found, "name")):
         raise ConfigError(f"commit rule '{name}': expected a subclass of unmask.decode.rule.Commit with a name")
     return found
@@ -87,7 +69,7 @@ def looks() -> dict[str, Look]:
     return {kind.name: kind.look for kind in (*commit_rules().values(), *FURTHER)}
 
 
-def _named(entry: str, kind: str, name: str) -> Any:
+def resolve(entry: str, kind: str, name: str) -> Any:
     """What stands behind `package.module:object`."""
     module, _, attribute = entry.partition(":")
     if not module or module.startswith("."):

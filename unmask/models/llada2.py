@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from unmask.decode.spec import ModelSpec
 from unmask.models import config as reading
-from unmask.models.config import Beside, only, read_block, read_shape, read_spec
+from unmask.models.config import Beside, only, read_block, read_ids, read_shape, read_spec
 from unmask.models.layers import Names
 from unmask.models.network import Network
 from unmask.models.shape import MoE, Shape
@@ -69,7 +69,7 @@ class LLaDA2(Network):
             block=block,
         )
         return replace(shape, rotary=rotated, qk_norm=True, moe=moe), replace(
-            read_spec(config), block=block, only_block=moe.capacity is not None
+            read_spec(config), block=block, only_block=moe.capacity is not None, marks=_marks(config)
         )
 
     @staticmethod
@@ -77,3 +77,9 @@ class LLaDA2(Network):
         """The config with the mask, the block length and every end-of-text id."""
         made = reading.complete(config, beside, masks=("<|mask|>",), mask_id=MASK)
         return {"block_size": BLOCK} | made
+
+
+def _marks(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """LLaDA2.2's DELETE and SPLIT."""
+    named = [f"{mark}_token_id" for mark in ("delete", "split")]
+    return tuple(read_ids(config, key, config["vocab_size"])[0] for key in named if config.get(key) is not None)

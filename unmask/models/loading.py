@@ -42,8 +42,8 @@ def load(
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
-        name: "unmask-tiny", its tuned twin "unmask-tiny-r2", the block-causal "unmask-tiny-block", a path, or an id such
-            as "GSAI-ML/LLaDA-8B-Instruct".
+        name: "unmask-tiny", its tuned twin "unmask-tiny-r2", the block-causal "unmask-tiny-block", a path, or an id such as
+            "GSAI-ML/LLaDA-8B-Instruct".
         device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each

@@ -21,6 +21,23 @@ _QWEN = {
     "max_position_embeddings": 512,
     **_IDS,
 }
+_LLADA2: Mapping[str, Any] = {
+    "architectures": ["LLaDA2MoeModelLM"],
+    "model_type": "llada2_moe",
+    "partial_rotary_factor": 0.5,
+    "block_size": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "moe_router_enable_expert_bias": True,
+    "norm_topk_prob": True,
+    **_QWEN,
+}
 # What a config.json of theirs would hold.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "llada": {
@@ -56,23 +73,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "norm_topk_prob": True,
         **_QWEN,
     },
-    "llada2": {
-        "architectures": ["LLaDA2MoeModelLM"],
-        "model_type": "llada2_moe",
-        "partial_rotary_factor": 0.5,
-        "block_size": 4,
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "num_shared_experts": 1,
-        "first_k_dense_replace": 1,
-        "n_group": 4,
-        "topk_group": 2,
-        "routed_scaling_factor": 2.5,
-        "moe_router_enable_expert_bias": True,
-        "norm_topk_prob": True,
-        **_QWEN,
-    },
+    "llada2": _LLADA2,
+    "llada2_2": {**_LLADA2, "expert_capacity": 4, "delete_token_id": 20, "split_token_id": 21},
     "fast_dllm_v2": {
         "architectures": ["Fast_dLLM_QwenForCausalLM"],
         "model_type": "Fast_dLLM_Qwen",

@@ -91,7 +91,6 @@ def sdar_config(sizes: Sizes, vocab_size: int) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
-        "rope_scaling": None,
         "max_position_embeddings": sizes.max_length,
         "use_sliding_window": False,
         "sliding_window": None,
