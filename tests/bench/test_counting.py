@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.bench import counting
 from unmask.bench.counting import Cost
-from unmask.bench.replays import least, query, replay, requests
+from unmask.bench.replays import least, queries, replay, requests
 from unmask.context.plan import assemble
 from unmask.engine.state import RequestState
 from unmask.models.toy import toy
@@ -32,12 +32,12 @@ def test_a_refresh_by_hand() -> None:
         bytes=4 * (2 * LAYER + HEAD + 32 * tokens + keys + 32 * 24),
         flops=2 * 2 * LAYER * tokens + 2 * 4 * tokens * tokens * 32 + 2 * HEAD * 32,
     )
-    assert counting.forward(row.model.network.shape, [query(row, 0)], 4) == expected
+    assert counting.forward(row.model.network.shape, queries(row, 0), 4) == expected
 
 
 def test_two_block_forwards_read_the_weights_once() -> None:
     row = row_of()
-    one, two = (counting.forward(row.model.network.shape, [query(row, 1)] * count, 2) for count in (1, 2))
+    one, two = (counting.forward(row.model.network.shape, queries(row, 1) * count, 2) for count in (1, 2))
     seen, queried = 10 + 64, 32
     weights = 2 * (2 * LAYER + HEAD)
     assert one.bytes == weights + 2 * (32 * queried + 2 * 2 * 32 * (seen + queried) + 32 * 24)
@@ -48,14 +48,15 @@ def test_two_block_forwards_read_the_weights_once() -> None:
 
 def test_grouped_heads_move_fewer_keys() -> None:
     llada, dream = (counting.matrices(toy(family).network.shape) for family in ("llada", "dream"))
-    assert llada == LAYER
-    assert llada - dream == 2 * 32 * 16  # half of the keys and values
+    assert llada == 2 * LAYER
+    assert llada - dream == 2 * 2 * 32 * 16  # half of the keys and values
 
 
 def test_weights_counted_are_the_networks_matrices() -> None:
-    for family in ("llada", "dream"):
+    for family in ("llada", "dream", "sdar", "sdar_moe", "llada2"):
         network = toy(family).network
-        counted = network.shape.layers * counting.matrices(network.shape) + 2 * HEAD
+        moe = network.shape.moe
+        counted = counting.matrices(network.shape, 0 if moe is None else moe.experts) + 2 * HEAD
         assert counted == sum(weight.numel() for weight in network.parameters() if weight.dim() > 1)
 
 
@@ -66,7 +67,7 @@ def test_a_replay_costs_the_sum_of_its_forwards(cache: str) -> None:
     expected = counting.decision(3, 32, 24, 4) * 7
     for number, later in ((0, 3), (1, 2)):  # 7 forwards: a refresh and 3 more, a refresh and 2 more
         row.block_number = number
-        expected += counting.forward(shape, [query(row, 0)] * 3, 4) + counting.forward(shape, [query(row, 1)] * 3, 4) * later
+        expected += counting.forward(shape, queries(row, 0) * 3, 4) + counting.forward(shape, queries(row, 1) * 3, 4) * later
     assert least(row.model, replay(7, cache=cache), batch=3, prompt=10, answer=64) == expected
 
 
@@ -74,9 +75,38 @@ def test_operations_equal_what_torch_counts() -> None:
     row = row_of()
     pool = row.model.pool(5)
     for age in (0, 1):
-        asked = query(row, age)
-        tokens, plan = assemble([asked], device=torch.device("cpu"))
+        asked = queries(row, age)
+        tokens, plan = assemble(asked, device=torch.device("cpu"))
         # torch counts attention only where it is two matrix products.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             row.model.forward(tokens, plan, pool)
-        assert counting.forward(row.model.network.shape, [asked], 4).flops == counter.get_total_flops()
+        assert counting.forward(row.model.network.shape, asked, 4).flops == counter.get_total_flops()
+
+
+def test_a_mixture_reads_the_chosen_experts_and_computes_theirs() -> None:
+    model = toy("llada2")
+    row = RequestState.start(requests(model, replay(16), batch=1, prompt=8, answer=64)[0], model)
+    row.pages, row.block_number = tuple(range(5)), 2
+    shape = model.network.shape
+    assert shape.moe is not None
+    (asked,) = queries(row, 1)
+    cost = counting.forward(shape, [asked], 1)
+    keys = 2 * shape.layers * shape.remembered * (len(asked.plan.positions) + asked.length)
+    read = counting.touched(shape.moe, asked.length)
+    assert shape.moe.chosen < read < shape.moe.experts
+    ends = 32 * asked.length + 24 * asked.length + HEAD
+    assert cost.bytes == round(counting.matrices(shape, read) + ends + keys)
+    one = 2 * counting.matrices(shape, shape.moe.chosen) + 4 * shape.layers * shape.attended * len(asked.plan.positions)
+    assert cost.flops == asked.length * (one + 2 * HEAD)
+
+
+def test_the_block_before_goes_along_with_a_blocks_first_forward() -> None:
+    model = toy("sdar")
+    row = RequestState.start(requests(model, replay(16), batch=1, prompt=8, answer=64)[0], model)
+    length = row.recipe.length
+    row.block_number = 2
+    assert [query.plan.query for query in queries(row, 0)] == [
+        slice(8 + length, 8 + 2 * length),
+        slice(8 + 2 * length, 8 + 3 * length),
+    ]
+    assert [query.plan.query for query in queries(row, 1)] == [slice(8 + 2 * length, 8 + 3 * length)]

@@ -32,10 +32,10 @@ def test_published_63_forwards_are_8_refreshes_and_55_block_forwards() -> None:
 
 
 def test_schedules_fit_their_answers() -> None:
+    blocks = {"SDAR": 4, "LLaDA2": 32}
     for family, published in SCHEDULES.items():
-        model = toy(family.lower())
         for schedule in published:
-            requests(model, replay(schedule.forwards), batch=1, prompt=1, answer=256)[0].method.rules(256, shifted=False)
+            replay(schedule.forwards).rules(256, shifted=False, block=blocks.get(family))
 
 
 def test_rows_that_wait_take_as_many() -> None:
@@ -56,7 +56,12 @@ def test_impossible_replays_are_refused(forwards: int, suffix: int | None, messa
 
 
 def test_small_shapes_have_the_proportions_of_the_large_ones() -> None:
-    for large, small in (("LLaDA-8B", "LLaDA-30M"), ("Dream-7B", "Dream-34M")):
+    for large, small in (
+        ("LLaDA-8B", "LLaDA-30M"),
+        ("Dream-7B", "Dream-34M"),
+        ("SDAR-8B", "SDAR-30M"),
+        ("LLaDA2-mini", "LLaDA2-40M"),
+    ):
         with torch.device("meta"):
             wide, narrow = (SHAPES[name][0](SHAPES[name][1]).shape for name in (large, small))
         for ratio in (
@@ -74,3 +79,21 @@ def test_a_shaped_network_is_there_and_always_the_same() -> None:
     for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(one, other)
         assert not one.requires_grad
+
+
+def test_published_block_causal_shapes_have_their_parameters() -> None:
+    for name, least, most in (("SDAR-8B", 8.1e9, 8.3e9), ("LLaDA2-mini", 16e9, 16.5e9)):
+        with torch.device("meta"):
+            network = SHAPES[name][0](SHAPES[name][1])
+        assert least < sum(weight.numel() for weight in network.parameters()) < most
+
+
+@pytest.mark.parametrize("name", ["SDAR-30M", "LLaDA2-40M"])
+def test_a_block_causal_replay_takes_its_forwards_whatever_the_batch(name: str) -> None:
+    model = shaped(name, torch.device("cpu"), torch.float32)
+    assert model.spec.block is not None
+    blocks = 64 // model.spec.block
+    asked = requests(model, replay(2 * blocks), batch=2, prompt=model.spec.block * 2, answer=64)
+    assert {row.forwards for row in engine_for(model, asked, rows=2).generate(asked)} == {2 * blocks}
+    with pytest.raises(ConfigError, match="not as many"):
+        replay(2 * blocks + 1).rules(64, shifted=False, block=model.spec.block)

@@ -137,6 +137,21 @@ def test_the_last_line_says_what_another_request_had_computed(browser: webdriver
         assert saved == ["", "32 of 36 prompt tokens were there already", ""]
 
 
+def test_rewritten_tokens_are_marked_and_counted_once(browser: webdriver.Chrome) -> None:
+    toys = replace(toy("sdar", seed=5, sharpness=3), tokenizer=Bytes(), name="bytewise")
+    with serving(Engine(toys), Options(max_new_tokens=14, method="llada2.1", settings={"mode": "speed"})) as served:
+        page = Live(browser, served.url)
+        page.one("#compare").click()
+        page.go("abc")
+        assert page.finish()[0].startswith("done")
+        written, rewritten = page.all(".pane:not([hidden]) .written"), page.all(".pane:not([hidden]) .written.rewritten")
+        assert rewritten
+        counts = [int(count.text) for count in page.all(".pane:not([hidden]) .legend b")]
+        assert sum(counts) == len(written) == 14
+        assert counts[-1] >= len(rewritten)
+        page.one("#compare").click()
+
+
 def test_two_methods_side_by_side_end_with_the_answers_of_the_api(page: Live, served: Served) -> None:
     page.go()
     assert page.finish() == ["done"] * 2

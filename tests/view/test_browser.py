@@ -222,3 +222,27 @@ def test_tokens_are_text_and_nothing_else(browser: webdriver.Chrome, tmp_path: P
     assert page.all("img, b:not(.legend b), h1 u, h2 i") == []
     assert browser.title == "A decode, forward by forward"
     assert "written from a checked draft" in page.hover(page.all(".word")[0])
+
+
+def test_a_rewritten_token_shows_what_stood_there_at_its_time(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    steps = (
+        Step(
+            refresh=True,
+            queried=2,
+            start=0,
+            commits=(Commit(0, 1, "threshold", 0.5, "old"), Commit(1, 2, "threshold", 0.5, " gone")),
+            drafts=(),
+        ),
+        Step(refresh=False, queried=2, start=0, commits=(Commit(0, 3, "edit", 0.9),), drafts=(), emptied=(1,)),
+    )
+    trace = Trace(
+        model="toy", method="mine", settings={}, prompt="why", length=2, steps=steps, pieces=("new", ""), text="new", tokens=1
+    )
+    path = tmp_path / "edited.html"
+    path.write_text(render([trace]), encoding="utf-8")
+    page = Page(browser, path.as_uri())
+    assert page.answers() == ["new"]
+    assert "rewritten, was old" in page.hover(page.all(".rewritten .word")[0])
+    page.press(Keys.ARROW_LEFT)
+    assert page.answers() == ["old gone"]
+    assert page.all(".rewritten") == []

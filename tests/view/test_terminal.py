@@ -2,13 +2,15 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 import unmask
 from unmask.view.terminal import MASK, draw, play, watching
-from unmask.view.trace import Recorder, Trace
+from unmask.view.trace import Commit, Recorder, Trace
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 
@@ -52,3 +54,16 @@ def test_playing_ends_with_the_answer(trace: Trace, terminal: bool) -> None:
     assert plain.startswith("r2-dllm on unmask-tiny")
     assert trace.text in plain
     assert (MASK in plain) == terminal
+
+
+def test_a_rewritten_token_is_underlined(trace: Trace) -> None:
+    again = Commit(0, 5, "edit", 0.9)
+    first = replace(trace.steps[0], commits=(Commit(0, 4, "threshold", 0.8, "old"),), drafts=())
+    rewritten = replace(trace, steps=(first, replace(first, commits=(again,))))
+    assert shown(rewritten, 1).startswith("old")
+    assert "rewritten" not in shown(rewritten, 1)
+    body, _ = draw(rewritten, 2).renderables
+    assert isinstance(body, Text)
+    assert body.plain.startswith(trace.pieces[0])
+    assert body.spans[0].style == "red underline"
+    assert "■ edit   rewritten" in shown(rewritten, 2)

@@ -76,7 +76,7 @@ def test_only_checked_drafts_have_no_confidence() -> None:
 
 def test_cells_go_from_masked_over_drafts_to_written() -> None:
     trace = record("r2-dllm", [QUESTION])[2][0]
-    assert {tuple(cell) for cell in trace.cells(0)} == {(None, None)}
+    assert {tuple(cell) for cell in trace.cells(0)} == {(None, None, None)}
     drafted = [cell for cell in trace.cells(1) if cell.text is not None and cell.rule is None]
     assert len(drafted) == len(trace.steps[0].drafts) > 0
     end = trace.cells(trace.forwards)
@@ -86,6 +86,86 @@ def test_cells_go_from_masked_over_drafts_to_written() -> None:
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def edited() -> tuple[list[unmask.StepRecord], Trace]:
+    """A decode that rewrites, of a prompt that ends inside a block of the grid; tokens are shown as ids."""
+    model = toy("sdar", seed=5, sharpness=3)
+    recorder, records = Recorder(model, 14), list[unmask.StepRecord]()
+
+    def observe(step: unmask.StepRecord) -> None:
+        records.append(step)
+        recorder(step)
+
+    method = unmask.method("llada2.1", mode="speed")
+    done = unmask.generate(model, [[3, 4, 5]], method=method, max_new_tokens=14, observer=observe)
+    return records, recorder.trace(prompt="3 4 5", method="llada2.1", settings=method.to_dict(), completion=done[0])
+
+
+def test_rewritten_tokens_stand_in_the_cells_of_their_time() -> None:
+    records, trace = edited()
+    mask_id = toy("sdar").spec.mask_id
+    for forward, step in enumerate(records):
+        cells = trace.cells(forward)
+        for place, token in enumerate(step.block[0], step.start[0] - step.prompt[0]):
+            if 0 <= place < trace.length:
+                shown = cells[place].text if cells[place].rule else None
+                assert shown == (None if token == mask_id else f" {token}")
+    rewritten = [commit for step in trace.steps for commit in step.commits if commit.text is not None]
+    assert rewritten
+    ends = trace.cells(trace.forwards)
+    assert {commit.place for commit in rewritten} <= {place for place, cell in enumerate(ends) if cell.before is not None}
+    assert all(cell.rule == "edit" for cell in ends if cell.before is not None)
+
+
+def test_a_block_that_begins_in_the_prompt_begins_with_the_answer() -> None:
+    records, trace = edited()
+    assert records[0].start[0] < records[0].prompt[0]
+    assert [trace.steps[0].start, trace.steps[0].drafts[0].place if trace.steps[0].drafts else 0] == [0, 0]
+    assert min(commit.place for step in trace.steps for commit in step.commits) == 0
+
+
+def test_a_deleted_token_leaves_its_place() -> None:
+    model = toy("sdar")
+    recorder, mask_id = Recorder(model, 4), model.spec.mask_id
+    first = unmask.StepRecord(
+        forward=0,
+        rows=[0],
+        refresh=[True],
+        query_tokens=[[mask_id] * 4],
+        committed=[[0, 1, 2]],
+        tokens=[[7, 8, 9]],
+        rule=[["indel"] * 3],
+        prompt=[0],
+        start=[0],
+        block=[[mask_id] * 4],
+        candidate=[[7, 8, 9, 6]],
+        confidence=[[0.9, 0.8, 0.7, 0.2]],
+    )
+    # The token at 0 goes, and what stood behind it moves to the left.
+    second = dataclasses.replace(
+        first, forward=1, refresh=[False], tokens=[[8, 9, mask_id]], block=[[7, 8, 9, mask_id]], candidate=[[5, 8, 9, 6]]
+    )
+    recorder(first)
+    recorder(second)
+    trace = recorder.trace()
+    assert [cell.text for cell in trace.cells(1)] == [" 7", " 8", " 9", " 6"]
+    assert trace.cells(2) == [(" 8", "indel", " 7"), (" 9", "indel", " 8"), (None, None, None), (None, None, None)]
+    assert trace.steps[1].emptied == (2,)
+    assert [commit.confidence for commit in trace.steps[1].commits] == [None, None]
+    assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
+
+
+def test_a_trace_of_version_2_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "two.json"
+    trace = record("r2-dllm", [QUESTION])[2][0]
+    write(path, [trace])
+    document = json.loads(path.read_text()) | {"version": 2}
+    for step in document["traces"][0]["steps"]:
+        del step["emptied"]
+        step["commits"] = [commit[:4] for commit in step["commits"]]
+    path.write_text(json.dumps(document))
+    assert read(path) == (trace,)
 
 
 def test_a_character_of_several_tokens_belongs_to_its_last() -> None:

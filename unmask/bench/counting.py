@@ -1,14 +1,16 @@
 """The least that a forward must move and compute, counted from shape and plan, and the time that takes on a device.
 
-Counted once each: every matrix of the network, embedded rows, the keys and values that a query reads and
-writes, and the logits. Activations, norms, biases and rotary tables are left out: a perfect kernel would keep them on the chip.
+Counted once each: every matrix that the forward reads (of a mixture, the experts that its tokens choose), embedded rows, the
+keys and values that a query reads and writes, and the logits. Activations, norms, biases and rotary tables are left out: a
+perfect kernel would keep them on the chip.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unmask.context.plan import Query
-from unmask.models.shape import Shape
+from unmask.context.policy import RowPlan
+from unmask.models.shape import MoE, Shape
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,30 @@ class Rates:
         return max(cost.bytes / self.bytes, cost.flops / self.flops)
 
 
-def matrices(shape: Shape) -> int:
-    """Weights in one layer's matrices.
+def matrices(shape: Shape, experts: float = 0) -> float:
+    """Weights in the matrices of all layers; of those layers that have experts, in so many of them.
 
     >>> heads = {"heads": 32, "kv_heads": 32, "head_size": 128, "rotary": 128}
     >>> llada = Shape(width=4096, layers=32, mlp=12288, vocab=126464, theta=1e4, eps=1e-5, **heads)
-    >>> 32 * matrices(llada) + 2 * 126464 * 4096  # LLaDA-8B, embedding and head included
+    >>> matrices(llada) + 2 * 126464 * 4096  # LLaDA-8B, embedding and head included
     8015314944
     """
-    return shape.width * (2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp)
+    attention = shape.layers * (2 * shape.attended + 2 * shape.remembered)
+    if shape.moe is None:
+        return shape.width * (attention + shape.layers * 3 * shape.mlp)
+    moe, mixed = shape.moe, sum(shape.moe.layers)
+    routed = moe.experts + 3 * moe.shared + 3 * moe.mlp * experts  # the router's rows are as many as there are experts
+    return shape.width * (attention + (shape.layers - mixed) * 3 * shape.mlp + mixed * routed)
+
+
+def touched(moe: MoE, tokens: int) -> float:
+    """Experts of a layer that a forward of so many tokens reads, if each token's are drawn evenly from all.
+
+    >>> moe = MoE(layers=(True,), experts=256, chosen=8, mlp=512)
+    >>> touched(moe, 1), round(touched(moe, 32)), round(touched(moe, 1024))
+    (8.0, 163, 256)
+    """
+    return moe.experts * (1 - (1 - moe.chosen / moe.experts) ** tokens)
 
 
 def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
@@ -59,14 +76,29 @@ def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
     predicted = sum(query.states * query.length for query in packed)
     seen = sum(query.states * len(query.plan.positions) for query in packed)
     kept = sum(query.states * query.plan.tokens for query in packed if query.pages)
-    pairs = sum(query.states * query.plan.tokens * len(query.plan.positions) for query in packed)
-    weights = shape.layers * matrices(shape) + shape.width * shape.vocab
+    pairs = sum(query.states * _pairs(query.plan) for query in packed)
+    read, used = (0.0, 0) if shape.moe is None else (touched(shape.moe, tokens), shape.moe.chosen)
+    weights = matrices(shape, read) + shape.width * shape.vocab
     remembered = 2 * shape.layers * shape.remembered * (seen + kept)
     return Cost(
-        bytes=itemsize * (weights + shape.width * tokens + remembered + shape.vocab * predicted),
-        flops=2 * shape.layers * (matrices(shape) * tokens + 2 * shape.attended * pairs)
+        bytes=itemsize * round(weights + shape.width * tokens + remembered + shape.vocab * predicted),
+        flops=round(2 * matrices(shape, used) * tokens)
+        + 4 * shape.layers * shape.attended * pairs
         + 2 * shape.width * shape.vocab * predicted,
     )
+
+
+def _pairs(plan: RowPlan) -> int:
+    """How many pairs of a query and a key attend; under a block-causal mask a block does not see the later ones.
+
+    >>> _pairs(RowPlan(list(range(12)), slice(4, 12))), _pairs(RowPlan(list(range(12)), slice(4, 12), 4))
+    (96, 80)
+    """
+    pairs = plan.tokens * len(plan.positions)
+    if plan.block is None:
+        return pairs
+    blocks = plan.tokens // plan.block
+    return pairs - plan.block**2 * blocks * (blocks - 1) // 2
 
 
 def decision(rows: int, length: int, vocabulary: int, itemsize: int) -> Cost:

@@ -16,7 +16,7 @@ import torch
 
 from unmask import tasks
 from unmask.bench.measure import Timing, rounds
-from unmask.bench.replays import engine_for, replay, requests
+from unmask.bench.replays import engine_for, replay, requests, variants
 from unmask.bench.shapes import forwards
 from unmask.bench.workload import BLOCK, Load, Report
 from unmask.engine.generate import make_request
@@ -92,7 +92,7 @@ def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, 
     single: dict[str, tuple[Any, Timing]] = {}
     for batch in (1, BATCH):
         report(f"{model.name}: the bare network at batch {batch}")
-        found = forwards(model, load, "dual cache", batch=batch, prompt=64, answer=4 * BLOCK)
+        found = forwards(model, load, next(iter(variants(model))), batch=batch, prompt=64, answer=4 * BLOCK)
         single = single or found
         block, decision = found["block forward"][1], found["decision"][1]
         yield {

@@ -42,7 +42,7 @@ class Schedule:
 
     name: str
     forwards: int
-    seconds: float
+    seconds: float | None = None
     cached: bool = True
 
 
@@ -60,6 +60,9 @@ SCHEDULES: Mapping[str, tuple[Schedule, ...]] = {
         Schedule(name=REPLAYED, forwards=53 + 8, seconds=1.4),
         Schedule(name="r2-dllm, tuned", forwards=45 + 8, seconds=1.3),
     ),
+    # Of block-causal models no forwards and seconds are published together: these are rates that their decoders reach.
+    "SDAR": (Schedule(name="two tokens per forward", forwards=128),),
+    "LLaDA2": (Schedule(name="four tokens per forward", forwards=64),),
 }
 
 PUBLISHED = "a replay takes what was published"
@@ -68,6 +71,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "dual cache": {"cache": "dual"},
     "prompt kept": {"cache": "dual", "refresh": Refresh(prompt_interval=None)},
 }
+EXACT: Mapping[str, Mapping[str, Any]] = {"exact cache": {}}  # of block-causal models, which have no other
+
+
+def variants(model: Denoiser) -> Mapping[str, Mapping[str, Any]]:
+    """The contexts that are measured of a model; the first is the usual one."""
+    return VARIANTS if model.spec.block is None else EXACT
 
 
 def schedules(model: Denoiser) -> tuple[Schedule, ...]:
@@ -80,7 +89,7 @@ class Replayed(Commit):
     """Commits so many positions per step that a row takes `forwards` forwards, spread evenly over its blocks.
 
     What is left over makes the earlier blocks one step longer. The length of the suffix tells which block it is, so the
-    context must hold the whole suffix.
+    context must hold the whole suffix. Where there is none, as on block-causal models, all blocks are alike.
     """
 
     name: ClassVar[str] = "replayed"
@@ -107,11 +116,15 @@ class Replay(Method):
         self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
     ) -> tuple[Rule, ...]:
         """The replayed count, followed by the method's other rules."""
-        blocks = answer_length // self.block(answer_length)
+        blocks = answer_length // (block or self.block(answer_length))
         if self.suffix is not None:
             raise ConfigError("a replay needs the whole suffix: leave suffix out")
         if not blocks <= self.forwards <= answer_length:
             raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
+        if block is not None and self.forwards % blocks:
+            raise ConfigError(
+                f"{self.forwards} forwards are not as many in each of {blocks} blocks: without a suffix they must be"
+            )
         return (
             Replayed(forwards=self.forwards, blocks=blocks),
             *super().rules(answer_length, shifted=shifted, block=block, marks=marks)[1:],
@@ -167,17 +180,23 @@ def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: i
     shape, size = model.network.shape, model.dtype.itemsize
     row = RequestState.start(requests(model, method, batch=1, prompt=prompt, answer=answer)[0], model)
     row.pages = tuple(range(pages_for(row.slots)))
-    blocks = answer // BLOCK
-    cost = counting.decision(batch, BLOCK, shape.vocab, size) * method.forwards
+    blocks = len(row.windows)
+    cost = counting.decision(batch, row.recipe.length, shape.vocab, size) * method.forwards
     for number in range(blocks):
         row.block_number = number
         steps = method.forwards // blocks + (number < method.forwards % blocks)
         for age, times in ((0, 1), (1, steps - 1)):
-            cost += counting.forward(shape, [query(row, age)] * batch, size) * times
+            cost += counting.forward(shape, queries(row, age) * batch, size) * times
     return cost
 
 
-def query(row: RequestState, age: int) -> Query:
-    """The query of a row's block in its first forward (age 0) or a later one (1)."""
+def queries(row: RequestState, age: int) -> list[Query]:
+    """What a row asks of its block's first forward (age 0) or a later one (1).
+
+    Of a block-causal model the block before goes along with the first, and with the very first the prompt.
+    """
     row.block_forwards = age
-    return row.queries(1)[-1]
+    if row.recipe.block is not None:
+        before = row.windows[row.block_number - 1].start if row.block_number else 0
+        row.kept = row.window.start if age else before
+    return row.queries(1)

@@ -13,7 +13,7 @@ from unmask.bench.counting import Cost, Rates
 from unmask.bench.decode import ours
 from unmask.bench.floors import name, rates
 from unmask.bench.measure import Side, Timing, rounds, wait
-from unmask.bench.replays import REPLAYED, VARIANTS, Replay, decode, least, query, replay, requests, schedules
+from unmask.bench.replays import REPLAYED, Replay, decode, least, queries, replay, requests, schedules, variants
 from unmask.bench.workload import ANSWER, BLOCK, PUBLISHED, Load, Report, shaped
 from unmask.context.plan import assemble
 from unmask.context.pool import KVPool, pages_for
@@ -36,7 +36,7 @@ def shapes(device: torch.device, load: Load, report: Report, floors: list[dict[s
         described = {"parameters": parameters, "bytes": parameters * model.dtype.itemsize, "dtype": name(load.dtype)}
         yield {"what": "shape", "model": shape} | described | asdict(model.network.shape)
         for prompt in load.prompts:
-            for variant in VARIANTS:
+            for variant in variants(model):
                 for batch in load.batches:
                     report(f"{shape}, {variant}: batch {batch}, prompts of {prompt} tokens")
                     point = {"model": shape, "variant": variant, "batch": batch, "prompt": prompt, "answer": ANSWER}
@@ -65,20 +65,21 @@ def forwards(
 ) -> dict[str, tuple[Cost, Timing]]:
     """A refresh, a block forward and a decision at the middle block of the answer, taking turns."""
     shape, size, mask = model.network.shape, model.dtype.itemsize, model.spec.mask_id
-    method = replay(answer // 4, **VARIANTS[variant])
+    method = replay(answer // 4, **variants(model)[variant])
     rows, pool = mid_answer(model, method, batch=batch, prompt=prompt, answer=answer)
+    length = rows[0].recipe.length
     calls: dict[str, Side] = {}
     costs: dict[str, Cost] = {}
     with torch.inference_mode():
         for what, age in (("refresh", 0), ("block forward", 1)):
-            queries = [query(row, age) for row in rows]
-            calls[what] = block = partial(model.forward, *assemble(queries, device=model.device), pool)
-            costs[what] = counting.forward(shape, queries, size)
-        logits = block().view(batch, BLOCK, -1)
-        window = torch.full((batch, BLOCK), mask, device=model.device)
-        memory = Streak.empty(batch, BLOCK, model.device, torch.float32)
+            asked = [query for row in rows for query in queries(row, age)]
+            calls[what] = block = partial(model.forward, *assemble(asked, device=model.device), pool)
+            costs[what] = counting.forward(shape, asked, size)
+        logits = block().view(batch, length, -1)
+        window = torch.full((batch, length), mask, device=model.device)
+        memory = Streak.empty(batch, length, model.device, torch.float32)
         calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
-        costs["decision"] = counting.decision(batch, BLOCK, shape.vocab, size)
+        costs["decision"] = counting.decision(batch, length, shape.vocab, size)
         if (replayed := capturing(model.device)(block)) is not None:
             # The kernels alone: the time that an engine with CUDA graphs can reach.
             calls["block forward, captured"] = replayed
@@ -95,7 +96,7 @@ def mid_answer(model: Denoiser, method: Replay, *, batch: int, prompt: int, answ
     pool = model.pool(sum(pages_for(row.slots) for row in rows))
     for row in rows:
         row.pages = pool.take(pages_for(row.slots))
-        row.block_number = answer // BLOCK // 2
+        row.block_number = len(row.windows) // 2
     return rows, pool
 
 
@@ -104,13 +105,16 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], 
 
     A decode without a cache has forwards of one kind, so one per block is measured and the rest extrapolated.
     """
-    for schedule in schedules(model):
-        if point["batch"] > 1 and schedule.name != REPLAYED:
+    published = schedules(model)
+    names = [schedule.name for schedule in published]
+    at_batches = REPLAYED if REPLAYED in names else names[-1]
+    for schedule in published:
+        if point["batch"] > 1 and schedule.name != at_batches:
             continue
-        if not schedule.cached and point["variant"] != next(iter(VARIANTS)):
+        if not schedule.cached and point["variant"] != next(iter(variants(model))):
             continue  # without a cache all variants are the same
         report(f"{model.name}: {schedule.name}, batch {point['batch']}, prompts of {point['prompt']} tokens")
-        method = replay(schedule.forwards, **VARIANTS[point["variant"]])
+        method = replay(schedule.forwards, **variants(model)[point["variant"]])
         if not schedule.cached:
             method = replay(ANSWER // BLOCK, cache="none")
         times = schedule.forwards / method.forwards

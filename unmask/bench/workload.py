@@ -10,7 +10,9 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.dream import Dream
 from unmask.models.layers import init_weights
 from unmask.models.llada import LLaDA
+from unmask.models.llada2 import LLaDA2
 from unmask.models.network import Network
+from unmask.models.sdar import SDAR
 
 ANSWER, BLOCK = 256, 32  # tokens of the published answers and of their blocks
 Report = Callable[[str], None]  # called with what is being measured
@@ -31,12 +33,41 @@ def _dream(*, width: int, layers: int, heads: int, kv_heads: int, mlp: int, voca
     return sizes | attention | ids | {"max_position_embeddings": 131072, "rope_theta": 1000000.0}
 
 
-# Name -> class and the numbers of its config.json. The small ones have every size divided by 8 (LLaDA) or 8 and 7 (Dream).
-SHAPES: Mapping[str, tuple[type[LLaDA] | type[Dream], dict[str, Any]]] = {
+def _sdar(*, width: int, layers: int, heads: int, kv_heads: int, head: int, mlp: int, vocab: int) -> dict[str, Any]:
+    attention = {"head_dim": head, "max_position_embeddings": 32768, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6}
+    sizes = _dream(width=width, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, vocab=vocab)
+    return sizes | attention | {"block_size": 4}
+
+
+def _llada2(
+    *, width: int, layers: int, heads: int, kv_heads: int, head: int, mlp: int, expert: int, vocab: int, experts: int
+) -> dict[str, Any]:
+    attention = {"head_dim": head, "max_position_embeddings": 32768, "rope_theta": 600000.0, "rms_norm_eps": 1e-6}
+    sizes = _dream(width=width, layers=layers, heads=heads, kv_heads=kv_heads, mlp=mlp, vocab=vocab) | attention
+    routing = {"num_experts": experts, "num_experts_per_tok": 8, "num_shared_experts": 1, "first_k_dense_replace": 1}
+    groups = {"n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
+    ways = {"score_function": "sigmoid", "moe_router_enable_expert_bias": True, "use_qk_norm": True, "use_bias": False}
+    rest = {"moe_intermediate_size": expert, "partial_rotary_factor": 0.5, "use_qkv_bias": False, "block_size": 32}
+    return sizes | routing | groups | ways | rest
+
+
+# Name -> class and the numbers of its config.json. The small ones have the sizes divided by 8 (LLaDA, SDAR, LLaDA2) or 8
+# and 7 (Dream), with fewer layers and, of LLaDA2, a quarter of the experts.
+SHAPES: Mapping[str, tuple[type[Network], dict[str, Any]]] = {
     "LLaDA-8B": (LLaDA, _llada(width=4096, layers=32, heads=32, mlp=12288, vocab=126464)),
     "Dream-7B": (Dream, _dream(width=3584, layers=28, heads=28, kv_heads=4, mlp=18944, vocab=152064)),
+    "SDAR-8B": (SDAR, _sdar(width=4096, layers=36, heads=32, kv_heads=8, head=128, mlp=12288, vocab=151936)),
+    "LLaDA2-mini": (
+        LLaDA2,
+        _llada2(width=2048, layers=20, heads=16, kv_heads=4, head=128, mlp=5120, expert=512, vocab=157184, experts=256),
+    ),
     "LLaDA-30M": (LLaDA, _llada(width=512, layers=4, heads=4, mlp=1536, vocab=15808)),
     "Dream-34M": (Dream, _dream(width=448, layers=4, heads=7, kv_heads=1, mlp=2368, vocab=19008)),
+    "SDAR-30M": (SDAR, _sdar(width=512, layers=4, heads=4, kv_heads=1, head=128, mlp=1536, vocab=18992)),
+    "LLaDA2-40M": (
+        LLaDA2,
+        _llada2(width=256, layers=4, heads=4, kv_heads=1, head=64, mlp=640, expert=64, vocab=19648, experts=64),
+    ),
 }
 
 PUBLISHED = ("LLaDA-8B", "Dream-7B")  # the shapes that the papers measured
@@ -88,7 +119,7 @@ def workload(device: torch.device, *, quick: bool) -> Load:
     """The usual load of this kind of device."""
     if device.type == "cpu":
         return Load(
-            shapes=("LLaDA-30M", "Dream-34M"),
+            shapes=("LLaDA-30M", "Dream-34M", "SDAR-30M", "LLaDA2-40M"),
             dtype=torch.float32,
             batches=(1,) if quick else (1, 4, 16),
             prompts=(128,),
@@ -104,7 +135,7 @@ def workload(device: torch.device, *, quick: bool) -> Load:
             seconds=1.0 if quick else 4.0,
         )
     return Load(
-        shapes=("LLaDA-8B", "Dream-7B"),
+        shapes=("LLaDA-8B", "Dream-7B", "SDAR-8B", "LLaDA2-mini"),
         dtype=torch.bfloat16,
         batches=(1, 16) if quick else (1, 4, 16, 64),
         prompts=(128,) if quick else (128, 1024),

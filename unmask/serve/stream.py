@@ -94,6 +94,8 @@ def _draft(draft: Draft) -> dict[str, Any]:
 def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
     """What one forward did to its block: the text, the rule (null: a draft) and the confidence of each position.
 
+    `rewritten` are the positions whose token it replaced, and the text that stood there before. A position without text
+    and rule is masked. Of a block that begins in the prompt only the answer's positions are there.
     Where a character continues over the border of two blocks, the last position of the block before is included:
     its text has moved into this block.
     """
@@ -102,7 +104,8 @@ def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, A
     step = trace.steps[-1]
     confidence: dict[int, float | None] = {commit.place: commit.confidence for commit in step.commits}
     confidence |= {draft.place: draft.confidence for draft in step.drafts}
-    cells = trace.cells(trace.forwards)[: step.start + len(record.block[0])]
+    cells = trace.cells(trace.forwards)[: record.start[0] + len(record.block[0]) - record.prompt[0]]
+    before = [(commit.place, cells[commit.place].before) for commit in step.commits]
     start = step.start - 1 if step.start and cells[step.start - 1].text == "" else step.start
     shown = enumerate(cells[start:], start)
     return {
@@ -112,4 +115,5 @@ def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, A
         "queried": step.queried,
         "start": start,
         "cells": [[cell.text, cell.rule, confidence.get(place)] for place, cell in shown],
+        "rewritten": [[place, text] for place, text in before if text is not None],
     }

@@ -16,23 +16,28 @@ MASK, FILLER = "░", "·"
 
 
 def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Group:
-    """The answer after this many forwards (None: all so far), and a line that explains the colours.
+    """The answer after this many forwards (None: all so far), rewritten tokens underlined, and what the colours mean.
 
     `masks=False` leaves out masked positions: after the last forward they will never be written.
     """
     forward = trace.forwards if forward is None else forward
     body, seen = Text(), dict[str, None]()  # the rules in the order of their first token
+    rewritten = False
     for place, cell in enumerate(trace.cells(forward)):
         if cell.rule is not None:
             seen[cell.rule] = None
             filler = FILLER if place >= trace.tokens else ""
-            body.append(cell.text or filler, style=trace.look(cell.rule).terminal)
+            line = "" if cell.before is None else " underline"
+            rewritten = rewritten or cell.before is not None
+            body.append(cell.text or filler, style=trace.look(cell.rule).terminal + line)
         elif masks:
             body.append(MASK, style="dim")
     legend = Text(f"\nforward {forward}   ")
     for rule in seen:
         look = trace.look(rule)
         legend.append(f"■ {look.label}   ", style=look.terminal)
+    if rewritten:
+        legend.append("rewritten", style="underline")
     return Group(body, legend)
 
 

@@ -21,18 +21,25 @@ from unmask.files import write_atomically
 from unmask.methods.table import looks
 from unmask.models.denoiser import Denoiser
 
-KIND, VERSION = "unmask trace", 2
-READABLE = (1, VERSION)  # traces of version 1 say nothing of how their rules are shown
+KIND, VERSION = "unmask trace", 3
+# Version 1 says nothing of how its rules are shown, 2 nothing of tokens that are rewritten or go.
+READABLE = (1, 2, VERSION)
 UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
 
 
 class Commit(NamedTuple):
-    """A token written at position `place`; `confidence` is None if a checked draft wrote it, between two forwards."""
+    """A token written at position `place`.
+
+    Attributes:
+        confidence: None if no forward said one: a checked draft wrote it between two forwards, or it moved from another place.
+        text: what it added to the text, if a later forward rewrites the place or empties it; None: the answer's piece.
+    """
 
     place: int
     token: int
     rule: str
     confidence: float | None
+    text: str | None = None
 
 
 class Draft(NamedTuple):
@@ -51,9 +58,10 @@ class Step:
     Attributes:
         refresh: whether it is the first of its block.
         queried: how many tokens were queries of the model.
-        start: where the block begins.
-        commits: what it wrote, by rising position.
+        start: where the block begins, or 0 if it begins in the prompt.
+        commits: what it wrote, by rising position. A place that an earlier forward wrote is rewritten.
         drafts: the positions of the block that stay masked.
+        emptied: the positions that were written and are masked again, because tokens were deleted or moved.
     """
 
     refresh: bool
@@ -61,13 +69,18 @@ class Step:
     start: int
     commits: tuple[Commit, ...]
     drafts: tuple[Draft, ...]
+    emptied: tuple[int, ...] = ()
 
 
 class Cell(NamedTuple):
-    """A position as it looks after some forward: written by a rule, drafted (no rule), or masked (no rule, no text)."""
+    """A position as it looks after some forward: written by a rule, drafted (no rule), or masked (no rule, no text).
+
+    `before` is the text that the rule rewrote; None: the position was masked.
+    """
 
     text: str | None
     rule: str | None
+    before: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +123,14 @@ class Trace:
     def cells(self, forward: int) -> list[Cell]:
         """Every position after this many forwards."""
         cells = [Cell(None, None)] * self.length
+        for step in self.steps[:forward]:
+            for place in step.emptied:
+                cells[place] = Cell(None, None)
+            for commit in step.commits:
+                text = self.pieces[commit.place] if commit.text is None else commit.text
+                cells[commit.place] = Cell(text, commit.rule, before=cells[commit.place].text)
         for draft in self.steps[forward - 1].drafts if forward else ():
             cells[draft.place] = Cell(draft.text, None)
-        for step in self.steps[:forward]:
-            for commit in step.commits:
-                cells[commit.place] = Cell(self.pieces[commit.place], commit.rule)
         return cells
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +148,7 @@ class Trace:
                 start=int(step["start"]),
                 commits=tuple(Commit(*commit) for commit in step["commits"]),
                 drafts=tuple(Draft(*draft) for draft in step["drafts"]),
+                emptied=tuple(step.get("emptied", ())),
             )
             for step in parts.pop("steps")
         )
@@ -141,7 +158,8 @@ class Trace:
         if not all(isinstance(rule, str) and rule for rule in (*(commit.rule for commit in commits), *rules)):
             raise ConfigError("a rule without a name")
         marks: list[Commit | Draft] = [*commits, *(draft for step in steps for draft in step.drafts)]
-        if len(trace.pieces) != trace.length or not all(0 <= mark.place < trace.length for mark in marks):
+        places = [*(mark.place for mark in marks), *(place for step in steps for place in step.emptied)]
+        if len(trace.pieces) != trace.length or not all(0 <= place < trace.length for place in places):
             raise ConfigError("a place outside the answer")
         if not all(mark.confidence is None or 0 <= mark.confidence <= 1 for mark in marks):
             raise ConfigError("a confidence that is not from 0 to 1")
@@ -172,35 +190,43 @@ class Recorder:
         for own in record.looks:
             self._looks |= own
         for number, index in enumerate(record.rows):
-            block = record.start[number]
             row = self._rows.setdefault(index, _Decode(start=record.prompt[number]))
-            sure = [round(confidence, 4) for confidence in record.confidence[number]]
-            commits = tuple(
-                Commit(place - row.start, token, rule, sure[place - block])
-                for place, token, rule in zip(record.committed[number], record.tokens[number], record.rule[number], strict=True)
-                if place - row.start < self._length
-            )
-            row.written |= {commit.place: commit.token for commit in commits}
-            first = block - row.start
-            # A block on a grid may begin in the prompt and reach behind the answer.
-            guessed = enumerate(record.candidate[number], first)
-            mask_id = self._model.spec.mask_id  # what a forward that guesses nothing leaves
-            candidates = {place: token for place, token in guessed if 0 <= place < self._length and token != mask_id}
-            standing = candidates | row.written
-            drafts = tuple(
-                Draft(place, token, self._draft(standing.get(place - 1), token), sure[place - first])
-                for place, token in candidates.items()
-                if place not in row.written
-            )
-            row.steps.append(
-                Step(
-                    refresh=record.refresh[number],
-                    queried=len(record.query_tokens[number]),
-                    start=first,
-                    commits=commits,
-                    drafts=drafts,
-                )
-            )
+            row.steps.append(self._step(record, number, row))
+
+    def _step(self, record: StepRecord, number: int, row: _Decode) -> Step:
+        """What the forward did to one of its rows, whose `written` is brought up to date."""
+        mask_id = self._model.spec.mask_id  # a place that is emptied, and what a forward that guesses nothing leaves
+        # A block on a grid may begin in the prompt and reach behind the answer.
+        first = record.start[number] - row.start
+        guessed = enumerate(zip(record.candidate[number], record.confidence[number], strict=True), first)
+        sure = {place: (token, round(confidence, 4)) for place, (token, confidence) in guessed if 0 <= place < self._length}
+        taken = zip(record.committed[number], record.tokens[number], record.rule[number], strict=True)
+        new = {place - row.start: (token, rule) for place, token, rule in taken if place - row.start < self._length}
+        commits = tuple(
+            # A token that has moved is not what its place's evidence was of.
+            Commit(place, token, rule, sure[place][1] if sure[place][0] == token else None)
+            for place, (token, rule) in new.items()
+            if token != mask_id
+        )
+        emptied = tuple(place for place, (token, _) in new.items() if token == mask_id)
+        row.written = {place: token for place, token in row.written.items() if place not in emptied}
+        row.written |= {commit.place: commit.token for commit in commits}
+        # Where tokens have moved, evidence of the places behind them is of other tokens.
+        candidates = {} if emptied else {place: mark for place, mark in sure.items() if mark[0] != mask_id}
+        standing = {place: token for place, (token, _) in candidates.items()} | row.written
+        drafts = tuple(
+            Draft(place, token, self._draft(standing.get(place - 1), token), confidence)
+            for place, (token, confidence) in candidates.items()
+            if place not in row.written
+        )
+        return Step(
+            refresh=record.refresh[number],
+            queried=len(record.query_tokens[number]),
+            start=max(0, first),
+            commits=commits,
+            drafts=drafts,
+            emptied=emptied,
+        )
 
     def trace(
         self,
@@ -213,13 +239,14 @@ class Recorder:
     ) -> Trace:
         """The trace of one row so far; `completion` adds the finished answer."""
         row, settings = self._rows[index], settings or {}
+        steps = self._with_rewritten(row.steps)
         trace = Trace(
             model=self._model.name,
             method=method,
             settings=settings,
             prompt=prompt,
             length=self._length,
-            steps=tuple(map(_without_guesses, row.steps)) if settings.get("draft") else tuple(row.steps),
+            steps=tuple(map(_without_guesses, steps)) if settings.get("draft") else steps,
             pieces=tuple(self._pieces(row.written)),
             rules=self._looks_of(row),
         )
@@ -232,6 +259,23 @@ class Recorder:
             finish_reason=completion.finish_reason,
             seconds=round(completion.seconds, 4),
         )
+
+    def _with_rewritten(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """The steps, with the texts of tokens that later ones rewrite or empty."""
+        last = {place: number for number, step in enumerate(steps) for place in _touched(step)}
+        standing: dict[int, int] = {}
+        found = []
+        for number, step in enumerate(steps):
+            standing = {place: token for place, token in standing.items() if place not in step.emptied}
+            standing |= {commit.place: commit.token for commit in step.commits}
+            commits = tuple(
+                commit
+                if last[commit.place] == number
+                else commit._replace(text=self._draft(standing.get(commit.place - 1), commit.token))
+                for commit in step.commits
+            )
+            found.append(replace(step, commits=commits))
+        return tuple(found)
 
     def _looks_of(self, row: _Decode) -> dict[str, Look]:
         seen = {commit.rule for step in row.steps for commit in step.commits}
@@ -256,6 +300,10 @@ class Recorder:
             ids = [token] if before is None else [before, token]
             self._drafts[before, token] = pieces(self._model.tokenizer, ids)[-1]
         return self._drafts[before, token]
+
+
+def _touched(step: Step) -> list[int]:
+    return [*step.emptied, *(commit.place for commit in step.commits)]
 
 
 def _without_guesses(step: Step) -> Step:
