@@ -148,7 +148,7 @@ def _full(method: Method, spec: ModelSpec, answer_length: int) -> _Context:
     """The context of a model of full attention."""
     if method.cache == "block":
         raise ConfigError("cache=block needs a model of block-causal attention: use prefix, dual or none")
-    if method.prefill is not None:
+    if method.prefill is not None and "prefill" in method.named:
         raise ConfigError("prefill=one by one needs a model of block-causal attention: leave it out")
     return _Context(
         length=method.block(answer_length),
