@@ -3,10 +3,11 @@
 from collections import Counter
 
 import unmask
+from unmask.context.policy import windows
 from unmask.engine import simple
 from unmask.engine.request import Completion, Request
 from unmask.engine.text import read
-from unmask.methods.recipe import recipe
+from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
 
 
@@ -38,7 +39,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         top_k=request.top_k,
     )
     limit = request.limit or request.max_new_tokens
-    kept, ids = _until_enough(model, request, decoded, made.ends, made.ending == "first")
+    kept, ids = _until_enough(model, request, decoded, made)
     answer = read(ids[:limit], model.tokenizer, made.ends, request.stop, request.fixed)
     token_ids = ids[:limit]
     if made.ending == "first":
@@ -61,17 +62,24 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
 
 
 def _until_enough(
-    model: Denoiser, request: Request, decoded: simple.Decoded, ends: tuple[int, ...], early: bool
+    model: Denoiser, request: Request, decoded: simple.Decoded, made: Recipe
 ) -> tuple[list[simple.Forward], list[int]]:
-    """The forwards up to the one after which a stop string or the limit ends the answer, and the answer then."""
+    """The forwards up to the one after which a stop string or the limit ends the answer, and the answer then.
+
+    Where rules edit, what ends it must stand in a finished block.
+    """
     limit, mask_id, begin = request.limit or request.max_new_tokens, model.spec.mask_id, len(request.prompt)
-    if early and (request.stop or limit < request.max_new_tokens):
+    blocks = windows(begin, request.max_new_tokens, made.length, block=made.block)
+    start = begin
+    if made.ending == "first" and (request.stop or limit < request.max_new_tokens):
         answer = [request.fixed.get(offset, mask_id) for offset in range(request.max_new_tokens)]
         for count, forward in enumerate(decoded.forwards, start=1):
             for position, token in zip(forward.committed, forward.tokens, strict=True):
                 answer[position - begin] = token
+                start = max(window.start for window in blocks if window.start <= position)
             written = answer[: answer.index(mask_id)] if mask_id in answer else answer
-            if len(written) >= limit or read(written[:limit], model.tokenizer, ends, request.stop, request.fixed).stopped:
+            final = written[: max(0, start - begin)] if made.edits else written
+            if len(final) >= limit or read(final[:limit], model.tokenizer, made.ends, request.stop, request.fixed).stopped:
                 return decoded.forwards[:count], written
     return decoded.forwards, decoded.token_ids
 
