@@ -160,7 +160,7 @@ def test_a_deleted_token_leaves_its_place() -> None:
     assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [0, 2, 3])
 def test_a_decode_that_deletes_and_splits_is_shown_as_it_was(seed: int) -> None:
     model = toy("llada2_2", seed=seed, sharpness=3)
     recorder, records = Recorder(model, 30), list[unmask.StepRecord]()
