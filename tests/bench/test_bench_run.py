@@ -179,3 +179,13 @@ def test_peak_memory_is_of_the_decode_alone(monkeypatch: pytest.MonkeyPatch) -> 
     peak = presets._peak(unmask.load(), 8)
     # Keys and values of 384 tokens in 4 layers of width 160, and the activations of a refresh: megabytes, without the model.
     assert peak is None or 2 * 4 * 384 * 160 * 4 < peak < 2**24
+
+
+def test_forwards_of_a_block_causal_model() -> None:
+    from unmask.bench.shapes import forwards
+    from unmask.models.toy import toy
+
+    found = forwards(toy("sdar"), SMALL, "exact cache", batch=2, prompt=8, answer=32)
+    assert {"refresh", "block forward", "decision"} <= set(found)
+    # The block before rides along.
+    assert found["refresh"][0].flops > 1.5 * found["block forward"][0].flops

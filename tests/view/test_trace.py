@@ -102,15 +102,19 @@ def edited() -> tuple[list[unmask.StepRecord], Trace]:
     return records, recorder.trace(prompt="3 4 5", method="llada2.1", settings=method.to_dict(), completion=done[0])
 
 
-def test_rewritten_tokens_stand_in_the_cells_of_their_time() -> None:
-    records, trace = edited()
-    mask_id = toy("sdar").spec.mask_id
+def shows(trace: Trace, records: list[unmask.StepRecord], mask_id: int) -> None:
+    """Assert that before every forward the cells are the block that it began with."""
     for forward, step in enumerate(records):
         cells = trace.cells(forward)
         for place, token in enumerate(step.block[0], step.start[0] - step.prompt[0]):
             if 0 <= place < trace.length:
                 shown = cells[place].text if cells[place].rule else None
                 assert shown == (None if token == mask_id else f" {token}")
+
+
+def test_rewritten_tokens_stand_in_the_cells_of_their_time() -> None:
+    records, trace = edited()
+    shows(trace, records, toy("sdar").spec.mask_id)
     rewritten = [commit for step in trace.steps for commit in step.commits if commit.text is not None]
     assert rewritten
     ends = trace.cells(trace.forwards)
@@ -154,6 +158,21 @@ def test_a_deleted_token_leaves_its_place() -> None:
     assert trace.steps[1].emptied == (2,)
     assert [commit.confidence for commit in trace.steps[1].commits] == [None, None]
     assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))) == trace
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_a_decode_that_deletes_and_splits_is_shown_as_it_was(seed: int) -> None:
+    model = toy("llada2_2", seed=seed, sharpness=3)
+    recorder, records = Recorder(model, 30), list[unmask.StepRecord]()
+
+    def observe(step: unmask.StepRecord) -> None:
+        records.append(step)
+        recorder(step)
+
+    unmask.generate(model, [[3, 4, 5]], method="llada2.2", max_new_tokens=30, observer=observe)
+    trace = recorder.trace()
+    shows(trace, records, model.spec.mask_id)
+    assert any(step.emptied for step in trace.steps)
 
 
 def test_a_trace_of_version_2_is_read(tmp_path: Path) -> None:

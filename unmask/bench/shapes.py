@@ -78,7 +78,9 @@ def forwards(
         logits = block().view(batch, length, -1)
         window = torch.full((batch, length), mask, device=model.device)
         memory = Streak.empty(batch, length, model.device, torch.float32)
-        calls["decision"] = ours(logits, window, memory, load_method("r2-dllm"), mask_id=mask, eos_id=model.spec.eos_ids[0])
+        calls["decision"] = ours(
+            logits, window, memory, load_method("r2-dllm", block_length=length), mask_id=mask, eos_id=model.spec.eos_ids[0]
+        )
         costs["decision"] = counting.decision(batch, length, shape.vocab, size)
         if (replayed := capturing(model.device)(block)) is not None:
             # The kernels alone: the time that an engine with CUDA graphs can reach.

@@ -64,7 +64,7 @@ SHAPES: Mapping[str, tuple[type[Network], dict[str, Any]]] = {
     "LLaDA-30M": (LLaDA, _llada(width=512, layers=4, heads=4, mlp=1536, vocab=15808)),
     "Dream-34M": (Dream, _dream(width=448, layers=4, heads=7, kv_heads=1, mlp=2368, vocab=19008)),
     "SDAR-30M": (SDAR, _sdar(width=512, layers=4, heads=4, kv_heads=1, head=128, mlp=1536, vocab=18992)),
-    "LLaDA2-40M": (
+    "LLaDA2-20M": (
         LLaDA2,
         _llada2(width=256, layers=4, heads=4, kv_heads=1, head=64, mlp=640, expert=64, vocab=19648, experts=64),
     ),
@@ -119,7 +119,7 @@ def workload(device: torch.device, *, quick: bool) -> Load:
     """The usual load of this kind of device."""
     if device.type == "cpu":
         return Load(
-            shapes=("LLaDA-30M", "Dream-34M", "SDAR-30M", "LLaDA2-40M"),
+            shapes=("LLaDA-30M", "Dream-34M", "SDAR-30M", "LLaDA2-20M"),
             dtype=torch.float32,
             batches=(1,) if quick else (1, 4, 16),
             prompts=(128,),
