@@ -67,6 +67,7 @@ def allocated(requests: list[Request]) -> tuple[Runner, list[RequestState]]:
     rows = [RequestState.start(request, MODEL) for request in requests]
     made = Runner(MODEL, pages=sum(pages_for(row.slots) for row in rows), rows=len(rows))
     for row in rows:
+        made.prepare(row)
         made.allocate(row)
     return made, rows
 
