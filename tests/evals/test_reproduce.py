@@ -113,7 +113,7 @@ def test_settings_of_the_papers() -> None:
         assert (method.temporal.threshold, method.temporal.steps, method.temporal.metric) == (temporal, 3, "last")
         assert (method.block_length, method.cache) == (32, "dual")
     vanilla = dream.runnable(dream.entries[0])["Vanilla"]
-    assert (vanilla.commit.rule, vanilla.block_length, vanilla.cache) == ("schedule", None, "none")
+    assert (vanilla.commit.name, vanilla.block_length, vanilla.cache) == ("schedule", None, "none")
     entry = next(entry for entry in streaming.entries if (entry.task, entry.max_new_tokens) == ("gsm8k", 512))
     method = streaming.runnable(entry)["Streaming-dLLM"]
     assert method.suffix is not None
