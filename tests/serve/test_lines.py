@@ -170,7 +170,12 @@ def test_a_key_that_nobody_knows_is_refused_before_anything_runs(tmp_path: Path)
 )
 def test_a_mistake_of_the_command_is_told_before_anything_runs(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(unmask.ConfigError, match=words):
-        job(**changes)
+        job(**changes).check(TOY)
+
+
+def test_a_block_causal_model_answers_in_any_number_of_tokens() -> None:
+    """Its last block is cut, so no block length of a preset has to divide the answer."""
+    job(max_new_tokens=100).check(toy("sdar"))
 
 
 def test_a_job_is_told_from_any_other() -> None:

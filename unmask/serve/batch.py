@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError, require
+from unmask.models.denoiser import Denoiser
 from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
@@ -67,7 +68,8 @@ def run(
     """
     require("a batch", "ray", "scale")
     folder = locate(job.model)
-    build(read_json(folder / "config.json"), folder)  # mistakes are found before Ray starts
+    network = build(read_json(folder / "config.json"), folder)
+    job.check(Denoiser(network=network, tokenizer=None, name=job.model))  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
     provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}

@@ -20,6 +20,7 @@ from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import from_client
 from unmask.methods.method import Method
+from unmask.methods.recipe import recipe
 from unmask.models.denoiser import Denoiser
 
 QUESTIONS = ("prompt", "messages", "token_ids")
@@ -50,15 +51,21 @@ class Job:
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where no line could be answered."""
+        """Raises ConfigError where an answer could not be told from what is kept of its line, or a number is wrong."""
         taken = {"id", "error", *ANSWER} & set(self.keep)
         if taken:
             raise ConfigError(f"keep {sorted(taken)[0]}: every answer has a field of that name; give the line's another one")
+        self._method()
+
+    def check(self, model: Denoiser) -> None:
+        """Raises ConfigError where no line could be answered by this model: its blocks, or the steps, do not come out even."""
+        method = self._method().with_defaults(model.defaults)
+        recipe(method, model.spec, answer_length=method.max_new_tokens or DEFAULT_NEW_TOKENS)
+
+    def _method(self) -> Method:
+        """The method with the job's own numbers. Raises ConfigError where one is wrong."""
         given = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-        method = self.method.change(**{name: value for name, value in given.items() if value is not None})
-        length = method.max_new_tokens or DEFAULT_NEW_TOKENS
-        method.block(length)
-        method.rules(length, shifted=False)
+        return self.method.change(**{name: value for name, value in given.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
