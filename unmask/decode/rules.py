@@ -13,9 +13,7 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Commit, Look, Terms, best, positions
-from unmask.decode.rule import ranks as ranks
-from unmask.decode.rule import select as select
+from unmask.decode.rule import Commit, Look, Terms, best, positions, ranks
 from unmask.decode.schedule import timestep_shares
 from unmask.decode.settings import Range, choice_field, filled_field, number_field, whole_field
 from unmask.errors import ConfigError

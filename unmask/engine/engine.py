@@ -22,12 +22,12 @@ from typing import NamedTuple, Self
 import torch
 
 from unmask.context.pool import PAGE, pages_for
+from unmask.decode.settings import whole
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
 from unmask.engine.runner import PendingStep, Runner
 from unmask.engine.scheduler import admit, pick
 from unmask.engine.state import RequestState
 from unmask.errors import PromptTooLong, UnmaskError
-from unmask.methods.method import whole
 from unmask.models.denoiser import Denoiser
 
 

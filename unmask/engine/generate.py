@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unmask.decode.settings import whole
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Observer, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load as load_method
-from unmask.methods.method import Method, whole
+from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
 DEFAULT_METHOD = "r2-dllm"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from unmask.decode.settings import whole
 from unmask.errors import ConfigError
 from unmask.evals.run import BATCH, Run, evaluate
 from unmask.evals.search import Standing, Trial, frontier, new_study, search, standing
@@ -28,7 +29,7 @@ from unmask.evals.space import numbers, space
 from unmask.evals.statistics import loss_bound
 from unmask.evals.task import Item, Task
 from unmask.files import digest
-from unmask.methods.method import Method, whole
+from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
 SEARCH, VALIDATION = 0.3, 0.4  # the rest is the report's

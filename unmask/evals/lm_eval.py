@@ -26,6 +26,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from tqdm import tqdm
 
+from unmask.decode.settings import whole
 from unmask.engine.generate import DEFAULT_METHOD, answer
 from unmask.engine.request import Request
 from unmask.engine.text import decode as to_text
@@ -33,7 +34,7 @@ from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.evals.likelihood import greedy, log_likelihoods
 from unmask.files import digest
 from unmask.methods import TABLE, load, options
-from unmask.methods.method import Method, whole
+from unmask.methods.method import Method
 from unmask.methods.options import takes
 from unmask.models import loading
 

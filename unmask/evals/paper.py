@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
 from unmask.methods import load
-from unmask.methods.method import Method, from_mapping, whole
+from unmask.methods.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from unmask.decode.settings import whole
 from unmask.errors import PromptTooLong
 from unmask.evals import TABLE, load
 from unmask.evals.paper import Entry, PaperTable
 from unmask.evals.run import evaluate
 from unmask.evals.summary import summarise
 from unmask.evals.task import Source, Task
-from unmask.methods.method import whole
 from unmask.models.denoiser import Denoiser
 
 # --- running it -------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmask.decode.settings import whole
 from unmask.errors import ConfigError
-from unmask.methods.method import whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,17 +22,16 @@ from unmask.decode.settings import (
     choice_field,
     filled,
     filled_field,
+    from_mapping,
     number_field,
     part_field,
     plain,
     text_field,
     whole_field,
 )
-from unmask.decode.settings import from_mapping as from_mapping
-from unmask.decode.settings import whole as whole
+from unmask.decode.settings import whole as whole  # for the server, which imports nothing of decode
 from unmask.errors import ConfigError, unknown
-from unmask.methods.parts import PRICE, Draft, DynamicThreshold, Refresh, StopAtEos, SubBlocks, Suffix
-from unmask.methods.parts import CacheName as CacheName
+from unmask.methods.parts import PRICE, CacheName, Draft, DynamicThreshold, Refresh, StopAtEos, SubBlocks, Suffix
 from unmask.methods.table import commit_rule, commit_rules, rule_name
 
 ANOTHER = "it makes another sample, not a faster one"
@@ -250,7 +249,7 @@ class Method(Part):
         if self.official:
             return self
         free = {path: value for path, value in own.items() if not self._names(path) and self._has(path)}
-        return replace(self.change(**free), named=self.named)
+        return replace(self.change(**free), named=self.named) if free else self
 
     def _names(self, path: str) -> bool:
         return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in self.named)

@@ -9,7 +9,8 @@ import torch
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
 from unmask.errors import ConfigError
-from unmask.methods.method import CacheName, Method
+from unmask.methods.method import Method
+from unmask.methods.parts import CacheName
 
 _ENDINGS: dict[str, Ending] = {
     "every step": "first",

@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from unmask.decode.settings import from_mapping, whole
 from unmask.engine.generate import generate
 from unmask.engine.request import Completion
 from unmask.errors import ConfigError
 from unmask.files import Journal
 from unmask.methods import load as load_method
-from unmask.methods.method import Method, from_mapping, whole
+from unmask.methods.method import Method
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems

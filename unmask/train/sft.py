@@ -21,11 +21,11 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
+from unmask.decode.settings import from_mapping, whole
 from unmask.decode.spec import ModelSpec
 from unmask.engine.generate import encode
 from unmask.errors import ConfigError, unknown
 from unmask.files import writing
-from unmask.methods.method import from_mapping, whole
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
 from unmask.train import checkpoint, noise

@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
-from unmask.methods.method import from_mapping, whole
 from unmask.models.network import Network
 from unmask.train import checkpoint, sharding
 from unmask.train.loss import Question, weighted
