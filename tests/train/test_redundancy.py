@@ -158,6 +158,18 @@ def test_potential_triggers_by_hand() -> None:
     assert recorder.triggers[0] == Triggers(windows=6, components=3, positions=12, runs=3, temporal=1)
 
 
+def test_steps_by_hand() -> None:
+    """Each token's forward, counted per row; a rewritten token has its last one."""
+    recorder = Recorder(load("r2-dllm"), prompts=2, mask_id=99, ends=[1])
+    one = record([99] * 4, [5] * 4, [0.1] * 4, [1, 2], refresh=True)
+    both = StepRecord.of_batch([one, record([99] * 4, [5] * 4, [0.1] * 4, [0, 2], refresh=False)], forward=1, rows=[1, 0])
+    recorder(one)
+    recorder(both)
+    recorder(record([5, 5, 5, 99], [5] * 4, [0.1] * 4, [3], refresh=False))
+    assert recorder.forwards == [3, 1]
+    assert recorder.steps == [{1: 1, 2: 2, 0: 2, 3: 3}, {1: 1, 2: 1}]
+
+
 def test_potential_triggers_are_what_the_rules_would_take() -> None:
     """Against a decode by the reference loop: the recorder on a rule-free decode, the rules asked one by one."""
     model, rules = toy("llada", sharpness=3.0), load("r2-dllm", threshold=0.97)
@@ -238,7 +250,8 @@ def test_collecting_goes_on_where_it_was(bases: dict[str, Path], tmp_path: Path)
         assert len({candidate["seed"] for candidate in line["candidates"]}) == 3
         for candidate in line["candidates"]:
             assert set(candidate["triggers"]) == {"windows", "components", "positions", "runs", "temporal"}
-            assert len(candidate["token_ids"]) == candidate["tokens"]
+            assert len(candidate["token_ids"]) == len(candidate["steps"]) == candidate["tokens"]
+            assert 1 <= max(candidate["steps"]) <= candidate["forwards"]
     other = collecting(bases["llada"], tmp_path, output=str(tmp_path / "cut.jsonl"))
     text = whole.read_text()
     Path(other.output).write_text(text[: text.index('{"id": 3') + 20])

@@ -7,9 +7,11 @@ would have committed (train/trajectory.py). One line of JSON per prompt; the fir
 
     {"provenance": {"model": ..., "weights": ..., "method": ..., ...}}
     {"id": 0, "task": "chain", "prompt": "Compute 12 - 9.", "key": "3", "candidates": [
-        {"text": ..., "token_ids": [...], "seed": 0, "right": true, "tokens": 18, "forwards": 5, "triggers": {...}}, ...]}
+        {"text": ..., "token_ids": [...], "steps": [...], "seed": 0, "right": true, "tokens": 18, "forwards": 5,
+         "triggers": {...}}, ...]}
 
-A stopped run resumes after the last complete line.
+`steps` has an entry per token of `token_ids`: the forward, counted from 1, that wrote it. A stopped run resumes after the
+last complete line.
 """
 
 import itertools
@@ -184,7 +186,8 @@ def _answer(
                 "candidates": [
                     {
                         "text": answer.text,
-                        "token_ids": _ended(answer, model.spec),
+                        "token_ids": (ids := _ended(answer, model.spec)),
+                        "steps": [steps[offset] for offset in range(len(ids))],
                         "seed": seed,
                         # An answer without an EOS would teach the model not to end.
                         "right": verdict and answer.finish_reason == "stop",
@@ -192,8 +195,8 @@ def _answer(
                         "forwards": answer.forwards,
                         "triggers": triggers.to_dict(),
                     }
-                    for answer, seed, verdict, triggers in zip(
-                        answers[part], seeds[part], right, recorder.triggers[part], strict=True
+                    for answer, seed, verdict, triggers, steps in zip(
+                        answers[part], seeds[part], right, recorder.triggers[part], recorder.steps[part], strict=True
                     )
                 ],
             }

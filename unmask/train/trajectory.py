@@ -1,4 +1,6 @@
-"""How redundant a decode was: the tokens that R2-dLLM's rules would have committed, counted while they are off.
+"""The trajectory of a decode, when each token was written, and how redundant it was.
+
+Redundancy is the tokens that R2-dLLM's rules would have committed, counted while they are off.
 
 A recorder observes a decode without these rules and applies each of them, in the published order, to the positions that
 the base rule left masked. The text does not change: these are potential triggers (arXiv 2604.18995, section 5.1 and
@@ -45,6 +47,11 @@ class Recorder:
     """An observer that counts potential triggers; `triggers[i]` belongs to prompt i of the batch.
 
     Predictions that end the answer are left out: a tail of EOS is filler, not redundancy.
+
+    Attributes:
+        triggers: of each prompt's answer.
+        forwards: of each prompt so far.
+        steps: of each prompt, the forward (from 1) that last wrote an offset of its answer; what no forward wrote is absent.
     """
 
     def __init__(self, method: Method, *, prompts: int, mask_id: int, ends: Sequence[int]) -> None:
@@ -57,8 +64,17 @@ class Recorder:
         self._mask_id, self._ends = mask_id, torch.tensor(list(ends))
         self._streaks: dict[int, Streak] = {}
         self.triggers = [Triggers() for _ in range(prompts)]
+        self.forwards = [0] * prompts
+        self.steps: list[dict[int, int]] = [{} for _ in range(prompts)]
 
     def __call__(self, record: StepRecord) -> None:
+        """Take in one forward."""
+        for row, positions, prompt in zip(record.rows, record.committed, record.prompt, strict=True):
+            self.forwards[row] += 1
+            self.steps[row].update((position - prompt, self.forwards[row]) for position in positions)
+        self._count(record)
+
+    def _count(self, record: StepRecord) -> None:
         """Count what the rules would have committed after one forward."""
         block_BL, candidate_BL = torch.tensor(record.block), torch.tensor(record.candidate)
         taken_BL = torch.zeros_like(block_BL, dtype=torch.bool)
@@ -96,12 +112,12 @@ class Recorder:
         for row, index in enumerate(record.rows):
             self._streaks[index] = Streak(*(part[row : row + 1] for part in memory))
             counts = self.triggers[index]
-            counts.windows += _count(windows_B[row])
-            counts.components += _count(starts_BL[row])
-            counts.positions += _count(covered_BL[row])
-            counts.runs += _count(runs_BL[row])
-            counts.temporal += _count(stable_BL[row])
+            counts.windows += _total(windows_B[row])
+            counts.components += _total(starts_BL[row])
+            counts.positions += _total(covered_BL[row])
+            counts.runs += _total(runs_BL[row])
+            counts.temporal += _total(stable_BL[row])
 
 
-def _count(marks: Tensor) -> int:
+def _total(marks: Tensor) -> int:
     return int(marks.sum())
