@@ -53,7 +53,7 @@ HOMES = {
     "pydantic": {"serve"},
     "prometheus_client": {"serve"},
     "ray": {"serve"},
-    "pyarrow": {"serve"},
+    "pyarrow": {"serve", "train"},
 }
 
 

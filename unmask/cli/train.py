@@ -53,7 +53,7 @@ def collect(config: Config, settings: Changes = None) -> None:
 
     plan = CollectConfig.from_dict(chosen)
     with _bar(plan.limit) as update:
-        path = run(plan, lambda done, right: update(done, f"prompts, {right:.0%} of the last answers right"))
+        path = run(plan, lambda done, right: update(done, f"prompts, {right:.0%} of the last answers right"), _left_out)
     print(path)
 
 
@@ -110,6 +110,10 @@ def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[
     from unmask.train.sft import SFTConfig
 
     return SFTConfig.from_dict(chosen), shape, examples
+
+
+def _left_out(what: str) -> None:
+    typer.echo(f"left out: {what}", err=True)
 
 
 def _say(line: str) -> None:

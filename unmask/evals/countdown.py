@@ -14,10 +14,10 @@ from itertools import combinations
 from typing import NamedTuple
 
 from unmask.evals import shots
-from unmask.evals.answers import boxed
 from unmask.evals.expression import evaluate
 from unmask.evals.reading import Row, files, read
 from unmask.evals.task import Item, Source, Task, chosen
+from unmask.tasks.answers import boxed
 
 RULES = (
     "Calculate a target from some numbers with +, -, * and /. Use every number exactly once; the result of a step may be used "

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 from unmask.evals import shots
-from unmask.evals.answers import marked_number, stated_number
 from unmask.evals.reading import Row, files, read
 from unmask.evals.task import Item, Source, Task, chosen
+from unmask.tasks.answers import marked_number, stated_number
 
 SHOTS = 5
 FORMAT = "Reason step by step. End with a line that holds #### and then the final number, like this:\n#### 42"

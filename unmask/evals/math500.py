@@ -1,10 +1,10 @@
 """MATH-500: 500 problems of MATH's test split (Lightman et al. 2023, arXiv 2305.20050; github.com/openai/prm800k)."""
 
 from unmask.evals import shots
-from unmask.evals.answers import after_answer_is, boxed
 from unmask.evals.math_verifier import MathVerifier
 from unmask.evals.reading import files, read
 from unmask.evals.task import Item, Source, Task, chosen
+from unmask.tasks.answers import after_answer_is, boxed
 
 FIELDS = {"problem": str, "solution": str, "answer": str, "level": int, "unique_id": str}
 LONGEST = 1000  # characters of an answer; keys have 60 at most, and long answers take long to parse

@@ -3,9 +3,9 @@
 from decimal import Decimal
 
 from unmask.evals import shots
-from unmask.evals.answers import stated_number
 from unmask.evals.reading import Row, files, read
 from unmask.evals.task import Item, Source, Task, chosen
+from unmask.tasks.answers import stated_number
 
 FIELDS = {"ID": str, "Body": str, "Question": str, "Answer": float, "Type": str}
 FORMAT = 'Reason step by step and end with "The answer is" and the number.'

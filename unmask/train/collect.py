@@ -10,22 +10,22 @@ would have committed (train/trajectory.py). One line of JSON per prompt; the fir
         {"text": ..., "token_ids": [...], "steps": [...], "seed": 0, "right": true, "tokens": 18, "forwards": 5,
          "triggers": {...}}, ...]}
 
-`steps` has an entry per token of `token_ids`: the forward, counted from 1, that wrote it. A stopped run resumes after the
-last complete line.
+`steps` has an entry per token of `token_ids`: the forward, counted from 1, that wrote it. A prompt that cannot be answered
+has no candidates, and an "error" that says why. A stopped run resumes after the last complete line.
 """
 
 import itertools
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from unmask.decode.settings import from_mapping, whole
-from unmask.engine.generate import generate
-from unmask.engine.request import Completion
-from unmask.errors import ConfigError
+from unmask.engine.generate import answer, make_request
+from unmask.engine.request import Completion, Request
+from unmask.engine.state import RequestState
+from unmask.errors import ConfigError, RequestError
 from unmask.files import Journal
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
@@ -33,6 +33,7 @@ from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
 from unmask.tasks.problem import Problem
+from unmask.train.records import files, records
 from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
 from unmask.train.verdict import verdicts
@@ -46,9 +47,9 @@ class CollectConfig:
         model: an embedded model, a checkpoint folder or a Hugging Face id.
         output: the JSONL file.
         mixture: task -> weight of generated training problems; None: `prompts` are used.
-        prompts: a JSONL file with "prompt" and, if there is a key, "answer".
+        prompts: a JSONL or parquet file, or a folder of them, with "prompt" and, if there is a key, "answer".
         limit: number of prompts.
-        candidates: answers per prompt.
+        candidates: answers per prompt; one if the temperature is 0.
         method: a preset, or settings, without R2-dLLM's rules.
         rules: options of r2-dllm: the rules whose triggers are counted.
         batch: prompts decoded at once, each with all its candidates.
@@ -81,51 +82,58 @@ class CollectConfig:
         for name in ("limit", "candidates", "batch"):
             whole(f"collect: {name}", getattr(self, name), 1, required=True)
         check_number("collect: temperature", self.temperature, 0.0)
-        if self.temperature == 0:
-            raise ConfigError("collect: a temperature of 0 makes all candidates of a prompt the same")
+        if self.temperature == 0 and self.candidates > 1:
+            raise ConfigError(
+                "collect: a temperature of 0 makes all candidates of a prompt the same: set candidates to 1, or a higher one"
+            )
 
 
 class Prompt(NamedTuple):
-    """A question, its key if there is one, and its problem if it was generated."""
+    """A question and where it comes from, its key if there is one, and its problem if it was generated.
+
+    `error` says why a record of the file is no prompt.
+    """
 
     text: str
     key: str | None
     problem: Problem | None
+    where: str
+    error: str | None = None
 
 
 def sources(config: CollectConfig) -> Iterator[Prompt]:
-    """The prompts: training problems of the mixture, all different, or the lines of the file."""
+    """The prompts: training problems of the mixture, all different, or the records of the files."""
     if config.mixture is not None:
         seen = set()
         for problem in problems(config.mixture, "train", seed=config.seed):
             if problem.question not in seen:
                 seen.add(problem.question)
-                yield Prompt(problem.question, problem.key, problem)
+                yield Prompt(problem.question, problem.key, problem, f"training problem {len(seen)}")
         return
-    path = Path(str(config.prompts))
-    try:
-        with path.open() as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    row = json.loads(line)
-                    key, asked = row.get("answer"), row["prompt"]
-                    if not asked.strip():
-                        raise KeyError("prompt")
-                except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
-                    raise ConfigError(f'{path}:{number}: expected {{"prompt": ..., "answer": ...}}') from None
-                yield Prompt(asked, None if key is None else str(key), None)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    for path in files(str(config.prompts)):
+        for record in records(path):
+            asked, key = record.values.get("prompt"), record.values.get("answer")
+            error = record.error
+            if error is None and not (isinstance(asked, str) and asked.strip()):
+                error = 'expected {"prompt": ..., "answer": ...}'
+            yield Prompt("" if error else str(asked), None if key is None else str(key), None, record.where, error)
 
 
-def collect(config: CollectConfig, report: Callable[[int, float], None] | None = None) -> Path:
+def collect(
+    config: CollectConfig,
+    report: Callable[[int, float], None] | None = None,
+    left_out: Callable[[str], None] | None = None,
+) -> Path:
     """Collect, or resume collecting; returns the file.
 
-    `report(prompts done, share of right answers in the batch)` is called after every batch.
-    Raises ConfigError if the file was collected with other settings, or is being written by another process.
+    `report(prompts done, share of right answers in the batch)` is called after every batch, and `left_out` with the place of
+    every prompt that cannot be answered and what is wrong with it.
+    Raises ConfigError if the file was collected with other settings, or is being written by another process, or if no record
+    of the prompts is a prompt.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("collect runs as one process: give each its own `seed` and `output` instead")
+    _check_prompts(config)
     model = loading.load(config.model, device=config.device, dtype=config.dtype)
     method = load_method(config.method) if isinstance(config.method, str) else Method.from_dict(config.method)
     if method.confidence_cluster or method.token_cluster or method.temporal:
@@ -147,61 +155,103 @@ def collect(config: CollectConfig, report: Callable[[int, float], None] | None =
             rows = _answer(model, method, rules, config, chunk)
             journal.append(rows)
             done += len(rows)
+            if left_out is not None:
+                for row in rows:
+                    if "error" in row:
+                        left_out(row["error"])
             if report is not None:
                 every = [candidate["right"] for row in rows for candidate in row["candidates"]]
-                report(done, sum(every) / len(every))
+                report(done, sum(every) / max(1, len(every)))
     return path
+
+
+def _check_prompts(config: CollectConfig) -> None:
+    """Raises ConfigError where the whole file is another kind of file; it is read to its first prompt."""
+    if config.prompts is not None:
+        first = None
+        for prompt in sources(config):
+            if prompt.error is None:
+                return
+            first = first or f"{prompt.where}: {prompt.error}"
+        raise ConfigError(f"no record is a prompt; {first or f'{config.prompts} is empty'}")
 
 
 def _answer(
     model: Denoiser, method: Method, rules: Method, config: CollectConfig, chunk: list[tuple[int, Prompt]]
 ) -> list[dict[str, Any]]:
     """The lines of some prompts, all their candidates decoded as one batch."""
-    count = config.candidates
-    texts = [prompt.text for _, prompt in chunk for _ in range(count)]
-    seeds = [(config.seed * 1_000_003 + number) * count + choice for number, _ in chunk for choice in range(count)]
+    asked: dict[int, list[Request]] = {}
+    errors: dict[int, str] = {}
+    for number, prompt in chunk:
+        try:
+            asked[number] = _requests(model, method, config, number, prompt)
+        except RequestError as error:
+            errors[number] = f"{prompt.where}: {error}"
+    requests = [request for some in asked.values() for request in some]
     ends = model.spec.eos_ids + model.spec.turn_ids
-    recorder = Recorder(rules, prompts=len(texts), mask_id=model.spec.mask_id, ends=ends)
-    answers = generate(
-        model,
-        texts,
-        method=method,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=seeds,
-        observer=recorder,
-    )
-    rows = []
-    for place, (number, prompt) in enumerate(chunk):
-        part = slice(place * count, (place + 1) * count)
-        said = [answer.text for answer in answers[part]]
-        right = [prompt.problem.verify(text) for text in said] if prompt.problem else verdicts(said, prompt.key)
-        rows.append(
+    recorder = Recorder(rules, prompts=len(requests), mask_id=model.spec.mask_id, ends=ends)
+    answers = answer(model, requests, recorder) if requests else []
+    rows, place = [], 0
+    for number, prompt in chunk:
+        task = prompt.problem.task if prompt.problem else None
+        row = {"id": number, "task": task, "prompt": prompt.text, "key": prompt.key}
+        if number in errors:
+            rows.append(row | {"error": errors[number], "candidates": []})
+            continue
+        part = slice(place, place + config.candidates)
+        place = part.stop
+        rows.append(row | {"candidates": _candidates(model.spec, prompt, requests[part], answers[part], recorder, part)})
+    return rows
+
+
+def _requests(model: Denoiser, method: Method, config: CollectConfig, number: int, prompt: Prompt) -> list[Request]:
+    """A prompt's requests, one per candidate. Raises RequestError where it cannot be answered."""
+    if prompt.error is not None:
+        raise RequestError(prompt.error)
+    requests = [
+        make_request(
+            model,
+            prompt.text,
+            method=method,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=(config.seed * 1_000_003 + number) * config.candidates + choice,
+        )
+        for choice in range(config.candidates)
+    ]
+    RequestState.start(requests[0], model)
+    return requests
+
+
+def _candidates(
+    spec: ModelSpec,
+    prompt: Prompt,
+    requests: Sequence[Request],
+    answers: Sequence[Completion],
+    recorder: Recorder,
+    part: slice,
+) -> list[dict[str, Any]]:
+    """A prompt's answers, judged; `part` is where they stand in the batch."""
+    texts = [completion.text for completion in answers]
+    right = [prompt.problem.verify(text) for text in texts] if prompt.problem else verdicts(texts, prompt.key)
+    found = []
+    for index, (request, completion, verdict) in enumerate(zip(requests, answers, right, strict=True), start=part.start):
+        token_ids = _ended(completion, spec)
+        found.append(
             {
-                "id": number,
-                "task": prompt.problem.task if prompt.problem else None,
-                "prompt": prompt.text,
-                "key": prompt.key,
-                "candidates": [
-                    {
-                        "text": answer.text,
-                        "token_ids": (ids := _ended(answer, model.spec)),
-                        "steps": [steps[offset] for offset in range(len(ids))],
-                        "seed": seed,
-                        # An answer without an EOS would teach the model not to end.
-                        "right": verdict and answer.finish_reason == "stop",
-                        "tokens": answer.tokens,
-                        "forwards": answer.forwards,
-                        "triggers": triggers.to_dict(),
-                    }
-                    for answer, seed, verdict, triggers, steps in zip(
-                        answers[part], seeds[part], right, recorder.triggers[part], recorder.steps[part], strict=True
-                    )
-                ],
+                "text": completion.text,
+                "token_ids": token_ids,
+                "steps": [recorder.steps[index][offset] for offset in range(len(token_ids))],
+                "seed": request.seed,
+                # An answer without an EOS would teach the model not to end.
+                "right": verdict and completion.finish_reason == "stop",
+                "tokens": completion.tokens,
+                "forwards": completion.forwards,
+                "triggers": recorder.triggers[index].to_dict(),
             }
         )
-    return rows
+    return found
 
 
 def _ended(answer: Completion, spec: ModelSpec) -> list[int]:

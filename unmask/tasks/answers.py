@@ -13,6 +13,11 @@ _THOUSANDS = r"[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
 _NUMBER = rf"(?:(?<![\w)}}\]])[-\u2212])?(?:\\?\$[-\u2212]?)?(?:{_THOUSANDS}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _ANY = re.compile(_NUMBER)
 _MARKED = re.compile(rf"####[ *]*({_NUMBER})")
+_LINE = re.compile(r"####[ \t]*([^\n]*)")
+# Beside a number this makes a formula of it, which words and units do not: x^2, 3 + y, \sqrt{2}, 18x.
+_FORMULA = re.compile(
+    r"[\^_/+<>|]|(?<!\w)[-\u2212](?!\w)|\\(?!(?:text|mathrm|mbox|left|right)\b|[^a-zA-Z])|(?<=\0)[^\W\d_](?![^\W\d_])"
+)
 # After a number this begins a calculation that is not carried out: 18/5, 18 - 5, \frac{18}{5}.
 _GOES_ON = re.compile(r"\s*(?:[-+*/^\u00d7\u00f7\u2212]\s*[0-9($\\]|\\(?:times|cdot|div)|\}\s*\{)")
 
@@ -77,6 +82,31 @@ def stated_number(text: str) -> Decimal | None:
         return _result(said)
     found: list[str] = _ANY.findall(text)
     return _value(found[-1]) if found else None
+
+
+def statement(text: str) -> str | None:
+    r"""What a text states as its result, in words or in figures: the line after ####, a box, or what follows "answer is".
+
+    >>> statement("Hm. The answer is **Paris**."), statement(r"\boxed{\frac{1}{2}} of 3"), statement("It is 4.")
+    ('**Paris**', '\\frac{1}{2}', None)
+    """
+    lines: list[str] = _LINE.findall(text)
+    said = lines[-1] if lines else boxed(text)
+    said = after_answer_is(text) if said is None else said
+    return None if said is None else said.strip() or None
+
+
+def only_number(text: str) -> Decimal | None:
+    r"""The number of a text that holds one and no formula, after the last "="; words and units beside it do not matter.
+
+    >>> only_number("x = $18.00"), only_number(r"18\text{ eggs}"), only_number(r"\frac{1}{2}"), only_number("2x")
+    (Decimal('18.00'), Decimal('18'), None, None)
+    """
+    result = text.rpartition("=")[2]
+    numbers = list(_ANY.finditer(result))
+    if len(numbers) != 1 or _FORMULA.search(result[: numbers[0].start()] + "\0" + result[numbers[0].end() :]):
+        return None
+    return _value(numbers[0][0])
 
 
 def _result(statement: str) -> Decimal | None:

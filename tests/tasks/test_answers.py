@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.evals.answers import after_answer_is, boxed, marked_number, stated_number
+from unmask.tasks.answers import after_answer_is, boxed, marked_number, stated_number
 
 
 @pytest.mark.parametrize(
