@@ -194,7 +194,7 @@ def _answer(
     rows, place = [], 0
     for number, prompt in chunk:
         task = prompt.problem.task if prompt.problem else None
-        row = {"id": number, "task": task, "prompt": prompt.text, "key": prompt.key}
+        row: dict[str, Any] = {"id": number, "task": task, "prompt": prompt.text, "key": prompt.key}
         if number in errors:
             rows.append(row | {"error": errors[number], "candidates": []})
             continue
