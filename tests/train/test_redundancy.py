@@ -32,13 +32,14 @@ from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
 from unmask.models.toy import CONFIGS, MASK, toy
 from unmask.train import adapter, checkpoint, sharding
+from unmask.train.batches import order, questions
 from unmask.train.begin import CONFIGS as LAYOUTS
 from unmask.train.begin import initialise
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
 from unmask.train.pretrain import PretrainConfig, pretrain
 from unmask.train.selection import choose, examples
-from unmask.train.sft import SFTConfig, lay_out, merge, order, questions, sft
+from unmask.train.sft import SFTConfig, lay_out, merge, sft
 from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trajectory import Recorder, Triggers
 from unmask.train.verdict import verdicts

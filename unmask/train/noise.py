@@ -5,7 +5,7 @@ Shapes: B rows, T tokens. `answer_BT` marks the tokens that may be masked: the a
 Every objective makes a `Hidden`, which train/loss.py turns into a number, the same way for all.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +18,20 @@ class Hidden(NamedTuple):
         hidden_BT: bool, replaced by the mask.
         weight_BT: float, the weight of each token's cross-entropy; 0 for tokens that are not supervised.
         total_B: float, each row's part of the divisor of the loss.
+        own_B: bool, the rows whose supervised masks the network fills itself before it is trained; None: no switch for it.
+        certain_B: float, the weight of each row's entropy (loss.certainty); None: no such term.
     """
 
     hidden_BT: Tensor
     weight_BT: Tensor
     total_B: Tensor
+    own_B: Tensor | None = None
+    certain_B: Tensor | None = None
 
     def rows(self, part: slice) -> "Hidden":
         """Some of the rows: for micro-batches."""
-        return Hidden(self.hidden_BT[part], self.weight_BT[part], self.total_B[part])
+        fields: list[Any] = [None if field is None else field[part] for field in self]
+        return Hidden(*fields)
 
 
 # --- rates and masks --------------------------------------------------------------------------------------------------
@@ -59,6 +64,12 @@ def draw_block(answer_BT: Tensor, length: int, blocks_B: Tensor, generator: torc
     number = order.div(length, rounding_mode="floor")
     chosen = (torch.rand(blocks_B.shape, generator=generator).to(blocks_B.device) * blocks_B).long()[:, None]
     return answer_BT & (number == chosen), answer_BT & (number > chosen)
+
+
+def first_blocks(answer_BT: Tensor, length: int, blocks_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The first `blocks_B` blocks of each row and the tokens after them, both bool [B, T]: the whole answer at once."""
+    number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
+    return answer_BT & (number < blocks_B[:, None]), answer_BT & (number >= blocks_B[:, None])
 
 
 def blocks_of(answer_BT: Tensor, length: int) -> Tensor:
@@ -148,8 +159,8 @@ def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Gene
     """
     first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
     total_B = asked_BT.sum(dim=1).float()
-    made = [Hidden(first | later_BT, first / rate, total_B)]
-    if complementary:
-        second = asked_BT & ~first
-        made.append(Hidden(second | later_BT, second / (1 - rate), total_B))
-    return Hidden(*(torch.cat(parts) for parts in zip(*made, strict=True)))
+    if not complementary:
+        return Hidden(first | later_BT, first / rate, total_B)
+    second = asked_BT & ~first
+    hidden = torch.cat((first | later_BT, second | later_BT))
+    return Hidden(hidden, torch.cat((first / rate, second / (1 - rate))), total_B.repeat(2))

@@ -9,32 +9,27 @@ usual one of masked diffusion (train/noise.py). A block-causal model trains on a
 (train/layout.py).
 """
 
-import functools
 import hashlib
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from accelerate import Accelerator, DistributedType
-from torch import Tensor
 
 from unmask.decode.settings import from_mapping, whole
-from unmask.decode.spec import ModelSpec
 from unmask.engine.generate import encode
 from unmask.errors import ConfigError, unknown
 from unmask.files import writing
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
-from unmask.train import checkpoint, noise
-from unmask.train.loss import Question, ask
+from unmask.train import checkpoint
+from unmask.train.batches import BatchConfig, questions
+from unmask.train.objective import Rows
 from unmask.train.selection import Example, Select, Spatial, examples
-from unmask.train.trainer import Report, Schedule, TrainingConfig, fit, start
+from unmask.train.trainer import Report, Schedule, fit, start
 
-Objective = Literal["block", "masked"]
-BLOCK = 32  # R2-dLLM's
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -48,21 +43,18 @@ class LoRA:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(TrainingConfig):
+class SFTConfig(BatchConfig):
     """The settings of a fine-tuning; defaults are R2-dLLM's if the paper gives them (arXiv 2604.18995, section 6.1).
+
+    The objective's: train/objective.py; those of batches: train/batches.py.
 
     Attributes:
         model, dtype: the base model and the type of its frozen weights; without LoRA all weights are float32.
         data: a file of `unmask train collect`.
         select: which right answer per prompt: that of lowest or highest redundancy, or a random one.
         spatial, per_token: how redundancy is counted; see selection.score.
-        objective: "block" (section 5.2) or "masked" (1/t).
-        block_length: None is the model's own, or 32 if it has none.
-        mask_rate, complementary: of the block objective; a batch then has two views of every example.
         lora: adapter sizes; null trains all weights.
         length: tokens of prompt and answer together, padded or cut.
-        batch_size: examples per step, over all devices.
-        micro_batch: rows that a device computes at once.
     """
 
     model: str
@@ -71,21 +63,13 @@ class SFTConfig(TrainingConfig):
     select: Select = "lowest"
     spatial: Spatial = "windows"
     per_token: bool = True
-    objective: Objective = "block"
-    block_length: int | None = None
-    mask_rate: float = 0.5
-    complementary: bool = True
     lora: LoRA | None = LoRA()
     length: int = 768
-    batch_size: int = 64
-    micro_batch: int = 8
-    epochs: int = 6
     gradient_checkpointing: bool = False
     learning_rate: float = 2e-5
     schedule: Schedule = "constant"
     warmup: float = 0.0
-    # The last two change how much is computed at once, not the result.
-    free: ClassVar[tuple[str, ...]] = (*TrainingConfig.free, "micro_batch", "gradient_checkpointing")
+    free: ClassVar[tuple[str, ...]] = (*BatchConfig.free, "gradient_checkpointing")
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
@@ -97,35 +81,12 @@ class SFTConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("select", Select), ("spatial", Spatial), ("objective", Objective)):
+        for name, known in (("select", Select), ("spatial", Spatial)):
             if getattr(self, name) not in get_args(known):
                 raise unknown(name, str(getattr(self, name)), get_args(known))
-        if self.block_length is not None:
-            whole("block_length", self.block_length, 1, required=True)
-        for name in ("length", "batch_size", "micro_batch", "epochs"):
-            whole(name, getattr(self, name), 1, required=True)
+        whole("length", self.length, 1, required=True)
         if self.dtype not in DTYPES:
             raise unknown("dtype", str(self.dtype), DTYPES)
-        if not 0 < self.mask_rate < 1:
-            raise ConfigError(f"mask_rate must be between 0 and 1, got {self.mask_rate}")
-
-    def block(self, spec: ModelSpec) -> int:
-        """The block length of this training. Raises ConfigError if it is not that of a block-causal model."""
-        if spec.block is not None and self.block_length not in (None, spec.block):
-            raise ConfigError(f"block_length {self.block_length}: {self.model} has blocks of {spec.block} tokens; leave it out")
-        return spec.block or self.block_length or BLOCK
-
-    def steps(self, count: int) -> int:
-        """Steps for this many examples: whole batches, at least one."""
-        return max(1, self.epochs * count // self.batch_size)
-
-
-class Rows(NamedTuple):
-    """All examples as tensors: `tokens_BT`, `answer_BT` (may be masked), `blocks_B` (blocks up to the first EOS)."""
-
-    tokens_BT: Tensor
-    answer_BT: Tensor
-    blocks_B: Tensor
 
 
 def lay_out(
@@ -159,40 +120,6 @@ def lay_out(
         answer_BT[row, len(prompt) : len(prompt) + canvas] = True
         blocks.append(filled)
     return Rows(tokens_BT, answer_BT, torch.tensor(blocks))
-
-
-def order(count: int, config: SFTConfig, step: int) -> list[int]:
-    """The examples of a step: epoch after epoch, each in its own shuffle."""
-    found: list[int] = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
-        epoch, index = divmod(place, count)
-        found.append(_shuffled(count, f"{config.seed}-{epoch}")[index])
-    return found
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffled(count: int, seed: str) -> list[int]:
-    return random.Random(seed).sample(range(count), count)
-
-
-def questions(rows: Rows, config: SFTConfig, spec: ModelSpec, step: int, process: int, processes: int) -> list[Question]:
-    """One process's micro-batches of a step. Masks are drawn for the whole batch, so no split changes them."""
-    picked = torch.tensor(order(len(rows.tokens_BT), config, step))
-    tokens_BT, answer_BT, blocks_B = (part[picked] for part in rows)
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    rate, both = config.mask_rate, config.complementary
-    if config.objective == "masked":
-        hidden = noise.masked(answer_BT, generator)
-    elif spec.block is None:
-        hidden = noise.redundancy_aware(answer_BT, config.block(spec), blocks_B, rate, generator, complementary=both)
-    else:
-        hidden = noise.views(answer_BT, torch.zeros_like(answer_BT), rate, generator, complementary=both)
-    tokens_BT = tokens_BT.repeat(len(hidden.hidden_BT) // len(tokens_BT), 1)
-    mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
-    if not mine:
-        raise ConfigError(f"{len(tokens_BT)} rows per step cannot be divided among {processes} processes: raise batch_size")
-    parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
-    return [ask(tokens_BT[part], hidden.rows(part), spec) for part in parts]
 
 
 def sft(config: SFTConfig, report: Report | None = None) -> Path:

@@ -21,7 +21,7 @@ from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
 from unmask.models.network import Network
 from unmask.train import checkpoint, sharding
-from unmask.train.loss import Question, weighted
+from unmask.train.loss import Evidence, Own, Question, entropy, part_of
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -99,7 +99,7 @@ def check_number(name: str, value: object, least: float) -> None:
 
 
 class Student(nn.Module):
-    """A network as a module to train, which DDP or FSDP wrap: micro-batches in, cross-entropies out."""
+    """A network as a module to train, which DDP or FSDP wrap: micro-batches in, evidence on supervised tokens out."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -114,15 +114,30 @@ class Student(nn.Module):
         target_N: Tensor,
         positions_Q: Tensor | None = None,
         mask_QQ: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy [N] of each supervised token in fp32, and whether the most probable token is right, [N].
+        own: Own | None = None,
+        certain: bool = False,
+    ) -> Evidence:
+        """One forward, and before it a second one without gradient where masks are filled by the network itself (`own`).
 
         Some models predict token i in row i - 1 (Dream): the network's `predicting` gives the row.
         """
-        states = self.network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
-        logits = self.network.project(states[row_N, self.network.predicting(place_N)])
+        if own is not None:
+            with torch.no_grad():
+                logits = self._logits(input_BQ[own.rows_R], own.row_M, own.place_M, positions_Q, mask_QQ)
+            input_BQ = input_BQ.index_put((own.rows_R[own.row_M], own.seen_M), logits.argmax(-1))
+        logits = self._logits(input_BQ, row_N, place_N, positions_Q, mask_QQ)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return cross_entropy(precise, target_N, reduction="none"), logits.argmax(-1) == target_N
+        return Evidence(
+            cross_entropy(precise, target_N, reduction="none"),
+            logits.argmax(-1) == target_N,
+            entropy(precise) if certain else None,
+        )
+
+    def _logits(
+        self, input_BQ: Tensor, row_N: Tensor, place_N: Tensor, positions_Q: Tensor | None, mask_QQ: Tensor | None
+    ) -> Tensor:
+        states = self.network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
+        return self.network.project(states[row_N, self.network.predicting(place_N)])
 
 
 class Average:
@@ -225,16 +240,15 @@ def fit(
             moved = part.to(accelerator.device)
             # Without synchronisation FSDP would keep a whole gradient on every device.
             with accelerator.no_sync(student) if number + 1 < len(parts) and not sharded else nullcontext():
-                losses, right = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
-                share = weighted(losses, moved.weight_N, total)
+                evidence = student(*moved.asked())
+                share = part_of(evidence, moved, total)
                 # DDP and FSDP average the processes' gradients; the loss needs their sum.
                 accelerator.backward(share * processes)
-            loss, hits, asked = loss + share.detach(), hits + right.sum(), asked + right.numel()
+            loss, hits, asked = loss + share.detach(), hits + evidence.right_N.sum(), asked + evidence.right_N.numel()
             seen += part.input_BQ.numel() * processes
         for _ in range(len(parts), rounds):
             # Gathering a layer takes all processes: those that are done add zeros until the last one is done.
-            losses, _ = student(*moved[:4], moved.positions_Q, moved.mask_QQ)
-            accelerator.backward(losses.sum() * 0.0)
+            accelerator.backward(student(*moved.asked()).loss_N.sum() * 0.0)
         accelerator.clip_grad_norm_(student.parameters(), config.clip)
         for group, peak in zip(groups, peaks, strict=True):
             group["lr"] = peak * config.rate(step, steps)
