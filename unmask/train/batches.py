@@ -54,12 +54,14 @@ def _shuffled(count: int, seed: str) -> list[int]:
     return random.Random(seed).sample(range(count), count)
 
 
-def questions(rows: Rows, config: BatchConfig, spec: ModelSpec, step: int, process: int, processes: int) -> list[Question]:
+def questions(
+    rows: Rows, config: BatchConfig, spec: ModelSpec, step: int, process: int, processes: int, progress: float = 0.0
+) -> list[Question]:
     """One process's micro-batches of a step. Masks are drawn for the whole batch, so no split changes them."""
     picked = torch.tensor(order(len(rows.tokens_BT), config, step))
     chosen = Rows(*(part[picked] for part in rows))
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    hidden = config.hide(chosen, spec, generator)
+    hidden = config.hide(chosen, spec, generator, progress)
     tokens_BT = chosen.tokens_BT.repeat(len(hidden.hidden_BT) // len(picked), 1)
     mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
     if not mine:

@@ -119,7 +119,7 @@ def lay_out(
         tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
         answer_BT[row, len(prompt) : len(prompt) + canvas] = True
         blocks.append(filled)
-    return Rows(tokens_BT, answer_BT, torch.tensor(blocks))
+    return Rows(tokens_BT, answer_BT, torch.tensor(blocks), torch.zeros_like(tokens_BT))
 
 
 def sft(config: SFTConfig, report: Report | None = None) -> Path:
