@@ -19,11 +19,19 @@ WORDS = {"objective": ("block", "masked"), "window": ("block", "answer")}
 
 
 class Rows(NamedTuple):
-    """Examples as tensors: `tokens_BT`, `answer_BT` (may be masked), `blocks_B` (blocks up to the first EOS)."""
+    """Examples as tensors.
+
+    Attributes:
+        tokens_BT: ids, EOS to the end.
+        answer_BT: bool, may be masked: every answer, and the EOS behind the last one.
+        blocks_B: blocks of the last answer up to the one that holds the first EOS.
+        steps_BT: the forward, from 1, that wrote each token; 0 where none is known.
+    """
 
     tokens_BT: Tensor
     answer_BT: Tensor
     blocks_B: Tensor
+    steps_BT: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
