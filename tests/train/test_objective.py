@@ -10,11 +10,11 @@ import unmask
 from unmask.models.toy import MASK, toy
 from unmask.train.batches import questions
 from unmask.train.loss import Question, part_of
-from unmask.train.objective import Rows
-from unmask.train.sft import SFTConfig, lay_out
+from unmask.train.rows import Encoded, Examples, lay_out
+from unmask.train.sft import SFTConfig
 from unmask.train.trainer import Student
 
-PAIRS = [([5, 6, 7], list(range(4, 13 + row))) for row in range(6)]
+EXAMPLES = [Encoded.of([5, 6, 7], range(4, 13 + row)) for row in range(6)]
 
 
 def tuning(**changes: Any) -> SFTConfig:
@@ -22,16 +22,23 @@ def tuning(**changes: Any) -> SFTConfig:
     return SFTConfig.from_dict(settings | changes)
 
 
-def rows_of(family: str, config: SFTConfig) -> Rows:
+def laid(family: str, config: SFTConfig) -> Examples:
     spec = toy(family).spec
-    return lay_out(PAIRS, length=28, block_length=config.block(spec), eos_id=spec.eos_ids[0], on_grid=spec.block is not None)
+    return Examples(
+        examples=EXAMPLES,
+        length=28,
+        block_length=config.block(spec),
+        eos_id=spec.eos_ids[0],
+        on_grid=spec.block is not None,
+        fill="length",
+    )
 
 
 def asked(family: str, step: int = 0, **changes: Any) -> list[Question]:
     """The micro-batches of one step."""
     spec = toy(family).spec
     config = tuning(**({"block_length": 4} if spec.block is None else {}) | changes)
-    return questions(rows_of(family, config), config, spec, step, 0, 1)
+    return questions(laid(family, config).rows(config, step), config, spec, step, 0, 1)
 
 
 def loss(family: str, parts: list[Question]) -> float:
@@ -131,15 +138,15 @@ def test_no_split_changes_certainty() -> None:
 def test_the_whole_answer_at_once() -> None:
     """Everything up to the block of the first EOS is asked in one of two views; what comes after stays masked."""
     config = tuning(block_length=4, window="answer")
-    rows = rows_of("llada", config)
+    rows = lay_out(EXAMPLES, length=28, block_length=4, eos_id=toy().spec.eos_ids[0])
     made = config.hide(rows, toy().spec, torch.Generator().manual_seed(0))
-    for row, (prompt, answer) in enumerate(PAIRS):
-        end = len(prompt) + (len(answer) // 4 + 1) * 4
-        weights = made.weight_BT[row] + made.weight_BT[row + len(PAIRS)]
-        assert (weights > 0).nonzero()[:, 0].tolist() == list(range(len(prompt), end))
-        for view in (row, row + len(PAIRS)):
-            assert made.hidden_BT[view, end : len(prompt) + 24].all()
-            assert made.total_B[view] == end - len(prompt)
+    for row, example in enumerate(EXAMPLES):
+        end = example.width(4, on_grid=False)
+        weights = made.weight_BT[row] + made.weight_BT[row + len(EXAMPLES)]
+        assert (weights > 0).nonzero()[:, 0].tolist() == list(range(3, end))
+        for view in (row, row + len(EXAMPLES)):
+            assert made.hidden_BT[view, end : 3 + 24].all()
+            assert made.total_B[view] == end - 3
 
 
 def test_bad_settings_say_what_would_be_right() -> None:

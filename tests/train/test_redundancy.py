@@ -32,14 +32,15 @@ from unmask.models import loading
 from unmask.models.denoiser import ModelSpec
 from unmask.models.toy import CONFIGS, MASK, toy
 from unmask.train import adapter, checkpoint, sharding
-from unmask.train.batches import order, questions
+from unmask.train.batches import questions
 from unmask.train.begin import CONFIGS as LAYOUTS
 from unmask.train.begin import initialise
 from unmask.train.budget import estimate
 from unmask.train.collect import CollectConfig, _ended, collect, sources
 from unmask.train.pretrain import PretrainConfig, pretrain
+from unmask.train.rows import Encoded, Examples, lay_out, order
 from unmask.train.selection import choose, examples
-from unmask.train.sft import SFTConfig, lay_out, merge, sft
+from unmask.train.sft import SFTConfig, merge, sft
 from unmask.train.tokenizer import build, save, vocabulary
 from unmask.train.trajectory import Recorder, Triggers
 from unmask.train.verdict import verdicts
@@ -376,14 +377,15 @@ def test_every_example_comes_once_per_epoch() -> None:
 @pytest.mark.parametrize("objective", ["block", "masked"])
 def test_masks_depend_on_neither_split(objective: str) -> None:
     """The questions of a step are the same for any micro-batch and any number of processes."""
-    pairs = [([5, 6, 7], list(range(8, 20 + row))) for row in range(7)]
-    rows = lay_out(pairs, length=40, block_length=8, eos_id=1)
+    pairs = [Encoded.of([5, 6, 7], range(8, 20 + row)) for row in range(7)]
+    laid = Examples(examples=pairs, length=40, block_length=8, eos_id=1, on_grid=False, fill="length")
     spec = ModelSpec(mask_id=2, eos_ids=(1,), vocab_size=40, max_length=64)
 
     def shown(micro: int, processes: int) -> list[list[int]]:
         config = SFTConfig(
             output="", model="", data="", batch_size=5, micro_batch=micro, objective=objective, block_length=8, length=40
         )
+        rows = laid.rows(config, 4)
         parts = [part for process in range(processes) for part in questions(rows, config, spec, 4, process, processes)]
         return [row for part in parts for row in part.input_BQ.tolist()]
 
@@ -396,14 +398,16 @@ def test_masks_depend_on_neither_split(objective: str) -> None:
 def test_a_block_causal_model_is_asked_about_all_blocks_at_once(objective: str, bases: dict[str, Path]) -> None:
     """Blocks lie on the grid, the first one with the prompt's tail, and the last one holds the first EOS."""
     pairs = [([5, 6, 7], list(range(8, 20 + row))) for row in range(7)]
-    rows = lay_out(pairs, length=40, block_length=8, eos_id=1, on_grid=True)
+    examples = [Encoded.of(*pair) for pair in pairs]
+    rows = lay_out(examples, length=40, block_length=8, eos_id=1, on_grid=True)
     for (prompt, answer), mask, blocks in zip(pairs, rows.answer_BT, rows.blocks_B.tolist(), strict=True):
         places = mask.nonzero()[:, 0].tolist()
         assert places == list(range(3, 8 * blocks))
         assert 0 < 8 * blocks - len(prompt) - len(answer) <= 8
     spec = unmask.load(bases["sdar"]).spec
     config = SFTConfig(output="", model="", data="", batch_size=4, micro_batch=8, objective=objective, length=40)
-    (part,) = questions(rows, config, spec, 0, 0, 1)
+    laid = Examples(examples=examples, length=40, block_length=8, eos_id=1, on_grid=True, fill="length")
+    (part,) = questions(laid.rows(config, 0), config, spec, 0, 0, 1)
     picked = rows.answer_BT[order(len(pairs), config, 0)]
     asked = torch.zeros_like(picked.repeat(2, 1) if objective == "block" else picked)
     assert part.positions_Q is not None

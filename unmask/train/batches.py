@@ -1,7 +1,5 @@
-"""The rows of a training step, their masks, and the micro-batches of each process: functions of the step number."""
+"""The masks of a training step's rows and the micro-batches of each process: functions of the step number."""
 
-import functools
-import random
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,29 +38,16 @@ class BatchConfig(TrainingConfig, Objective):
         return max(1, self.epochs * count // self.batch_size)
 
 
-def order(count: int, config: BatchConfig, step: int) -> list[int]:
-    """The examples of a step: epoch after epoch, each in its own shuffle."""
-    found: list[int] = []
-    for place in range(step * config.batch_size, (step + 1) * config.batch_size):
-        epoch, index = divmod(place, count)
-        found.append(_shuffled(count, f"{config.seed}-{epoch}")[index])
-    return found
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffled(count: int, seed: str) -> list[int]:
-    return random.Random(seed).sample(range(count), count)
-
-
 def questions(
     rows: Rows, config: BatchConfig, spec: ModelSpec, step: int, process: int, processes: int, progress: float = 0.0
 ) -> list[Question]:
-    """One process's micro-batches of a step. Masks are drawn for the whole batch, so no split changes them."""
-    picked = torch.tensor(order(len(rows.tokens_BT), config, step))
-    chosen = Rows(*(part[picked] for part in rows))
+    """One process's micro-batches of a step with these rows. Masks are drawn for all of them, so no split changes them.
+
+    `progress` is the part of the run that is done, 0 to 1.
+    """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    hidden = config.hide(chosen, spec, generator, progress)
-    tokens_BT = chosen.tokens_BT.repeat(len(hidden.hidden_BT) // len(picked), 1)
+    hidden = config.hide(rows, spec, generator, progress)
+    tokens_BT = rows.tokens_BT.repeat(len(hidden.hidden_BT) // len(rows.tokens_BT), 1)
     mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
     if not mine:
         raise ConfigError(f"{len(tokens_BT)} rows per step cannot be divided among {processes} processes: raise batch_size")

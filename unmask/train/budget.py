@@ -124,10 +124,10 @@ def _idle(form: Shape) -> int:
 
 def _asked(config: SFTConfig, network: Network) -> int:
     """The most tokens per row that the views of a row ask together."""
+    block = config.block(network.spec)
     if config.objective == "masked" or network.spec.block is not None or config.window == "answer":
         return config.length
-    blocks = config.group if config.window == "group" else 1
-    return min(config.length, blocks * config.block(network.spec))
+    return min(config.length, block * (config.group if config.window == "group" else 1))
 
 
 def _activations(config: SFTConfig, shape: Shape, copies: int, asked: int) -> int:

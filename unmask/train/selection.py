@@ -13,10 +13,11 @@ Spatial = Literal["windows", "components", "positions"]
 
 
 class Example(NamedTuple):
-    """A prompt and the token ids of the answer to learn, without EOS."""
+    """A prompt, the token ids of the answer to learn, without EOS, and the forward that wrote each, where it is known."""
 
     prompt: str
     answer: tuple[int, ...]
+    steps: tuple[int, ...] | None = None
 
 
 def score(candidate: Mapping[str, Any], *, spatial: Spatial, per_token: bool) -> float:
@@ -52,7 +53,8 @@ def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, s
     for line in read_journal(path, "unmask train collect")[1]:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
-            chosen.append(Example(line["prompt"], tuple(best["token_ids"])))
+            steps = best.get("steps")  # older files have none
+            chosen.append(Example(line["prompt"], tuple(best["token_ids"]), None if steps is None else tuple(steps)))
     if not chosen:
         raise ConfigError(f"{path}: none of its answers is right, so there is nothing to train on")
     return chosen

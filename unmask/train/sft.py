@@ -24,9 +24,10 @@ from unmask.errors import ConfigError, unknown
 from unmask.files import writing
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
+from unmask.models.network import Network
 from unmask.train import checkpoint
 from unmask.train.batches import BatchConfig, questions
-from unmask.train.objective import Rows
+from unmask.train.rows import Encoded, Examples
 from unmask.train.selection import Example, Select, Spatial, examples
 from unmask.train.trainer import Report, Schedule, fit, start
 
@@ -89,39 +90,6 @@ class SFTConfig(BatchConfig):
             raise unknown("dtype", str(self.dtype), DTYPES)
 
 
-def lay_out(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, length: int, block_length: int, eos_id: int, on_grid: bool = False
-) -> Rows:
-    """Rows of `length` tokens: prompt, answer, EOS to the end. The answer's whole blocks may be masked.
-
-    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and the part that may be masked
-    ends with the block of the first EOS: no such model decodes after it.
-
-    Raises ConfigError for a prompt that leaves no space for a block.
-
-    >>> rows = lay_out([([5, 6], [7, 8, 9])], length=7, block_length=2, eos_id=1)
-    >>> rows.tokens_BT.tolist(), rows.answer_BT.long().tolist(), rows.blocks_B.tolist()
-    ([[5, 6, 7, 8, 9, 1, 1]], [[0, 0, 1, 1, 1, 1, 0]], [2])
-    """
-    tokens_BT = torch.full((len(pairs), length), eos_id)
-    answer_BT = torch.zeros((len(pairs), length), dtype=torch.bool)
-    blocks = []
-    for row, (prompt, answer) in enumerate(pairs):
-        begun = len(prompt) % block_length if on_grid else 0
-        fitting = (length - len(prompt) + begun) // block_length
-        if fitting < 1:
-            raise ConfigError(
-                f"prompt {row} has {len(prompt)} tokens and leaves no block of {block_length} within length {length}"
-            )
-        filled = min(fitting, (begun + len(answer)) // block_length + 1)
-        canvas = (filled if on_grid else fitting) * block_length - begun
-        kept = list(answer[:canvas])
-        tokens_BT[row, : len(prompt) + len(kept)] = torch.tensor([*prompt, *kept])
-        answer_BT[row, len(prompt) : len(prompt) + canvas] = True
-        blocks.append(filled)
-    return Rows(tokens_BT, answer_BT, torch.tensor(blocks), torch.zeros_like(tokens_BT))
-
-
 def sft(config: SFTConfig, report: Report | None = None) -> Path:
     """Run or resume one fine-tuning; returns the folder with the adapter or the whole model.
 
@@ -153,12 +121,13 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         adapter = lora.add(network, named, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
     else:
         network.requires_grad_(True)
-    rows = lay_out(
-        _encode(model, chosen),
+    laid = Examples(
+        examples=_encode(model, chosen),
         length=config.length,
         block_length=config.block(model.spec),
         eos_id=model.spec.eos_ids[0],
         on_grid=model.spec.block is not None,
+        fill="length",
     )
     tuner = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
@@ -170,11 +139,14 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         accelerator,
         network,
         [tuner],
-        lambda step, process, processes: questions(rows, config, model.spec, step, process, processes),
+        lambda step, process, processes: questions(
+            laid.rows(config, step), config, model.spec, step, process, processes, step / steps
+        ),
         config,
         steps,
         report,
         {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": loading.fingerprint(base)},
+        _teacher(config, accelerator),
     )
     if accelerator.is_main_process:
         if adapter is not None:
@@ -191,8 +163,16 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         checkpoint.card(folder, folder.name, about, {field.name: getattr(config, field.name) for field in fields(config)})
 
 
-def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    return [(encode(model, example.prompt), example.answer) for example in chosen]
+def _teacher(config: SFTConfig, accelerator: Accelerator) -> Network | None:
+    """The frozen base model, where distant tokens are learnt from its predictions."""
+    if config.near is None:
+        return None
+    teacher = loading.load(config.model, device=str(accelerator.device), dtype=config.dtype).network
+    return teacher.eval().requires_grad_(False)
+
+
+def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[Encoded]:
+    return [Encoded.of(encode(model, example.prompt), example.answer, example.steps) for example in chosen]
 
 
 def merge(config: SFTConfig) -> Path:

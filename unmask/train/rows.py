@@ -1,0 +1,146 @@
+"""Examples as the rows of a training step: which examples a step takes, and how they become tensors.
+
+Rows are filled up with EOS, which is supervised as part of the last answer, as LLaDA does it (arXiv 2502.09992, section 2.3):
+either all to one length, or each step's to its longest. In the latter case a step takes examples of similar length, which
+saves most of the filling; several examples in one row would see each other under full attention.
+"""
+
+import functools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
+
+import torch
+
+from unmask.errors import ConfigError
+from unmask.train.batches import BatchConfig
+from unmask.train.objective import Rows
+
+Fill = Literal["length", "step"]
+POOL = 64  # batches among which examples are sorted by length
+
+
+class Encoded(NamedTuple):
+    """One example as tokens; the last of them ends an answer, and EOS is not among them.
+
+    Attributes:
+        tokens: ids.
+        answer: which of them the assistant has written, and the model learns to write.
+        steps: the forward, from 1, that wrote each token; 0 where none is known.
+    """
+
+    tokens: tuple[int, ...]
+    answer: tuple[bool, ...]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], answer: Sequence[int], steps: Sequence[int] | None = None) -> Self:
+        """One prompt and its answer.
+
+        >>> Encoded.of([5, 6], [7], [1])
+        Encoded(tokens=(5, 6, 7), answer=(False, False, True), steps=(0, 0, 1))
+        """
+        known = [0] * len(answer) if steps is None else steps
+        asked = [False] * len(prompt) + [True] * len(answer)
+        return cls((*prompt, *answer), tuple(asked), (*[0] * len(prompt), *known))
+
+    @property
+    def last(self) -> int:
+        """Where the last answer begins."""
+        return next((place + 1 for place in reversed(range(len(self.answer))) if not self.answer[place]), 0)
+
+    def width(self, block_length: int, *, on_grid: bool) -> int:
+        """Tokens of the row up to the end of the block that holds the first EOS behind the answer."""
+        begin = self.last // block_length * block_length if on_grid else self.last
+        return begin + ((len(self.tokens) - begin) // block_length + 1) * block_length
+
+
+def lay_out(examples: Sequence[Encoded], *, length: int, block_length: int, eos_id: int, on_grid: bool = False) -> Rows:
+    """Rows of `length` tokens: the example, EOS to the end. Answers and the whole blocks behind the last may be masked.
+
+    With `on_grid` blocks are counted from position 0, as a block-causal model counts them, and the part that may be masked
+    ends with the block of the first EOS: no such model decodes after it.
+
+    Raises ConfigError for an example that does not end, EOS included, within the whole blocks of `length`.
+
+    >>> rows = lay_out([Encoded.of([5, 6], [7, 8, 9])], length=7, block_length=2, eos_id=1)
+    >>> rows.tokens_BT.tolist(), rows.answer_BT.long().tolist(), rows.blocks_B.tolist()
+    ([[5, 6, 7, 8, 9, 1, 1]], [[0, 0, 1, 1, 1, 1, 0]], [2])
+    """
+    tokens_BT = torch.full((len(examples), length), eos_id)
+    answer_BT = torch.zeros((len(examples), length), dtype=torch.bool)
+    steps_BT = torch.zeros_like(tokens_BT)
+    blocks = []
+    for row, example in enumerate(examples):
+        count, width = len(example.tokens), example.width(block_length, on_grid=on_grid)
+        if width > length:
+            raise ConfigError(f"example {row} has {count} tokens and leaves no block of {block_length} within length {length}")
+        whole = width if on_grid else width + (length - width) // block_length * block_length
+        tokens_BT[row, :count] = torch.tensor(example.tokens)
+        steps_BT[row, :count] = torch.tensor(example.steps)
+        answer_BT[row, :count] = torch.tensor(example.answer)
+        answer_BT[row, count:whole] = True
+        begun = example.last % block_length if on_grid else 0
+        blocks.append((width - example.last + begun) // block_length)
+    return Rows(tokens_BT, answer_BT, torch.tensor(blocks), steps_BT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """All examples of a training, and how a step lays its own out.
+
+    Attributes:
+        length: most tokens of a row.
+        fill: "length" fills every row up to it; "step" to the longest of the step.
+    """
+
+    examples: Sequence[Encoded]
+    length: int
+    block_length: int
+    eos_id: int
+    on_grid: bool
+    fill: Fill
+
+    @functools.cached_property
+    def widths(self) -> tuple[int, ...] | None:
+        """The width of each example if a step is to take similar ones."""
+        if self.fill == "length":
+            return None
+        return tuple(example.width(self.block_length, on_grid=self.on_grid) for example in self.examples)
+
+    def rows(self, config: BatchConfig, step: int) -> Rows:
+        """The rows of a step."""
+        picked = order(len(self.examples), config, step, self.widths)
+        length = self.length if self.widths is None else max(self.widths[index] for index in picked)
+        chosen = [self.examples[index] for index in picked]
+        return lay_out(chosen, length=length, block_length=self.block_length, eos_id=self.eos_id, on_grid=self.on_grid)
+
+
+def order(count: int, config: BatchConfig, step: int, widths: tuple[int, ...] | None = None) -> list[int]:
+    """The examples of a step: epoch after epoch, each in its own shuffle; with `widths` a step takes similar ones."""
+    found, size = list[int](), config.batch_size
+    for place in range(step * size, (step + 1) * size):
+        epoch, index = divmod(place, count)
+        seed = f"{config.seed}-{epoch}"
+        drawn = _shuffled(count, seed) if widths is None else _similar(widths, seed, size, -epoch * count % size)
+        found.append(drawn[index])
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(count: int, seed: str) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
+
+
+@functools.lru_cache(maxsize=2)
+def _similar(widths: tuple[int, ...], seed: str, batch_size: int, first: int) -> list[int]:
+    """A shuffle of batches of similar widths; the first `first` examples complete the batch of the epoch before."""
+    rng = random.Random(seed)
+    drawn, pool = rng.sample(range(len(widths)), len(widths)), POOL * batch_size
+    pools = [sorted(drawn[begin : begin + pool], key=widths.__getitem__) for begin in range(0, len(drawn), pool)]
+    near = [index for some in pools for index in some]
+    batches = [near[begin : begin + batch_size] for begin in range(first, len(near), batch_size)]
+    rest = batches.pop() if batches and len(batches[-1]) < batch_size else []
+    rng.shuffle(batches)
+    return [*near[:first], *(index for batch in batches for index in batch), *rest]
