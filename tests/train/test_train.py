@@ -62,7 +62,8 @@ def example(family: str) -> tuple[Network, torch.Tensor, noise.Hidden]:
     tokens_BT = torch.randint(0, 20, (4, 11), generator=generator)
     answer_BT = torch.zeros(4, 11, dtype=torch.bool)
     answer_BT[:, 3:] = True
-    made = noise.redundancy_aware(answer_BT, 4, torch.tensor([2, 1, 2, 2]), 0.4, generator)
+    drawn, later = noise.draw_block(answer_BT, 4, torch.tensor([2, 1, 2, 2]), generator)
+    made = noise.views(drawn, later, 0.4, generator, complementary=True)
     return network, tokens_BT.repeat(2, 1), made
 
 

@@ -154,10 +154,12 @@ def _show(budget: "Budget") -> None:
     table = Table(box=None, show_header=False)
     for name, value in (
         ("parameters", f"{budget.parameters / 1e9:.3f} billion, {budget.trained / 1e6:.2f} million of them trained"),
+        *((("  per token", f"{budget.active / 1e9:.3f} billion"),) if budget.active < budget.parameters else ()),
         ("examples", f"{budget.examples:,}"),
         ("steps", f"{budget.steps:,} of {budget.rows_per_step} rows"),
         ("tokens", f"{budget.tokens / 1e9:.3f} billion"),
-        ("operations", f"{budget.flops:.2e}; {budget.flops / 4e14 / 3600:.1f} hours at 400 TFLOP/s"),
+        ("operations", f"{budget.flops:.2e}"),
+        ("time", f"{budget.hours:.1f} hours on one H100 at {budget.peak_share:.0%} of its peak of 989 TFLOP/s"),
         ("memory, each device", f"{budget.memory_bytes / gib:.1f} GiB"),
         ("  weights", f"{budget.weights_bytes / gib:.1f} GiB"),
         ("  trained part", f"{budget.optimizer_bytes / gib:.2f} GiB"),

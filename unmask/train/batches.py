@@ -38,10 +38,15 @@ class BatchConfig(TrainingConfig, Objective):
         return max(1, self.epochs * count // self.batch_size)
 
 
-def questions(rows: Rows, config: BatchConfig, spec: ModelSpec, step: int, process: int, processes: int) -> list[Question]:
-    """One process's micro-batches of a step with these rows. Masks are drawn for all of them, so no split changes them."""
+def questions(
+    rows: Rows, config: BatchConfig, spec: ModelSpec, step: int, process: int, processes: int, progress: float = 0.0
+) -> list[Question]:
+    """One process's micro-batches of a step with these rows. Masks are drawn for all of them, so no split changes them.
+
+    `progress` is the part of the run that is done, 0 to 1.
+    """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    hidden = config.hide(rows, spec, generator)
+    hidden = config.hide(rows, spec, generator, progress)
     tokens_BT = rows.tokens_BT.repeat(len(hidden.hidden_BT) // len(rows.tokens_BT), 1)
     mine = range(process * len(tokens_BT) // processes, (process + 1) * len(tokens_BT) // processes)
     if not mine:

@@ -17,14 +17,22 @@ from unmask.models.network import Network
 from unmask.models.shape import Shape
 from unmask.train.sft import SFTConfig
 
+H100 = 989e12  # dense bf16 operations per second, its data sheet's peak
+SHARE = 0.4  # of the peak: what a training of this size may be expected to reach
 _BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "float32": 4}  # auto: what 7-8B checkpoints are stored in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Counts, bytes and operations of one run; see `estimate`."""
+    """Counts, bytes and operations of one run; see `estimate`.
+
+    Attributes:
+        active: parameters that a token goes through: without the experts that it does not choose.
+        hours: on one H100 at a share `peak_share` of its peak.
+    """
 
     parameters: int
+    active: int
     trained: int
     examples: int
     steps: int
@@ -34,6 +42,11 @@ class Budget:
     weights_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    peak_share: float = SHARE
+
+    @property
+    def hours(self) -> float:
+        return self.flops / (self.peak_share * H100) / 3600
 
     @property
     def memory_bytes(self) -> int:
@@ -42,7 +55,7 @@ class Budget:
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document."""
-        return asdict(self) | {"memory_bytes": self.memory_bytes}
+        return asdict(self) | {"memory_bytes": self.memory_bytes, "hours": self.hours}
 
 
 def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int | None) -> Budget:
@@ -53,59 +66,85 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
         shape: the model's config.json if the model itself is not on disk; None reads it from the model's folder.
         examples: their number; None counts the prompts of the data file that have a right answer.
 
-    Weights: as stored, without LoRA in fp32 and with gradients of the same size. Optimiser: two moments, and for LoRA the
-    fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch` rows, with 2 bytes per number
-    (with gradient checkpointing the input of every layer and one whole layer), and the fp32 logits of the supervised
-    tokens, three times. Operations per parameter and token: 2 for the forward pass, 2 for the gradient of the activations,
-    2 for that of the weights if all are trained, and 2 for the second forward pass under checkpointing; attention is added,
-    and the output matrix counts for supervised tokens alone.
+    Weights: as stored, without LoRA in fp32 and with gradients of the same size; a teacher's beside them. Optimiser: two
+    moments, and for LoRA the fp32 adapters and their gradients. Activations: what the backward pass keeps of `micro_batch`
+    rows, with 2 bytes per number (with gradient checkpointing the input of every layer and one whole layer), and the fp32
+    logits of the asked tokens, three times, with certainty or a teacher five times.
+
+    Operations per parameter and token: 2 for the forward pass, 2 for the gradient of the activations, 2 for that of the
+    weights if all are trained, 2 for the second forward pass under checkpointing, 2 for the forward that fills masks in the
+    share of rows `on_policy`, and 2 for a teacher's. Attention is added; the output matrix counts for asked tokens alone,
+    and of an answer asked at once, whose length is not known, they are taken to be the whole row.
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
-    matrices = [part for block in network.blocks() for part in block.modules() if isinstance(part, torch.nn.Linear)]
-    trained = parameters
-    if config.lora:
-        trained = sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
+    trained, idle = _trained(config, network, parameters), _idle(form)
     count = _count(config) if examples is None else examples
-    steps = config.steps(count)
-    views = 2 if config.objective == "block" and config.complementary else 1
-    copies = 1 if network.spec.block is None else 2  # the clean row beside the noisy one
-    tokens = steps * config.batch_size * views * config.length
-    passes = (2 + 2 + (0 if config.lora else 2)) + (2 if config.gradient_checkpointing else 0)
+    steps, views = config.steps(count), 2 if config.objective == "block" and config.complementary else 1
+    rows, copies = steps * config.batch_size * views, 1 if network.spec.block is None else 2  # the clean row beside
+    again = 2 * (config.on_policy + (config.near is not None))
+    passes = 2 + 2 + (0 if config.lora else 2) + (2 if config.gradient_checkpointing else 0) + again
     matrix = form.vocab * form.width
-    inside = parameters - matrix * (1 if form.tied else 2)
+    inside = parameters - matrix * (1 if form.tied else 2) - idle
     # Scores and values of a token against all tokens, without the factor 2.
-    attention = 2 * form.layers * copies * config.length * form.width
-    # The output matrix meets supervised tokens only: half of an answer, or a block's share.
-    share = 1.0 if views == 2 else config.mask_rate  # two views together supervise the whole block
-    block = config.block(network.spec)
-    answer = block if network.spec.block is None else config.length  # tokens per row that the block objective supervises
-    asked = tokens / 2 if config.objective == "masked" else steps * config.batch_size * answer * share
-    flops = passes * (float(tokens) * copies * (inside + attention) + asked * matrix)
+    attention = 2 * form.layers * copies * config.length * form.attended
+    asked = _asked(config, network)
+    # Two views together ask everything, one view a share.
+    share = 0.5 if views == 2 or config.objective == "masked" else sum(config.rates) / len(config.rates)
+    flops = passes * rows * (float(config.length) * copies * (inside + attention) + asked * share * matrix)
+    weights = parameters * (_BYTES[config.dtype] if config.lora else 8)
     return Budget(
         parameters=parameters,
+        active=parameters - idle,
         trained=trained,
         examples=count,
         steps=steps,
         rows_per_step=config.batch_size * views,
-        tokens=tokens,
+        tokens=rows * config.length,
         flops=flops,
-        weights_bytes=parameters * (_BYTES[config.dtype] if config.lora else 8),
+        weights_bytes=weights + (parameters * _BYTES[config.dtype] if config.near is not None else 0),
         optimizer_bytes=trained * (16 if config.lora else 8),
-        activation_bytes=_activations(config, form, copies, answer),
+        activation_bytes=_activations(config, form, copies, asked),
     )
 
 
-def _activations(config: SFTConfig, shape: Shape, copies: int, answer: int) -> int:
+def _trained(config: SFTConfig, network: Network, parameters: int) -> int:
+    if config.lora is None:
+        return parameters
+    matrices = [part for block in network.blocks() for part in block.modules() if isinstance(part, torch.nn.Linear)]
+    return sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
+
+
+def _idle(form: Shape) -> int:
+    """Parameters of the experts that a token does not choose."""
+    if form.moe is None:
+        return 0
+    return 3 * form.width * form.moe.mlp * (form.moe.experts - form.moe.chosen) * sum(form.moe.layers)
+
+
+def _asked(config: SFTConfig, network: Network) -> int:
+    """The most tokens per row that the views of a row ask together."""
+    block = config.block(network.spec)
+    if config.objective == "masked" or network.spec.block is not None or config.window == "answer":
+        return config.length
+    return min(config.length, block * (config.group if config.window == "group" else 1))
+
+
+def _activations(config: SFTConfig, shape: Shape, copies: int, asked: int) -> int:
     # Kept per layer: its input, two norms (fp32 inside), q, k, v, the attention's output, gate, up, their product.
-    numbers = 7 * shape.width + 2 * shape.attended + 2 * shape.remembered + 3 * shape.mlp
+    mlp = shape.mlp
+    if shape.moe is not None:  # a token's experts and the shared part, in place of the dense one
+        mlp = max(mlp, shape.moe.chosen * shape.moe.mlp + shape.moe.shared)
+    numbers = 7 * shape.width + 2 * shape.attended + 2 * shape.remembered + 3 * mlp
     length = copies * config.length
     layer = 2 * numbers * length
     kept = 2 * shape.width * length * shape.layers + layer if config.gradient_checkpointing else layer * shape.layers
     # A micro-batch may consist of the fuller of the two views, or of rows that are wholly masked.
-    rate = max(config.mask_rate, 1 - config.mask_rate) if config.complementary else config.mask_rate
-    asked = rate * answer if config.objective == "block" else config.length
-    return round(config.micro_batch * (kept + 3 * 4 * asked * shape.vocab))
+    rate = max(*config.rates, *(1 - rate for rate in config.rates)) if config.complementary else max(config.rates)
+    rate = 1.0 if config.objective == "masked" or config.window == "group" else rate
+    times = 5 if config.certainty or config.near is not None else 3
+    logits = times * 4 * rate * asked * shape.vocab
+    return round(config.micro_batch * (kept + logits))
 
 
 def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:

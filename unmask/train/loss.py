@@ -60,6 +60,7 @@ class Question(NamedTuple):
         positions_Q, mask_QQ: positions of the tokens of both copies, and the keys that each query sees; None: one copy.
         own: the masks that the network fills itself first.
         certain_B: float, the weight of each row's entropy; None: the entropy is not needed.
+        distant_M: which of the N are learnt from a teacher's distribution; None: there is no teacher.
     """
 
     input_BQ: Tensor
@@ -72,6 +73,7 @@ class Question(NamedTuple):
     mask_QQ: Tensor | None = None
     own: Own | None = None
     certain_B: Tensor | None = None
+    distant_M: Tensor | None = None
 
     def to(self, device: torch.device) -> "Question":
         """The same question on a device."""
@@ -81,7 +83,7 @@ class Question(NamedTuple):
     def asked(self) -> tuple[Any, ...]:
         """What the network needs of it (trainer.Student)."""
         inputs = (self.input_BQ, self.row_N, self.place_N, self.target_N, self.positions_Q, self.mask_QQ, self.own)
-        return *inputs, self.certain_B is not None
+        return *inputs, self.certain_B is not None, self.distant_M
 
 
 def _moved(parts: Any, device: torch.device) -> Any:
@@ -103,7 +105,8 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     ([[7, 9]], [1], [8], 2.0)
     """
     row_N, place_N = (hidden.weight_BT > 0).nonzero(as_tuple=True)
-    noisy_BT = tokens_BT.masked_fill(hidden.hidden_BT, spec.mask_id)
+    shown_BT = tokens_BT if hidden.shown_BT is None else hidden.shown_BT
+    noisy_BT = shown_BT.masked_fill(hidden.hidden_BT, spec.mask_id)
     question = Question(
         input_BQ=noisy_BT,
         row_N=row_N,
@@ -112,6 +115,7 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
         weight_N=hidden.weight_BT[row_N, place_N],
         total=hidden.total_B.sum().item(),
         certain_B=hidden.certain_B,
+        distant_M=None if hidden.distant_BT is None else hidden.distant_BT[row_N, place_N].nonzero()[:, 0],
     )
     seen_N = place_N
     if spec.block is not None:
@@ -124,13 +128,17 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
         question = question._replace(
             input_BQ=layout.tokens_BQ, place_N=index_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ
         )
-    return question if hidden.own_B is None else question._replace(own=_own(question, hidden.own_B, seen_N))
+    return (
+        question
+        if hidden.own_B is None
+        else question._replace(own=_own(question, hidden.own_B, hidden.hidden_BT[row_N, place_N], seen_N))
+    )
 
 
-def _own(question: Question, own_B: Tensor, seen_N: Tensor) -> Own:
+def _own(question: Question, own_B: Tensor, masked_N: Tensor, seen_N: Tensor) -> Own:
     """The supervised masks of the rows of `own_B`, or of row 0 no mask at all."""
     rows_R = own_B.nonzero()[:, 0] if own_B.any() else torch.zeros(1, dtype=torch.int64)
-    mine_N = own_B[question.row_N]
+    mine_N = own_B[question.row_N] & masked_N
     row_M = own_B.long().cumsum(dim=0)[question.row_N[mine_N]] - 1
     return Own(rows_R, row_M, question.place_N[mine_N], seen_N[mine_N])
 
@@ -143,6 +151,17 @@ def entropy(logits_NV: Tensor, temperature: float = 0.5) -> Tensor:
     """
     log_NV = (logits_NV / temperature).log_softmax(dim=-1)
     return -(log_NV.exp() * log_NV).sum(dim=-1)
+
+
+def distance(logits_MV: Tensor, teacher_MV: Tensor) -> Tensor:
+    """KL(teacher || student) [M] of two predictions, in nats: what TAD asks of distant tokens (arXiv 2605.09536).
+
+    >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 1.0]]).log()  # 1/2, 1/2 and 3/4, 1/4
+    >>> round(distance(student, teacher).item(), 4)  # 3/4 ln 3/2 + 1/4 ln 1/2
+    0.1308
+    """
+    ours_MV, theirs_MV = logits_MV.log_softmax(dim=-1), teacher_MV.log_softmax(dim=-1)
+    return (theirs_MV.exp() * (theirs_MV - ours_MV)).sum(dim=-1)
 
 
 def certainty(entropy_N: Tensor, right_N: Tensor, row_N: Tensor, certain_B: Tensor, total: float) -> Tensor:

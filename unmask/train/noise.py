@@ -20,6 +20,8 @@ class Hidden(NamedTuple):
         total_B: float, each row's part of the divisor of the loss.
         own_B: bool, the rows whose supervised masks the network fills itself before it is trained; None: no switch for it.
         certain_B: float, the weight of each row's entropy (loss.certainty); None: no such term.
+        shown_BT: ids, what visible tokens are shown as where some are shown wrongly; None: all rightly.
+        distant_BT: bool, the tokens that are learnt from a teacher's distribution; None: there is no teacher.
     """
 
     hidden_BT: Tensor
@@ -27,6 +29,8 @@ class Hidden(NamedTuple):
     total_B: Tensor
     own_B: Tensor | None = None
     certain_B: Tensor | None = None
+    shown_BT: Tensor | None = None
+    distant_BT: Tensor | None = None
 
     def rows(self, part: slice) -> "Hidden":
         """Some of the rows: for micro-batches."""
@@ -70,6 +74,28 @@ def first_blocks(answer_BT: Tensor, length: int, blocks_B: Tensor) -> tuple[Tens
     """The first `blocks_B` blocks of each row and the tokens after them, both bool [B, T]: the whole answer at once."""
     number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
     return answer_BT & (number < blocks_B[:, None]), answer_BT & (number >= blocks_B[:, None])
+
+
+def draw_group(
+    answer_BT: Tensor, length: int, blocks_B: Tensor, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Up to `size` consecutive blocks, the first one drawn: (their tokens, the tokens after them, each token's block in it)."""
+    number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
+    first_B1 = (torch.rand(blocks_B.shape, generator=generator) * blocks_B).long()[:, None]
+    end_B1 = torch.minimum(first_B1 + size, blocks_B[:, None])
+    asked_BT = answer_BT & (number >= first_B1) & (number < end_B1)
+    return asked_BT, answer_BT & (number >= end_B1), torch.where(asked_BT, number - first_B1, 0)
+
+
+def filled_blocks(tokens_BT: Tensor, answer_BT: Tensor, length: int, eos_id: int) -> Tensor:
+    """Blocks of `length` tokens up to the one that holds the first EOS of the tail, [B].
+
+    >>> filled_blocks(torch.tensor([[5, 7, 8, 9, 1, 1, 1]]), torch.tensor([[0, 1, 1, 1, 1, 1, 1]]) > 0, 2, eos_id=1)
+    tensor([2])
+    """
+    order_BT = answer_BT.long().cumsum(dim=1)
+    written_B = torch.where(answer_BT & (tokens_BT != eos_id), order_BT, 0).amax(dim=1)
+    return (written_B.div(length, rounding_mode="floor") + 1).minimum(blocks_of(answer_BT, length))
 
 
 def blocks_of(answer_BT: Tensor, length: int) -> Tensor:
@@ -129,38 +155,166 @@ def masked(answer_BT: Tensor, generator: torch.Generator) -> Hidden:
     return Hidden(hidden, weight_BT, total_B)
 
 
-def redundancy_aware(
-    answer_BT: Tensor, length: int, blocks_B: Tensor, rate: float, generator: torch.Generator, *, complementary: bool = True
+def views(
+    asked_BT: Tensor, later_BT: Tensor, rate: float | Tensor, generator: torch.Generator, *, complementary: bool
 ) -> Hidden:
-    """R2-dLLM's block objective (arXiv 2604.18995, eq. 5 and section 5.2): s = `length`, p_m = `rate`.
+    """R2-dLLM's block objective (arXiv 2604.18995, eq. 5 and section 5.2): `asked_BT` is the block of s tokens, p_m = `rate`.
 
-    One block per row, drawn among its first `blocks_B`: earlier blocks are clean, later ones masked, and inside it each token
-    is masked with `rate` and has weight 1 / rate; the divisor counts the block's tokens. With `complementary` there are
-    2 B rows: a row's second view, B rows below, masks the block's tokens that the first one shows, with weight
-    1 / (1 - rate). Block and mask are drawn anew for every row.
+    Each asked token is masked with `rate` (a number, or one per row, [B, 1]) and has weight 1 / rate; later tokens are
+    masked too, but not asked; the divisor counts the block's tokens. With `complementary` there are 2 B rows: a row's second
+    view, B rows below, masks the asked tokens that the first one shows, with weight 1 / (1 - rate).
 
-    >>> answer, two = torch.ones(1, 4, dtype=torch.bool), torch.tensor([2])
-    >>> made = redundancy_aware(answer, 2, two, 0.5, torch.Generator().manual_seed(1))
+    For a block-causal model the whole answer is asked and no token is later: this objective for all blocks at once.
+
+    >>> asked, later = torch.tensor([[False, False, True, True, False]]), torch.tensor([[False] * 4 + [True]])
+    >>> made = views(asked, later, 0.5, torch.Generator().manual_seed(1), complementary=True)
     >>> made.hidden_BT.long()
-    tensor([[0, 0, 0, 1],
-            [0, 0, 1, 0]])
+    tensor([[0, 0, 1, 0, 1],
+            [0, 0, 0, 1, 1]])
     >>> made.weight_BT
-    tensor([[0., 0., 0., 2.],
-            [0., 0., 2., 0.]])
-    """
-    drawn, later = draw_block(answer_BT, length, blocks_B, generator)
-    return views(drawn, later, rate, generator, complementary=complementary)
-
-
-def views(asked_BT: Tensor, later_BT: Tensor, rate: float, generator: torch.Generator, *, complementary: bool) -> Hidden:
-    """Mask each of the supervised tokens with `rate`, and all later ones: one view of a row, or two complementary ones.
-
-    For a block-causal model `asked_BT` is the whole answer and no token is later: R2-dLLM's objective for all blocks at once.
+    tensor([[0., 0., 2., 0., 0.],
+            [0., 0., 0., 2., 0.]])
     """
     first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
-    total_B = asked_BT.sum(dim=1).float()
-    if not complementary:
-        return Hidden(first | later_BT, first / rate, total_B)
     second = asked_BT & ~first
-    hidden = torch.cat((first | later_BT, second | later_BT))
-    return Hidden(hidden, torch.cat((first / rate, second / (1 - rate))), total_B.repeat(2))
+    return _paired(asked_BT, later_BT, (first, first / rate), (second, second / (1 - rate)), complementary=complementary)
+
+
+def known_views(asked_BT: Tensor, later_BT: Tensor, first_BT: Tensor, *, complementary: bool) -> Hidden:
+    """Views whose first masks are known: of n asked tokens each of k masked ones has weight n / k.
+
+    >>> made = known_views(torch.ones(1, 4) > 0, torch.zeros(1, 4) > 0, torch.tensor([[False, True, True, True]]),
+    ...                    complementary=True)
+    >>> made.weight_BT
+    tensor([[0.0000, 1.3333, 1.3333, 1.3333],
+            [4.0000, 0.0000, 0.0000, 0.0000]])
+    """
+    first, second = asked_BT & first_BT, asked_BT & ~first_BT
+    weighed = ((mask, mask * _tokens_per(asked_BT, mask)) for mask in (first, second))
+    return _paired(asked_BT, later_BT, *weighed, complementary=complementary)
+
+
+def _tokens_per(whole_BT: Tensor, part_BT: Tensor) -> Tensor:
+    """Tokens of the whole per token of a part, [B, 1]; of an empty part as if it had one."""
+    return whole_BT.sum(dim=1, keepdim=True) / part_BT.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _paired(
+    asked_BT: Tensor,
+    later_BT: Tensor,
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    *,
+    complementary: bool,
+) -> Hidden:
+    """One or both of two views, each a mask and its weights."""
+    total_B, (mask_BT, weight_BT) = asked_BT.sum(dim=1).float(), first
+    if not complementary:
+        return Hidden(mask_BT | later_BT, weight_BT, total_B)
+    hidden_BT = torch.cat((mask_BT | later_BT, second[0] | later_BT))
+    return Hidden(hidden_BT, torch.cat((weight_BT, second[1])), total_B.repeat(2))
+
+
+# --- states of a trajectory -------------------------------------------------------------------------------------------
+
+
+class Trajectory(NamedTuple):
+    """When the tokens that are asked were written, block by block where each block has a state of its own.
+
+    Attributes:
+        asked_BT: bool.
+        steps_BT: int64, the forward that wrote each of them; filler without a number counts as written last.
+        state_BT: int64, which tokens share a state: 0 for one state of the whole window, else the block's number.
+    """
+
+    asked_BT: Tensor
+    steps_BT: Tensor
+    state_BT: Tensor
+
+    @classmethod
+    def of(cls, asked_BT: Tensor, steps_BT: Tensor, state_BT: Tensor) -> "Trajectory":
+        """With the missing numbers filled in."""
+        last_BT = torch.where(asked_BT, steps_BT, 0).amax(dim=1, keepdim=True)
+        return cls(asked_BT, torch.where(steps_BT > 0, steps_BT, last_BT), state_BT)
+
+    def masked(self, rate_B1: Tensor) -> Tensor:
+        """The state with at most a share 1 - rate of n tokens written (d3LLM, pseudo-trajectory), as bool [B, T].
+
+        That is the last state of the decode with at most floor((1 - rate) n) tokens; a forward's tokens stand together.
+
+        >>> asked, steps = torch.ones(1, 5) > 0, torch.tensor([[1, 3, 2, 2, 4]])
+        >>> order = Trajectory.of(asked, steps, torch.zeros_like(steps))
+        >>> [order.masked(torch.tensor([[rate]])).int().tolist()[0] for rate in (0.9, 0.5, 0.4)]
+        [[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 1, 0, 0, 1]]
+        """
+        spread = int(self.steps_BT.max()) + 1
+        key_BT = self.state_BT * spread + self.steps_BT
+        beyond = int(key_BT.max()) + 2 * spread
+        sorted_BT = torch.where(self.asked_BT, key_BT, beyond).sort(dim=1).values
+        before_BT, written_BT, through_BT = (
+            torch.searchsorted(sorted_BT, keys.contiguous())
+            for keys in (self.state_BT * spread, key_BT + 1, (self.state_BT + 1) * spread)
+        )
+        allowed_BT = ((1 - rate_B1) * (through_BT - before_BT) + 1e-4).floor()  # 1e-4: 0.3 of 10 tokens are 3
+        return self.asked_BT & (written_BT - before_BT > allowed_BT)
+
+    def distant(self, masked_BT: Tensor, near: int) -> Tensor:
+        """The masked tokens that the decode writes more than `near` forwards after this state (TAD, arXiv 2605.09536).
+
+        >>> asked, steps = torch.ones(1, 5) > 0, torch.tensor([[1, 2, 3, 4, 5]])
+        >>> order = Trajectory.of(asked, steps, torch.zeros_like(steps))
+        >>> order.distant(torch.tensor([[False, False, True, True, True]]), near=2).int().tolist()
+        [[0, 0, 0, 0, 1]]
+        """
+        states, shown_BT = int(self.state_BT.max()) + 1, self.asked_BT & ~masked_BT
+        begun_BT = torch.where(self.asked_BT, self.steps_BT - 1, int(self.steps_BT.max()))
+        empty = torch.zeros(len(masked_BT), states, dtype=torch.int64, device=masked_BT.device)
+        first_BS = empty.scatter_reduce(1, self.state_BT, begun_BT, "amin", include_self=False)
+        last_BS = empty.scatter_reduce(1, self.state_BT, torch.where(shown_BT, self.steps_BT, 0), "amax")
+        now_BT = torch.maximum(first_BS, last_BS).gather(1, self.state_BT)
+        return masked_BT & self.asked_BT & (self.steps_BT > now_BT + near)
+
+
+def split(made: Hidden, order: Trajectory, first_BT: Tensor, near: int) -> Hidden:
+    """TAD's objective: a row's loss is the mean over its near tokens plus the mean over its distant ones.
+
+    Only the first views, B rows on top, are states of the trajectory; second views stay as they are.
+    """
+    rows, asked_BT = len(first_BT), order.asked_BT
+    distant_BT = order.distant(first_BT, near)
+    parts = (first_BT & asked_BT & ~distant_BT, distant_BT)
+    weight_BT = sum((part * _tokens_per(asked_BT, part) for part in parts), start=torch.zeros(first_BT.shape))
+    others_BT = torch.zeros_like(made.hidden_BT[rows:])
+    return made._replace(weight_BT=torch.cat((weight_BT, made.weight_BT[rows:])), distant_BT=torch.cat((distant_BT, others_BT)))
+
+
+# --- other noise ------------------------------------------------------------------------------------------------------
+
+
+def wrong_tokens(
+    tokens_BT: Tensor, answer_BT: Tensor, visible_BT: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Show a share of the visible tokens wrongly: (ids that are shown, which of them are wrong), both [B, T].
+
+    A wrong token is one of another place of these answers, so that its kind does not betray it (LLaDA2.1's editing, T2T).
+    """
+    pool = tokens_BT[answer_BT]
+    if not len(pool):
+        return tokens_BT, torch.zeros_like(visible_BT)
+    other_BT = pool[torch.randint(len(pool), tokens_BT.shape, generator=generator)]
+    drawn_BT = torch.rand(tokens_BT.shape, generator=generator) < share
+    wrong_BT = visible_BT & drawn_BT & (other_BT != tokens_BT)
+    return torch.where(wrong_BT, other_BT, tokens_BT), wrong_BT
+
+
+def rising_rates(number_BT: Tensor, generator: torch.Generator, low: float = 0.3, high: float = 0.5) -> Tensor:
+    """The masking rate of the blocks of a group, [B, T], rising along it: MultiTF's "chain uniform".
+
+    The first block's rate is drawn from (0, `low`), the last one's from (`high`, 1), the others lie evenly between;
+    `number_BT` counts the group's blocks from 0. A group of one block has the last one's rate.
+    """
+    ends_B2 = torch.rand(len(number_BT), 2, generator=generator)
+    first_B1, last_B1 = low * ends_B2[:, :1], high + (1 - high) * ends_B2[:, 1:]
+    count_B1 = number_BT.amax(dim=1, keepdim=True)
+    place_BT = torch.where(count_B1 > 0, number_BT / count_B1.clamp(min=1), 1.0)
+    return first_B1 + (last_B1 - first_B1) * place_BT

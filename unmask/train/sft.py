@@ -24,6 +24,7 @@ from unmask.errors import ConfigError, unknown
 from unmask.files import writing
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
+from unmask.models.network import Network
 from unmask.train import checkpoint
 from unmask.train.batches import BatchConfig, questions
 from unmask.train.rows import Encoded, Examples
@@ -138,11 +139,14 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         accelerator,
         network,
         [tuner],
-        lambda step, process, processes: questions(laid.rows(config, step), config, model.spec, step, process, processes),
+        lambda step, process, processes: questions(
+            laid.rows(config, step), config, model.spec, step, process, processes, step / steps
+        ),
         config,
         steps,
         report,
         {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": loading.fingerprint(base)},
+        _teacher(config, accelerator),
     )
     if accelerator.is_main_process:
         if adapter is not None:
@@ -157,6 +161,14 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
             "of several (arXiv 2604.18995)."
         )
         checkpoint.card(folder, folder.name, about, {field.name: getattr(config, field.name) for field in fields(config)})
+
+
+def _teacher(config: SFTConfig, accelerator: Accelerator) -> Network | None:
+    """The frozen base model, where distant tokens are learnt from its predictions."""
+    if config.near is None:
+        return None
+    teacher = loading.load(config.model, device=str(accelerator.device), dtype=config.dtype).network
+    return teacher.eval().requires_grad_(False)
 
 
 def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[Encoded]:

@@ -21,7 +21,7 @@ from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
 from unmask.models.network import Network
 from unmask.train import checkpoint, sharding
-from unmask.train.loss import Evidence, Own, Question, entropy, part_of
+from unmask.train.loss import Evidence, Own, Question, distance, entropy, part_of
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -101,9 +101,12 @@ def check_number(name: str, value: object, least: float) -> None:
 class Student(nn.Module):
     """A network as a module to train, which DDP or FSDP wrap: micro-batches in, evidence on supervised tokens out."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, teacher: Network | None = None) -> None:
         super().__init__()
         self.network = network
+        self.teacher: tuple[Network, ...] = (
+            () if teacher is None else (teacher,)
+        )  # in a tuple it is no part of the module, and never sharded
         self._no_split_modules = sorted({type(block).__name__ for block in network.blocks()})  # FSDP's units
 
     def forward(
@@ -116,28 +119,40 @@ class Student(nn.Module):
         mask_QQ: Tensor | None = None,
         own: Own | None = None,
         certain: bool = False,
+        distant_M: Tensor | None = None,
     ) -> Evidence:
         """One forward, and before it a second one without gradient where masks are filled by the network itself (`own`).
 
+        The loss of tokens `distant_M` is their distance from the teacher's prediction on the same input.
+
         Some models predict token i in row i - 1 (Dream): the network's `predicting` gives the row.
         """
+        copies = (positions_Q, mask_QQ)
         if own is not None:
             with torch.no_grad():
-                logits = self._logits(input_BQ[own.rows_R], own.row_M, own.place_M, positions_Q, mask_QQ)
+                logits = _logits(self.network, input_BQ[own.rows_R], own.row_M, own.place_M, *copies)
             input_BQ = input_BQ.index_put((own.rows_R[own.row_M], own.seen_M), logits.argmax(-1))
-        logits = self._logits(input_BQ, row_N, place_N, positions_Q, mask_QQ)
+        logits = _logits(self.network, input_BQ, row_N, place_N, *copies)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return Evidence(
-            cross_entropy(precise, target_N, reduction="none"),
-            logits.argmax(-1) == target_N,
-            entropy(precise) if certain else None,
-        )
+        loss_N = cross_entropy(precise, target_N, reduction="none")
+        if distant_M is not None:
+            with torch.no_grad():
+                told = _logits(self.teacher[0], input_BQ, row_N[distant_M], place_N[distant_M], *copies)
+            loss_N = loss_N.index_put((distant_M,), distance(precise[distant_M], told.to(precise.dtype)))
+        return Evidence(loss_N, logits.argmax(-1) == target_N, entropy(precise) if certain else None)
 
-    def _logits(
-        self, input_BQ: Tensor, row_N: Tensor, place_N: Tensor, positions_Q: Tensor | None, mask_QQ: Tensor | None
-    ) -> Tensor:
-        states = self.network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
-        return self.network.project(states[row_N, self.network.predicting(place_N)])
+
+def _logits(
+    network: Network,
+    input_BQ: Tensor,
+    row_N: Tensor,
+    place_N: Tensor,
+    positions_Q: Tensor | None,
+    mask_QQ: Tensor | None,
+) -> Tensor:
+    """Some tokens' logits, [N, V]."""
+    states = network.hidden(input_BQ, positions_Q=positions_Q, mask_QQ=mask_QQ)
+    return network.project(states[row_N, network.predicting(place_N)])
 
 
 class Average:
@@ -196,19 +211,21 @@ def fit(
     steps: int,
     report: Report | None = None,
     facts: Mapping[str, str] | None = None,
+    teacher: Network | None = None,
 ) -> dict[str, Tensor]:
     """Train, or resume training, up to step `steps`; returns the trained weights by the network's own names, on the CPU.
 
     The main process gets the weights, the others an empty mapping. Frozen weights are neither returned nor in the checkpoints.
     The main process calls `report(step, measured)` after every step. `facts` (fingerprints of data and base) must be the same
-    when a run is resumed, as must the settings. An interrupted run loses the steps since its last checkpoint.
+    when a run is resumed, as must the settings.
+    A `teacher` is frozen, whole and on the device. An interrupted run loses the steps since its last checkpoint.
 
     Raises:
         ConfigError: the checkpoint in `config.output` was made with other settings.
         OSError: the disk is full; the last checkpoint stays complete.
     """
     folder = Path(config.output)
-    student, *tuners = accelerator.prepare(Student(network), *optimizers)
+    student, *tuners = accelerator.prepare(Student(network, teacher), *optimizers)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     average = None if config.ema is None else Average(trained, config.ema)
