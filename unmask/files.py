@@ -17,7 +17,7 @@ from unmask.errors import ConfigError
 T = TypeVar("T")
 Row = Mapping[str, Any]
 
-_HEADER = b'{"provenance": '
+HEADER = b'{"provenance": '  # how a journal begins
 
 
 def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
@@ -180,7 +180,7 @@ class Journal:
         whole = _last_newline(self._file) + 1
         self._file.seek(0)
         first, second = self._file.readline(), self._file.readline()
-        if not (first.startswith(_HEADER) or _HEADER.startswith(first)):
+        if not (first.startswith(HEADER) or HEADER.startswith(first)):
             raise ConfigError(f"{self.path} was not {made} here, or with other settings: use another output or delete it")
         if whole <= len(first) or (second.endswith(b"\n") and obsolete(_parsed(second, self.path, 2))):
             self._file.truncate(0)
@@ -201,7 +201,7 @@ def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, 
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); {hint} makes it") from None
-    if not lines or not lines[0].startswith(_HEADER) or not lines[-1].endswith(b"\n"):
+    if not lines or not lines[0].startswith(HEADER) or not lines[-1].endswith(b"\n"):
         raise ConfigError(f"{path}: not a file of {hint}, or its last line is cut short")
     first, *rows = (_parsed(line, path, number) for number, line in enumerate(lines, start=1))
     return first["provenance"], rows

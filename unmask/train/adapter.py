@@ -5,7 +5,7 @@ The adapter files are in peft's format and use the checkpoint's module names, so
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, unknown
 from unmask.files import write_atomically
 from unmask.models.hf import wrap
 from unmask.models.network import Network
@@ -23,23 +23,60 @@ from unmask.models.network import Network
 _RENAMED = "`is_gradient_checkpointing` is deprecated"
 
 
-def targets(network: Network) -> str:
-    r"""A pattern that matches the matrices of every layer, but not an output matrix of the same name.
+def matrices(network: Network, names: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+    """The matrices that get adapters, by their dotted names: all of every layer, or those that `names` name.
+
+    A name is that of a matrix in every layer, with or without the part that it belongs to (q_proj, self_attn.q_proj), or
+    the whole name of one outside of them (lm_head).
+
+    Raises ConfigError for a name that no matrix has.
+    """
+    linear = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear)}
+    if names is None:
+        return {name: part for name, part in linear.items() if _within(network, name) != name}
+    chosen: dict[str, nn.Linear] = {}
+    for wanted in names:
+        found = {name: part for name, part in linear.items() if f".{_within(network, name)}".endswith(f".{wanted}")}
+        if not found:
+            raise unknown("lora target module", wanted, {_within(network, name) for name in linear})
+        chosen |= found
+    return chosen
+
+
+def _within(network: Network, name: str) -> str:
+    """The name of a module of a layer within it; of any other module the whole name."""
+    return re.sub(rf"^{re.escape(network.names.layers)}\.\d+\.", "", name)
+
+
+def targets(network: Network, names: Sequence[str] | None = None) -> str:
+    r"""The pattern of the names of `matrices`: those of every layer, but not an output matrix of the same name.
 
     >>> from unmask.models.toy import toy
     >>> print(targets(toy("llada").network))
     model\.transformer\.blocks\.\d+\.(attn_out|ff_out|ff_proj|k_proj|q_proj|up_proj|v_proj)
     """
-    parts = [part for block in network.blocks() for part in block.named_modules()]
-    matrices = sorted({re.escape(name) for name, module in parts if isinstance(module, nn.Linear)})
-    return rf"{re.escape(network.names.layers)}\.\d+\.({'|'.join(matrices)})"
+    chosen = matrices(network, names)
+    inside = sorted({re.escape(_within(network, name)) for name in chosen if _within(network, name) != name})
+    outside = sorted(re.escape(name) for name in chosen if _within(network, name) == name)
+    layers = [rf"{re.escape(network.names.layers)}\.\d+\.({'|'.join(inside)})"] if inside else []
+    return "|".join(layers + outside)
 
 
-def add(network: Network, settings: Mapping[str, Any], *, rank: int, alpha: int, dropout: float, seed: int) -> PeftModel:
+def add(
+    network: Network,
+    settings: Mapping[str, Any],
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    seed: int,
+    target_modules: Sequence[str] | None = None,
+) -> PeftModel:
     """Freeze the network and put adapters beside its layers' matrices, in place; `settings` is its config.json."""
     if rank < 1:
         raise ConfigError(f"lora rank must be at least 1, got {rank}")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=targets(network))
+    chosen = targets(network, target_modules)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=chosen)
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)  # peft draws from the global generator
         warnings.filterwarnings("ignore", message=_RENAMED)

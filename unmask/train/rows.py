@@ -3,10 +3,14 @@
 Rows are filled up with EOS, which is supervised as part of the last answer, as LLaDA does it (arXiv 2502.09992, section 2.3):
 either all to one length, or each step's to its longest. In the latter case a step takes examples of similar length, which
 saves most of the filling; several examples in one row would see each other under full attention.
+
+Under full attention the masks behind an answer are seen. If they always ended with it, the model would learn to fill whatever
+room it is given, so now and then a step's rows are longer than need be.
 """
 
 import functools
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
@@ -15,40 +19,50 @@ import torch
 
 from unmask.errors import ConfigError
 from unmask.train.batches import BatchConfig
+from unmask.train.conversation import Piece
 from unmask.train.objective import Rows
 
 Fill = Literal["length", "step"]
 POOL = 64  # batches among which examples are sorted by length
+LONGER = 0.25  # share of the steps whose rows have more room than their longest answer needs
 
 
 class Encoded(NamedTuple):
     """One example as tokens; the last of them ends an answer, and EOS is not among them.
 
     Attributes:
-        tokens: ids.
-        answer: which of them the assistant has written, and the model learns to write.
-        steps: the forward, from 1, that wrote each token; 0 where none is known.
+        tokens: ids; an array, since a data set has millions.
+        answers: the spans of them that the assistant has written, and the model learns to write, in order.
+        steps: the forward, from 1, that wrote each token of the last answer; empty where that is not known.
     """
 
-    tokens: tuple[int, ...]
-    answer: tuple[bool, ...]
-    steps: tuple[int, ...]
+    tokens: array[int]
+    answers: tuple[tuple[int, int], ...]
+    steps: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, prompt: Sequence[int], answer: Sequence[int], steps: Sequence[int] | None = None) -> Self:
+    def of(cls, prompt: Sequence[int], answer: Sequence[int], steps: Sequence[int] = ()) -> Self:
         """One prompt and its answer.
 
-        >>> Encoded.of([5, 6], [7], [1])
-        Encoded(tokens=(5, 6, 7), answer=(False, False, True), steps=(0, 0, 1))
+        >>> Encoded.of([5, 6], [7])
+        Encoded(tokens=array('i', [5, 6, 7]), answers=((2, 3),), steps=())
         """
-        known = [0] * len(answer) if steps is None else steps
-        asked = [False] * len(prompt) + [True] * len(answer)
-        return cls((*prompt, *answer), tuple(asked), (*[0] * len(prompt), *known))
+        return cls(array("i", (*prompt, *answer)), ((len(prompt), len(prompt) + len(answer)),), tuple(steps))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Piece], steps: Sequence[int] = ()) -> Self:
+        """The pieces of an example, one after the other."""
+        tokens, answers = array("i"), list[tuple[int, int]]()
+        for piece in pieces:
+            if piece.learned:
+                answers.append((len(tokens), len(tokens) + len(piece.tokens)))
+            tokens.extend(piece.tokens)
+        return cls(tokens, tuple(answers), tuple(steps))
 
     @property
     def last(self) -> int:
         """Where the last answer begins."""
-        return next((place + 1 for place in reversed(range(len(self.answer))) if not self.answer[place]), 0)
+        return self.answers[-1][0]
 
     def width(self, block_length: int, *, on_grid: bool) -> int:
         """Tokens of the row up to the end of the block that holds the first EOS behind the answer."""
@@ -78,8 +92,9 @@ def lay_out(examples: Sequence[Encoded], *, length: int, block_length: int, eos_
             raise ConfigError(f"example {row} has {count} tokens and leaves no block of {block_length} within length {length}")
         whole = width if on_grid else width + (length - width) // block_length * block_length
         tokens_BT[row, :count] = torch.tensor(example.tokens)
-        steps_BT[row, :count] = torch.tensor(example.steps)
-        answer_BT[row, :count] = torch.tensor(example.answer)
+        steps_BT[row, example.last : example.last + len(example.steps)] = torch.tensor(example.steps)
+        for begin, end in example.answers:
+            answer_BT[row, begin:end] = True
         answer_BT[row, count:whole] = True
         begun = example.last % block_length if on_grid else 0
         blocks.append((width - example.last + begun) // block_length)
@@ -112,7 +127,12 @@ class Examples:
     def rows(self, config: BatchConfig, step: int) -> Rows:
         """The rows of a step."""
         picked = order(len(self.examples), config, step, self.widths)
-        length = self.length if self.widths is None else max(self.widths[index] for index in picked)
+        length = self.length
+        if self.widths is not None:
+            least = max(self.widths[index] for index in picked)
+            rng = random.Random(f"{config.seed}-{step}")
+            longer = not self.on_grid and rng.random() < LONGER
+            length = rng.randint(least, self.length) if longer else least
         chosen = [self.examples[index] for index in picked]
         return lay_out(chosen, length=length, block_length=self.block_length, eos_id=self.eos_id, on_grid=self.on_grid)
 

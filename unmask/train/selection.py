@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unmask.errors import ConfigError
-from unmask.files import read_journal
+from unmask.files import HEADER, read_journal
 
 Select = Literal["lowest", "highest", "random"]
 Spatial = Literal["windows", "components", "positions"]
 
 
 class Example(NamedTuple):
-    """A prompt, the token ids of the answer to learn, without EOS, and the forward that wrote each, where it is known."""
+    """A prompt, the token ids of the answer to learn, without EOS, and the forward that wrote each: empty in older files."""
 
     prompt: str
     answer: tuple[int, ...]
-    steps: tuple[int, ...] | None = None
+    steps: tuple[int, ...]
+    where: str
+
+
+def collected(path: Path) -> bool:
+    """Whether a file is one of `unmask train collect`."""
+    with path.open("rb") as file:
+        return file.read(len(HEADER)) == HEADER
 
 
 def score(candidate: Mapping[str, Any], *, spatial: Spatial, per_token: bool) -> float:
@@ -53,8 +60,8 @@ def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, s
     for line in read_journal(path, "unmask train collect")[1]:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
-            steps = best.get("steps")  # older files have none
-            chosen.append(Example(line["prompt"], tuple(best["token_ids"]), None if steps is None else tuple(steps)))
+            steps = tuple(best.get("steps", ()))
+            chosen.append(Example(line["prompt"], tuple(best["token_ids"]), steps, f"{path}: prompt {line['id']}"))
     if not chosen:
         raise ConfigError(f"{path}: none of its answers is right, so there is nothing to train on")
     return chosen
