@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 import unmask
 from unmask.models.toy import MASK, toy
 from unmask.train.batches import questions
 from unmask.train.loss import Question, ask, part_of
-from unmask.train.rows import Encoded, Examples, lay_out
+from unmask.train.rows import Encoded, Examples, lay_out, order
 from unmask.train.sft import SFTConfig
 from unmask.train.trainer import Student
 
@@ -18,8 +20,8 @@ EXAMPLES = [Encoded.of([5, 6, 7], range(4, 13 + row)) for row in range(6)]
 
 
 def tuning(**changes: Any) -> SFTConfig:
-    settings: dict[str, Any] = {"output": "", "model": "", "data": "", "batch_size": 4, "micro_batch": 3, "length": 28}
-    return SFTConfig.from_dict(settings | changes)
+    chosen: dict[str, Any] = {"output": "", "model": "", "data": "", "batch_size": 4, "micro_batch": 3, "length": 28}
+    return SFTConfig.from_dict(chosen | changes)
 
 
 def laid(family: str, config: SFTConfig) -> Examples:
@@ -204,7 +206,7 @@ def test_the_low_end_of_the_rates_rises() -> None:
 def test_a_trajectorys_state_is_masked(family: str) -> None:
     """Answers written from the right to the left: of each block of four the first tokens are masked."""
     spec = toy(family).spec
-    backwards = [Encoded.of([5, 6, 7], range(4, 13), range(9, 0, -1))] * 4
+    backwards = [Encoded.of([5, 6, 7], range(4, 13), list(range(9, 0, -1)))] * 4
     config = tuning(pattern="trajectory", mask_rate=0.5, **({"block_length": 4} if spec.block is None else {}))
     rows = lay_out(backwards, length=20, block_length=4, eos_id=spec.eos_ids[0], on_grid=spec.block is not None)
     made = config.hide(rows, spec, torch.Generator().manual_seed(0))
@@ -225,7 +227,7 @@ def test_a_trajectorys_state_is_masked(family: str) -> None:
 
 def test_distant_tokens_are_learnt_from_the_teacher() -> None:
     """The loss of a distant token is KL(teacher || student) on the same input, that of a near one the cross-entropy."""
-    examples = [Encoded.of([5, 6, 7], range(4, 12), range(1, 9))] * 4
+    examples = [Encoded.of([5, 6, 7], range(4, 12), list(range(1, 9)))] * 4
     rows = lay_out(examples, length=19, block_length=8, eos_id=toy().spec.eos_ids[0])
     config = tuning(pattern="trajectory", mask_rate=0.75, near=3, block_length=8, complementary=False)
     made = config.hide(rows, toy().spec, torch.Generator().manual_seed(0))
@@ -262,9 +264,39 @@ def test_wrong_tokens_are_shown_and_asked() -> None:
     assert plain[0].total == asked("sdar", complementary=False, wrong=0.5)[0].total
 
 
+# --- which answers ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 7), st.booleans())
+def test_answers_are_drawn_in_proportion_to_their_blocks(shares: list[int], size: int, similar: bool) -> None:
+    """In every epoch each one as often as its share of all blocks says, rounded up or down."""
+    config, count = tuning(batch_size=size), len(shares)
+    widths = tuple(shares) if similar else None
+    for epoch in range(2):
+        drawn: list[int] = []
+        for step in range(-(-(epoch + 1) * count // size)):
+            drawn += order(count, config, step, widths, tuple(shares))
+        for index, share in enumerate(shares):
+            expected = count * share / sum(shares)
+            found = drawn[epoch * count : (epoch + 1) * count].count(index)
+            assert abs(found - expected) < 1
+
+
+def test_with_draws_in_proportion_every_token_counts_alike() -> None:
+    """One block of four of each draw: an answer of two blocks and one of six are asked about as often per block."""
+    short, long = Encoded.of([5], range(4, 9)), Encoded.of([5], range(4, 27))
+    config = tuning(draw="blocks", block_length=4, batch_size=400, complementary=False)
+    laid = Examples(examples=[short, long] * 40, length=28, block_length=4, eos_id=1, on_grid=False, fill="length")
+    rows = laid.rows(config, 0)
+    is_long = rows.blocks_B == 6
+    assert float(is_long.float().mean()) == pytest.approx(6 / 8, abs=0.02)
+
+
 def test_bad_settings_say_what_would_be_right() -> None:
     for changes, said in (
         ({"window": "answers"}, "did you mean 'answer'"),
+        ({"draw": "block"}, "did you mean 'blocks'"),
         ({"on_policy": 1.5}, "on_policy must be a number from 0 to 1"),
         ({"certainty": -1}, "certainty must be a number from 0 to 100"),
         ({"mask_rate": [0.8, 0.2]}, r"a range \[low, high\]"),
