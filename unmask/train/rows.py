@@ -9,6 +9,7 @@ room it is given, so now and then a step's rows are longer than need be.
 """
 
 import functools
+import hashlib
 import random
 from array import array
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Encoded(NamedTuple):
         steps: the forward, from 1, that wrote each token of the last answer; empty where that is not known.
     """
 
-    tokens: array[int]
+    tokens: "array[int]"
     answers: tuple[tuple[int, int], ...]
     steps: tuple[int, ...] = ()
 
@@ -123,6 +124,14 @@ class Examples:
         if self.fill == "length":
             return None
         return tuple(example.width(self.block_length, on_grid=self.on_grid) for example in self.examples)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that tell these examples from others."""
+        found = hashlib.sha256()
+        for example in self.examples:
+            found.update(example.tokens.tobytes() + repr((example.answers, example.steps)).encode())
+        return found.hexdigest()[:16]
 
     def rows(self, config: BatchConfig, step: int) -> Rows:
         """The rows of a step."""
