@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.errors import ConfigError
-from unmask.files import read_journal
 from unmask.models import loading
 from unmask.models.network import Network
 from unmask.models.shape import Shape
+from unmask.train import adapter
+from unmask.train.dataset import count
 from unmask.train.sft import SFTConfig
 
 H100 = 989e12  # dense bf16 operations per second, its data sheet's peak
@@ -79,8 +78,8 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
     trained, idle = _trained(config, network, parameters), _idle(form)
-    count = _count(config) if examples is None else examples
-    steps, views = config.steps(count), 2 if config.objective == "block" and config.complementary else 1
+    found = count(config) if examples is None else examples
+    steps, views = config.steps(found), 2 if config.objective == "block" and config.complementary else 1
     rows, copies = steps * config.batch_size * views, 1 if network.spec.block is None else 2  # the clean row beside
     again = 2 * (config.on_policy + (config.near is not None))
     passes = 2 + 2 + (0 if config.lora else 2) + (2 if config.gradient_checkpointing else 0) + again
@@ -97,7 +96,7 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
         parameters=parameters,
         active=parameters - idle,
         trained=trained,
-        examples=count,
+        examples=found,
         steps=steps,
         rows_per_step=config.batch_size * views,
         tokens=rows * config.length,
@@ -111,7 +110,7 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
 def _trained(config: SFTConfig, network: Network, parameters: int) -> int:
     if config.lora is None:
         return parameters
-    matrices = [part for block in network.blocks() for part in block.modules() if isinstance(part, torch.nn.Linear)]
+    matrices = adapter.matrices(network, config.lora.target_modules).values()
     return sum(config.lora.rank * (part.in_features + part.out_features) for part in matrices)
 
 
@@ -154,8 +153,3 @@ def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
     if not folder.is_dir():
         raise ConfigError(f"no folder '{config.model}' here: a dry run needs it, or the config.json as `shape` in the settings")
     return loading.build(loading.read_json(folder / "config.json"), folder)
-
-
-def _count(config: SFTConfig) -> int:
-    lines = read_journal(Path(config.data), "unmask train collect")[1]
-    return sum(any(candidate["right"] for candidate in line["candidates"]) for line in lines)

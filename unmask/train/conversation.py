@@ -69,7 +69,7 @@ def _listed(value: Any, name: str, role: str | None = None) -> list[Turn]:
 
 
 def _turn(role: Any, content: Any, name: str, weight: Any = None) -> Turn:
-    """One turn. As in OpenAI's files content may be a list of text parts, and a weight of 0 keeps an answer from being learned."""
+    """One turn. As in OpenAI's files content may be text parts, and an answer with a weight of 0 is not learned."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):

@@ -90,6 +90,32 @@ def filled_blocks(tokens_BT: Tensor, answer_BT: Tensor, length: int, eos_id: int
     return (written_B.div(length, rounding_mode="floor") + 1).minimum(blocks_of(answer_BT, length))
 
 
+def draw_answer(answer_BT: Tensor, length: int, blocks_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """One answer of each row that has several: (its tokens, all tokens behind it up to the last answer's end, its blocks).
+
+    Under full attention an earlier answer would see what follows it, which no decode does. Answers are drawn in proportion
+    to their blocks of `length`, of which the last has `blocks_B`; rows of one answer are drawn nothing for.
+
+    >>> answer = torch.tensor([[False, True, True, False, True, True]])
+    >>> turn, behind, blocks = draw_answer(answer, 1, torch.tensor([1]), torch.Generator().manual_seed(1))
+    >>> turn.long().tolist(), behind.long().tolist(), blocks.tolist()
+    ([[0, 1, 1, 0, 0, 0]], [[0, 0, 0, 1, 1, 1]], [2])
+    """
+    begins_BT = answer_BT & ~torch.nn.functional.pad(answer_BT, (1, 0))[:, :-1]
+    number_BT = begins_BT.long().cumsum(dim=1) * answer_BT
+    count_B = number_BT.amax(dim=1)
+    most = int(count_B.max())
+    if most == 1:
+        return answer_BT, torch.zeros_like(answer_BT), blocks_B
+    sizes_BK = torch.stack([(number_BT == number).sum(dim=1) for number in range(1, most + 1)], dim=1)
+    blocks_BK = (-(-sizes_BK // length)).scatter(1, count_B[:, None] - 1, blocks_B[:, None])
+    drawn_B1 = torch.multinomial(blocks_BK.float(), 1, generator=generator)
+    turn_BT = number_BT == drawn_B1 + 1
+    begun_BT = turn_BT.long().cumsum(dim=1) > 0
+    answers_left_BT = answer_BT.flip(1).cumsum(dim=1).flip(1) > 0
+    return turn_BT, begun_BT & ~turn_BT & answers_left_BT, blocks_BK.gather(1, drawn_B1)[:, 0]
+
+
 def blocks_of(answer_BT: Tensor, length: int) -> Tensor:
     """Number of blocks of `length` tokens that each row's answer fills, [B]."""
     return -(-answer_BT.sum(dim=1) // length)

@@ -126,10 +126,17 @@ class Objective:
     def hide(self, rows: Rows, spec: ModelSpec, generator: torch.Generator, progress: float = 0.0) -> noise.Hidden:
         """Mask some rows: one view of each, or all first views and then all second ones.
 
-        `progress` is the part of the run that is done, 0 to 1.
+        `progress` is the part of the run that is done, 0 to 1. Under full attention a row of several answers is asked about
+        one of them, and everything behind that is masked.
         """
+        behind_BT = None
+        if spec.block is None:
+            turn_BT, behind_BT, blocks_B = noise.draw_answer(rows.answer_BT, self.block(spec), rows.blocks_B, generator)
+            rows = rows._replace(answer_BT=turn_BT, blocks_B=blocks_B)
         made, asked_BT = self._masked(rows, spec, generator, progress)
         views = len(made.total_B) // len(asked_BT)
+        if behind_BT is not None:
+            made = made._replace(hidden_BT=made.hidden_BT | behind_BT.repeat(views, 1))
         if self.wrong:
             tokens_BT, answer_BT = rows.tokens_BT.repeat(views, 1), rows.answer_BT.repeat(views, 1)
             visible_BT = asked_BT.repeat(views, 1) & ~made.hidden_BT

@@ -10,6 +10,7 @@ room it is given, so now and then a step's rows are longer than need be.
 
 import bisect
 import functools
+import hashlib
 import itertools
 import random
 from array import array
@@ -131,6 +132,14 @@ class Examples:
         """Blocks that the answers of each example fill, the first EOS included."""
         written = (sum(end - begin for begin, end in example.answers) for example in self.examples)
         return tuple(tokens // self.block_length + 1 for tokens in written)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that tell these examples from others."""
+        found = hashlib.sha256()
+        for example in self.examples:
+            found.update(example.tokens.tobytes() + repr((example.answers, example.steps)).encode())
+        return found.hexdigest()[:16]
 
     def rows(self, config: BatchConfig, step: int) -> Rows:
         """The rows of a step."""

@@ -1,7 +1,8 @@
-"""Fine-tune a model on its own chosen answers: R2-dLLM's redundancy-aware SFT, and plain SFT for comparison.
+"""Fine-tune a model: on its own chosen answers, which is R2-dLLM's redundancy-aware SFT, or on anybody's conversations.
 
     unmask train collect --config configs/collect-tiny.yaml
     unmask train sft --config configs/r2-tiny.yaml
+    unmask train sft --config configs/chat-tiny.yaml --show-example 1
     unmask train merge --config configs/r2-tiny.yaml
 
 The prompt stays visible; the answer is padded with EOS to whole blocks. Objective "block" is the paper's, "masked" the
@@ -9,26 +10,25 @@ usual one of masked diffusion (train/noise.py). A block-causal model trains on a
 (train/layout.py).
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 from accelerate import Accelerator, DistributedType
 
-from unmask.decode.settings import from_mapping, whole
-from unmask.engine.generate import encode
+from unmask.decode.settings import from_mapping
 from unmask.errors import ConfigError, unknown
-from unmask.files import writing
+from unmask.files import write_atomically, writing
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
 from unmask.train import checkpoint
 from unmask.train.batches import BatchConfig, questions
+from unmask.train.dataset import DataConfig, LeftOut, fill, samples
+from unmask.train.records import files
 from unmask.train.rows import Encoded, Examples
-from unmask.train.selection import Example, Select, Spatial, examples
 from unmask.train.trainer import Report, Schedule, fit, start
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -36,36 +36,37 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Adapter sizes; the published ones of R2-dLLM by default."""
+    """Adapter sizes, the published ones of R2-dLLM by default, and what gets adapters.
+
+    Attributes:
+        target_modules: names of matrices, as in adapter.matrices; None: all of every layer.
+    """
 
     rank: int = 32
     alpha: int = 32
     dropout: float = 0.0
+    target_modules: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        names = self.target_modules
+        if names is not None and (isinstance(names, str) or not names or not all(isinstance(name, str) for name in names)):
+            raise ConfigError(f"lora target_modules must be a list of names such as [q_proj, v_proj], got {names!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(BatchConfig):
+class SFTConfig(BatchConfig, DataConfig):
     """The settings of a fine-tuning; defaults are R2-dLLM's if the paper gives them (arXiv 2604.18995, section 6.1).
 
-    The objective's: train/objective.py; those of batches: train/batches.py.
+    The objective's: train/objective.py; those of batches: train/batches.py; those of the data: train/dataset.py.
 
     Attributes:
         model, dtype: the base model and the type of its frozen weights; without LoRA all weights are float32.
-        data: a file of `unmask train collect`.
-        select: which right answer per prompt: that of lowest or highest redundancy, or a random one.
-        spatial, per_token: how redundancy is counted; see selection.score.
-        lora: adapter sizes; null trains all weights.
-        length: tokens of prompt and answer together, padded or cut.
+        lora: adapters; null trains all weights.
     """
 
     model: str
-    data: str
     dtype: str = "auto"
-    select: Select = "lowest"
-    spatial: Spatial = "windows"
-    per_token: bool = True
     lora: LoRA | None = LoRA()
-    length: int = 768
     gradient_checkpointing: bool = False
     learning_rate: float = 2e-5
     schedule: Schedule = "constant"
@@ -81,28 +82,58 @@ class SFTConfig(BatchConfig):
         return super().from_dict(settings)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, known in (("select", Select), ("spatial", Spatial)):
-            if getattr(self, name) not in get_args(known):
-                raise unknown(name, str(getattr(self, name)), get_args(known))
-        whole("length", self.length, 1, required=True)
+        BatchConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
         if self.dtype not in DTYPES:
             raise unknown("dtype", str(self.dtype), DTYPES)
 
 
-def sft(config: SFTConfig, report: Report | None = None) -> Path:
+def sft(config: SFTConfig, report: Report | None = None, left_out: Callable[[LeftOut], None] | None = None) -> Path:
     """Run or resume one fine-tuning; returns the folder with the adapter or the whole model.
 
-    Raises ConfigError for bad data, or if the folder holds a run with other settings or is being written by another process.
+    `left_out` is called with every example that cannot be used; they stand in the folder's left_out.txt too.
+    Raises ConfigError if no example can be used, or if the folder holds a run with other settings or is being written by
+    another process.
     """
-    chosen = examples(Path(config.data), config.select, spatial=config.spatial, per_token=config.per_token, seed=config.seed)
+    files(config.data)  # before the model is loaded
     accelerator, folder = start(config), Path(config.output)
     with checkpoint.writing(accelerator, folder):
-        _sft(accelerator, config, chosen, folder, report)
+        _sft(accelerator, config, folder, report, left_out)
     return folder
 
 
-def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], folder: Path, report: Report | None) -> None:
+def _examples(config: SFTConfig, model: Denoiser, folder: Path | None, tell: Callable[[LeftOut], None] | None) -> Examples:
+    """The examples that can be used; the others are told, and written to the folder if it is this process's."""
+    usable, odd, block = list[Encoded](), list[LeftOut](), config.block(model.spec)
+    for sample in samples(config, model, block_length=block, seed=config.seed):
+        if isinstance(sample, LeftOut):
+            odd.append(sample)
+        else:
+            usable.append(sample.encoded)
+    if not usable:
+        raise ConfigError(f"none of {len(odd)} examples can be used; {odd[0] if odd else 'the data is empty'}")
+    if folder is not None and odd:
+        write_atomically(folder / "left_out.txt", lambda path: path.write_text("".join(f"{one}\n" for one in odd)))
+        if tell is not None:
+            for one in odd:
+                tell(one)
+    return Examples(
+        examples=usable,
+        length=config.length,
+        block_length=block,
+        eos_id=model.spec.eos_ids[0],
+        on_grid=model.spec.block is not None,
+        fill=fill(config),
+    )
+
+
+def _sft(
+    accelerator: Accelerator,
+    config: SFTConfig,
+    folder: Path,
+    report: Report | None,
+    left_out: Callable[[LeftOut], None] | None,
+) -> None:
     base = loading.locate(config.model)
     settings = loading.read_json(base / "config.json")
     dtype = config.dtype if config.lora else "float32"
@@ -111,30 +142,21 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
     model = loading.load(config.model, device=device, dtype=dtype)
     if config.length > model.spec.max_length:
         raise ConfigError(f"length {config.length} exceeds the model's {model.spec.max_length}")
+    laid = _examples(config, model, folder if accelerator.is_main_process else None, left_out)
     network, adapter = model.network.train(), None
     network.checkpointing = config.gradient_checkpointing
     if config.lora:
         from unmask.train import adapter as lora
 
-        sizes = config.lora
-        named = settings | {"_name_or_path": config.model}
-        adapter = lora.add(network, named, rank=sizes.rank, alpha=sizes.alpha, dropout=sizes.dropout, seed=config.seed)
+        adapter = lora.add(network, settings | {"_name_or_path": config.model}, seed=config.seed, **vars(config.lora))
     else:
         network.requires_grad_(True)
-    laid = Examples(
-        examples=_encode(model, chosen),
-        length=config.length,
-        block_length=config.block(model.spec),
-        eos_id=model.spec.eos_ids[0],
-        on_grid=model.spec.block is not None,
-        fill="length",
-    )
     tuner = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    steps = config.steps(len(chosen))
+    steps = config.steps(len(laid.examples))
     weights = fit(
         accelerator,
         network,
@@ -145,21 +167,19 @@ def _sft(accelerator: Accelerator, config: SFTConfig, chosen: list[Example], fol
         config,
         steps,
         report,
-        {"examples": hashlib.sha256(repr(chosen).encode()).hexdigest()[:16], "base": loading.fingerprint(base)},
+        {"examples": laid.digest, "base": loading.fingerprint(base)},
         _teacher(config, accelerator),
     )
     if accelerator.is_main_process:
         if adapter is not None:
             lora.save(adapter, weights, folder)
         else:
-            checkpoint.export(network.published(weights), settings | {"torch_dtype": "float32"}, folder)
+            # Transformers writes "dtype" today and "torch_dtype" before; one of them must say what the weights are now.
+            kept = {name: value for name, value in settings.items() if name != "dtype"}
+            checkpoint.export(network.published(weights), kept | {"torch_dtype": "float32"}, folder)
             checkpoint.copy_tokenizer(base, folder)
         checkpoint.plot(folder)
-        which = "a random right one" if config.select == "random" else f"the right one of {config.select} redundancy"
-        about = (
-            f"`{config.model}` tuned with `unmask train sft` on {len(chosen)} of its own answers: for each prompt {which} "
-            "of several (arXiv 2604.18995)."
-        )
+        about = f"`{config.model}` tuned with `unmask train sft` on {len(laid.examples)} examples."
         checkpoint.card(folder, folder.name, about, {field.name: getattr(config, field.name) for field in fields(config)})
 
 
@@ -169,10 +189,6 @@ def _teacher(config: SFTConfig, accelerator: Accelerator) -> Network | None:
         return None
     teacher = loading.load(config.model, device=str(accelerator.device), dtype=config.dtype).network
     return teacher.eval().requires_grad_(False)
-
-
-def _encode(model: Denoiser, chosen: Sequence[Example]) -> list[Encoded]:
-    return [Encoded.of(encode(model, example.prompt), example.answer, example.steps) for example in chosen]
 
 
 def merge(config: SFTConfig) -> Path:
