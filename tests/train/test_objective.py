@@ -108,6 +108,40 @@ def test_the_share_of_rows_on_policy_is_as_asked() -> None:
         assert len(part.own.row_M) in (0, len(part.row_N))
 
 
+# --- states of the model's own decode ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
+def test_the_network_is_asked_for_what_its_own_decode_has_left(family: str) -> None:
+    """Against a loop that decodes one row after the other, and the mean over what is left of each."""
+    student, changes = Student(toy(family).network), {"pattern": "decode", "complementary": False, "window": "answer"}
+    parts = asked(family, decode_forwards=3, decode_threshold=0.04, batch_size=6, micro_batch=6, **changes)
+    (part,) = [part for part in parts if len(part.input_BQ) == 6]
+    assert part.own is not None
+    assert part.own.forwards_R is not None
+    copies, total, left = {"positions_Q": part.positions_Q, "mask_QQ": part.mask_QQ}, 0.0, 0
+    for row, forwards in enumerate(part.own.forwards_R.tolist()):
+        mine = part.row_N == row
+        places, targets, seen = part.place_N[mine], part.target_N[mine], part.own.seen_M[mine]
+        made, masked = part.input_BQ[row : row + 1].clone(), torch.ones_like(places, dtype=torch.bool)
+        assert (made[0, seen] == MASK).all()
+        for number in range(forwards + 1):
+            with torch.no_grad():
+                states = student.network.hidden(made, **copies)
+                logits = student.network.project(states)[0, places - student.network.spec.lookbehind]
+            if number == forwards or not masked.any():
+                break
+            sure = torch.where(masked, logits.softmax(-1).amax(-1), -1.0)
+            write = masked & ((sure > 0.04) | (sure == sure.max()))
+            made[0, seen[write]] = logits[write].argmax(-1)
+            masked &= ~write
+        left += int(masked.sum())
+        if masked.any():
+            total += float(cross_entropy(logits[masked].float(), targets[masked])) * len(places)
+    assert 0 < left < len(part.row_N)
+    assert loss(family, [part]) == pytest.approx(total / part.total, rel=1e-5)
+
+
 # --- certainty --------------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +338,9 @@ def test_bad_settings_say_what_would_be_right() -> None:
         ({"rising": True}, "rising needs a range"),
         ({"window": "group"}, "complementary: false"),
         ({"near": 8}, "near takes pattern: trajectory"),
+        ({"pattern": "decode"}, "pattern: decode takes complementary: false"),
+        ({"pattern": "decode", "complementary": False, "on_policy": 0.5}, "pattern: decode is on-policy already"),
+        ({"pattern": "decode", "complementary": False, "decode_forwards": 0}, "decode_forwards"),
         ({"objective": "masked", "window": "answer"}, "takes objective: block"),
         ({"block_length": [16, 0]}, "block_length must be a whole number"),
     ):

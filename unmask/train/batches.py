@@ -57,4 +57,5 @@ def questions(
     if not mine:
         raise ConfigError(f"{len(tokens_BT)} rows per step cannot be divided among {processes} processes: raise batch_size")
     parts = [slice(first, min(first + config.micro_batch, mine.stop)) for first in mine[:: config.micro_batch]]
-    return [ask(tokens_BT[part], hidden.rows(part), spec) for part in parts]
+    forwards = config.decode_forwards if config.pattern == "decode" else 1
+    return [ask(tokens_BT[part], hidden.rows(part), spec, forwards) for part in parts]

@@ -72,8 +72,9 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
 
     Operations per parameter and token: 2 for the forward pass, 2 for the gradient of the activations, 2 for that of the
     weights if all are trained, 2 for the second forward pass under checkpointing, 2 for the forward that fills masks in the
-    share of rows `on_policy`, and 2 for a teacher's. Attention is added; the output matrix counts for asked tokens alone,
-    and of an answer asked at once, whose length is not known, they are taken to be the whole row.
+    share of rows `on_policy` and for each of `decode_forwards`, and 2 for a teacher's. Attention is added; the output matrix
+    counts for asked tokens alone, and of an answer asked at once, whose length is not known, they are taken to be the whole
+    row.
     """
     network = _network(config, shape)
     form, parameters = network.shape, sum(parameter.numel() for parameter in network.parameters())
@@ -81,7 +82,8 @@ def estimate(config: SFTConfig, shape: Mapping[str, Any] | None, examples: int |
     found = count(config) if examples is None else examples
     steps, views = config.steps(found), 2 if config.objective == "block" and config.complementary else 1
     rows, copies = steps * config.batch_size * views, 1 if network.spec.block is None else 2  # the clean row beside
-    again = 2 * (config.on_policy + (config.near is not None))
+    decoding = config.decode_forwards if config.pattern == "decode" else 0
+    again = 2 * (config.on_policy + (config.near is not None) + decoding)
     passes = 2 + 2 + (0 if config.lora else 2) + (2 if config.gradient_checkpointing else 0) + again
     matrix = form.vocab * form.width
     inside = parameters - matrix * (1 if form.tied else 2) - idle

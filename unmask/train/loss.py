@@ -18,17 +18,19 @@ from unmask.train.noise import Hidden
 
 
 class Evidence(NamedTuple):
-    """What a forward says about each supervised token, [N].
+    """What a forward says about each supervised token, [N], or about those that were still asked.
 
     Attributes:
         loss_N: cross-entropy in fp32.
         right_N: bool, whether the most probable token is the right one.
         entropy_N: of the prediction (loss.entropy), where a question asks for it.
+        asked: indices of the supervised tokens that these are; None: all of them.
     """
 
     loss_N: Tensor
     right_N: Tensor
     entropy_N: Tensor | None
+    asked: Tensor | None = None
 
 
 class Own(NamedTuple):
@@ -40,12 +42,19 @@ class Own(NamedTuple):
         rows_R: the rows. At least one, since processes that share a network must run forwards equally often.
         row_M, place_M: index among `rows_R`, and place whose output predicts the mask.
         seen_M: place of the mask in the input.
+        forwards_R: forwards of the network's own decode after which each row is asked for what is left; None: the network
+            fills all masks in one forward, and is asked about all of them.
+        sure_R: the threshold of that decode.
+        most: forwards to run, the same in every process.
     """
 
     rows_R: Tensor
     row_M: Tensor
     place_M: Tensor
     seen_M: Tensor
+    forwards_R: Tensor | None = None
+    sure_R: Tensor | None = None
+    most: int = 1
 
 
 class Question(NamedTuple):
@@ -92,8 +101,10 @@ def _moved(parts: Any, device: torch.device) -> Any:
     return type(parts)(*(_moved(part, device) for part in parts)) if isinstance(parts, tuple) else parts
 
 
-def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
+def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec, forwards: int = 1) -> Question:
     """Mask the hidden tokens and list the supervised ones: every token whose weight is not 0.
+
+    `forwards` is the most that the network itself decodes first, where `hidden` has such rows.
 
     A block-causal model also gets the clean tokens (layout.py), so that a token masked in one block is visible to all later
     blocks. Its forward begins with the first block that has supervised tokens.
@@ -133,16 +144,31 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     return (
         question
         if hidden.own_B is None
-        else question._replace(own=_own(question, hidden.own_B, hidden.hidden_BT[row_N, place_N], seen_N))
+        else question._replace(own=_own(question, hidden, hidden.own_B, hidden.hidden_BT[row_N, place_N], seen_N, forwards))
     )
 
 
-def _own(question: Question, own_B: Tensor, masked_N: Tensor, seen_N: Tensor) -> Own:
+def _own(question: Question, hidden: Hidden, own_B: Tensor, masked_N: Tensor, seen_N: Tensor, forwards: int) -> Own:
     """The supervised masks of the rows of `own_B`, or of row 0 no mask at all."""
     rows_R = own_B.nonzero()[:, 0] if own_B.any() else torch.zeros(1, dtype=torch.int64)
     mine_N = own_B[question.row_N] & masked_N
     row_M = own_B.long().cumsum(dim=0)[question.row_N[mine_N]] - 1
-    return Own(rows_R, row_M, question.place_N[mine_N], seen_N[mine_N])
+    own = Own(rows_R, row_M, question.place_N[mine_N], seen_N[mine_N])
+    if hidden.forwards_B is None or hidden.sure_B is None:
+        return own
+    return own._replace(forwards_R=hidden.forwards_B[rows_R], sure_R=hidden.sure_B[rows_R], most=forwards)
+
+
+def decoded(logits_MV: Tensor, row_M: Tensor, open_M: Tensor, sure_R: Tensor) -> Tensor:
+    """The open masks that a forward of threshold decoding writes, bool [M]: sure ones, and the surest of each row.
+
+    >>> logits = torch.tensor([[9.0, 0.0], [0.5, 0.0], [0.4, 0.0], [0.3, 0.0]])
+    >>> decoded(logits, torch.tensor([0, 0, 1, 1]), torch.ones(4) > 0, torch.tensor([0.9, 0.9])).tolist()
+    [True, False, True, False]
+    """
+    confidence_M = torch.where(open_M, logits_MV.float().softmax(dim=-1).amax(dim=-1), -1.0)
+    best_R = torch.zeros_like(sure_R).scatter_reduce(0, row_M, confidence_M, "amax", include_self=False)
+    return open_M & ((confidence_M > sure_R[row_M]) | (confidence_M == best_R[row_M]))
 
 
 def entropy(logits_NV: Tensor, temperature: float = 0.5) -> Tensor:
@@ -188,7 +214,19 @@ def weighted(losses_N: Tensor, weight_N: Tensor, total: float) -> Tensor:
 
 def part_of(evidence: Evidence, question: Question, total: float) -> Tensor:
     """The part of the loss of a micro-batch, in a step whose rows' totals sum to `total`."""
-    loss = weighted(evidence.loss_N, question.weight_N, total)
+    row_N, weight_N = question.row_N, question.weight_N
+    if evidence.asked is not None:
+        row_N, weight_N = row_N[evidence.asked], left(question, evidence.asked)
+    loss = weighted(evidence.loss_N, weight_N, total)
     if question.certain_B is None or evidence.entropy_N is None:
         return loss
-    return loss + certainty(evidence.entropy_N, evidence.right_N, question.row_N, question.certain_B, total)
+    return loss + certainty(evidence.entropy_N, evidence.right_N, row_N, question.certain_B, total)
+
+
+def left(question: Question, asked: Tensor) -> Tensor:
+    """The weights of the tokens that a decode has left: n / k for each of k of a row's n, as those of a known mask have."""
+    zero_B = torch.zeros(len(question.input_BQ), dtype=question.weight_N.dtype, device=asked.device)
+    all_B = zero_B.index_add(0, question.row_N, question.weight_N)
+    left_B = zero_B.index_add(0, question.row_N[asked], question.weight_N[asked])
+    row_N = question.row_N[asked]
+    return question.weight_N[asked] * all_B[row_N] / left_B[row_N]

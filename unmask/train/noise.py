@@ -19,6 +19,8 @@ class Hidden(NamedTuple):
         weight_BT: float, the weight of each token's cross-entropy; 0 for tokens that are not supervised.
         total_B: float, each row's part of the divisor of the loss.
         own_B: bool, the rows whose supervised masks the network fills itself before it is trained; None: no switch for it.
+        forwards_B: int64, the forwards of the network's own decode that a row lies behind; None: one that fills every mask.
+        sure_B: float, the confidence threshold of that decode.
         certain_B: float, the weight of each row's entropy (loss.certainty); None: no such term.
         shown_BT: ids, what visible tokens are shown as where some are shown wrongly; None: all rightly.
         distant_BT: bool, the tokens that are learnt from a teacher's distribution; None: there is no teacher.
@@ -34,6 +36,8 @@ class Hidden(NamedTuple):
     shown_BT: Tensor | None = None
     distant_BT: Tensor | None = None
     begin_BT: Tensor | None = None
+    forwards_B: Tensor | None = None
+    sure_B: Tensor | None = None
 
     def rows(self, part: slice) -> "Hidden":
         """Some of the rows: for micro-batches."""

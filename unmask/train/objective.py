@@ -19,7 +19,7 @@ BLOCK = 32  # R2-dLLM's
 WORDS = {
     "objective": ("block", "masked"),
     "window": ("block", "group", "answer"),
-    "pattern": ("random", "trajectory"),
+    "pattern": ("random", "trajectory", "decode"),
 }
 
 
@@ -56,7 +56,11 @@ class Objective:
             two train for decoding several blocks at once. A block-causal model is asked about all blocks in any case.
         group: most blocks of a group.
         pattern: which tokens are masked: "random" ones, or those that were masked in the "trajectory" of the answer's own
-            decode when a share 1 - rate was written (d3LLM); the data must say which forward wrote each token.
+            decode when a share 1 - rate was written (d3LLM); the data must say which forward wrote each token. Or those that
+            a "decode" by the model as it is now leaves: of everything that is asked, masked at first, it writes its own
+            tokens, wrong ones too, for 0 to `decode_forwards` forwards, and is asked for the rest (`mask_rate` does not count).
+        decode_forwards: most forwards of that decode; each row draws its number.
+        decode_threshold: confidence from which they write, and the surest token in any case.
         near: tokens that the trajectory writes within so many forwards are learnt from the answer, all later ones from the
             distribution of the frozen base model (TAD: 8); None: all from the answer.
         on_policy: the share of rows whose asked masks the model first fills with its own most probable tokens, in a
@@ -73,7 +77,9 @@ class Objective:
     complementary: bool = True
     window: Literal["block", "group", "answer"] = "block"
     group: int = 4
-    pattern: Literal["random", "trajectory"] = "random"
+    pattern: Literal["random", "trajectory", "decode"] = "random"
+    decode_forwards: int = 4
+    decode_threshold: float = 0.9
     near: int | None = None
     on_policy: float = 0.0
     wrong: float = 0.0
@@ -90,6 +96,8 @@ class Objective:
             raise ConfigError(f"mask_rate must be between 0 and 1, or a range [low, high] of that, got {self.mask_rate}")
         whole("group", self.group, 1, required=True)
         whole("near", self.near, 0)
+        whole("decode_forwards", self.decode_forwards, 1, required=True)
+        number("decode_threshold", self.decode_threshold, 0.0, 1.0)
         number("on_policy", self.on_policy, 0.0, 1.0)
         number("wrong", self.wrong, 0.0, 1.0)
         number("certainty", self.certainty, 0.0, 100.0)
@@ -97,13 +105,17 @@ class Objective:
 
     def _check_together(self) -> None:
         block, fixed = self.objective == "block", not isinstance(self.mask_rate, Sequence)
+        decode = self.pattern == "decode"
         for odd, said in (
             (self.rising and fixed, "rising needs a range: mask_rate: [0.0, 0.8]"),
             (self.window == "group" and self.complementary, "window: group takes complementary: false"),
             (self.window == "group" and self.pattern != "random", "window: group takes pattern: random"),
             (self.near is not None and self.pattern != "trajectory", "near takes pattern: trajectory"),
             (not block and self.window != "block", f"window: {self.window} takes objective: block"),
-            (not block and self.pattern != "random", "pattern: trajectory takes objective: block"),
+            (not block and self.pattern != "random", f"pattern: {self.pattern} takes objective: block"),
+            (decode and self.complementary, "pattern: decode takes complementary: false"),
+            (decode and self.on_policy > 0, "pattern: decode is on-policy already: leave on_policy out"),
+            (decode and self.wrong > 0, "pattern: decode shows the model's own wrong tokens: leave wrong out"),
         ):
             if odd:
                 raise ConfigError(said)
@@ -159,6 +171,8 @@ class Objective:
             asked_BT, later_BT = noise.first_blocks(rows.answer_BT, length, blocks_B)
         else:
             asked_BT, later_BT = noise.draw_block(rows.answer_BT, length, blocks_B, generator)
+        if self.pattern == "decode":
+            return self._decoded(asked_BT, later_BT, generator), asked_BT
         rate = self._rate(len(asked_BT), generator, progress)
         if self.pattern == "random":
             return noise.views(asked_BT, later_BT, rate, generator, complementary=self.complementary), asked_BT
@@ -169,6 +183,17 @@ class Objective:
         first_BT = order.masked(torch.as_tensor(rate))
         made = noise.known_views(asked_BT, later_BT, first_BT, complementary=self.complementary)
         return made if self.near is None else noise.split(made, order, first_BT, self.near), asked_BT
+
+    def _decoded(self, asked_BT: Tensor, later_BT: Tensor, generator: torch.Generator) -> noise.Hidden:
+        rows = len(asked_BT)
+        return noise.Hidden(
+            asked_BT | later_BT,
+            asked_BT.float(),
+            asked_BT.sum(dim=1).float(),
+            own_B=torch.ones(rows, dtype=torch.bool),
+            forwards_B=torch.randint(self.decode_forwards + 1, (rows,), generator=generator),
+            sure_B=torch.full((rows,), self.decode_threshold),
+        )
 
     def _group(
         self, answer_BT: Tensor, length: int, blocks_B: Tensor, spec: ModelSpec, generator: torch.Generator

@@ -21,7 +21,7 @@ from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
 from unmask.models.network import Network
 from unmask.train import checkpoint, sharding
-from unmask.train.loss import Evidence, Own, Question, distance, entropy, part_of
+from unmask.train.loss import Evidence, Own, Question, decoded, distance, entropy, part_of
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -121,17 +121,18 @@ class Student(nn.Module):
         certain: bool = False,
         distant_M: Tensor | None = None,
     ) -> Evidence:
-        """One forward, and before it a second one without gradient where masks are filled by the network itself (`own`).
+        """One forward, and before it others without gradient where masks are filled by the network itself (`own`).
 
         The loss of tokens `distant_M` is their distance from the teacher's prediction on the same input.
 
         Some models predict token i in row i - 1 (Dream): the network's `predicting` gives the row.
         """
-        copies = (positions_Q, mask_QQ)
+        copies, asked = (positions_Q, mask_QQ), None
         if own is not None:
-            with torch.no_grad():
-                logits = _logits(self.network, input_BQ[own.rows_R], own.row_M, own.place_M, *copies)
-            input_BQ = input_BQ.index_put((own.rows_R[own.row_M], own.seen_M), logits.argmax(-1))
+            input_BQ, open_M = _fill(self.network, input_BQ, own, *copies)
+            if own.forwards_R is not None:
+                asked = open_M.nonzero()[:, 0]
+                row_N, place_N, target_N = row_N[asked], place_N[asked], target_N[asked]
         logits = _logits(self.network, input_BQ, row_N, place_N, *copies)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss_N = cross_entropy(precise, target_N, reduction="none")
@@ -139,7 +140,24 @@ class Student(nn.Module):
             with torch.no_grad():
                 told = _logits(self.teacher[0], input_BQ, row_N[distant_M], place_N[distant_M], *copies)
             loss_N = loss_N.index_put((distant_M,), distance(precise[distant_M], told.to(precise.dtype)))
-        return Evidence(loss_N, logits.argmax(-1) == target_N, entropy(precise) if certain else None)
+        return Evidence(loss_N, logits.argmax(-1) == target_N, entropy(precise) if certain else None, asked)
+
+
+@torch.no_grad()
+def _fill(
+    network: Network, input_BQ: Tensor, own: Own, positions_Q: Tensor | None, mask_QQ: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The input with the network's own tokens in its masks, and the masks [M] that are left."""
+    open_M = torch.ones_like(own.row_M, dtype=torch.bool)
+    for number in range(own.most):
+        logits = _logits(network, input_BQ[own.rows_R], own.row_M, own.place_M, positions_Q, mask_QQ)
+        write_M = open_M
+        if own.forwards_R is not None and own.sure_R is not None:
+            write_M = decoded(logits, own.row_M, open_M, own.sure_R) & (own.forwards_R[own.row_M] > number)
+        where = (own.rows_R[own.row_M], own.seen_M)
+        input_BQ = input_BQ.index_put(where, torch.where(write_M, logits.argmax(-1), input_BQ[where]))
+        open_M = open_M & ~write_M
+    return input_BQ, open_M
 
 
 def _logits(
