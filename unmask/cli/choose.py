@@ -136,7 +136,8 @@ def read_methods(names: str) -> dict[str, "Method"]:
 def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
     """Methods as `read_method` takes them, each with every combination of the values of the `KEY=A,B,C` options that it has.
 
-    A preset without any of these options is run once, unchanged, so that a baseline can be part of a sweep.
+    A preset without any of these options is run once, unchanged, so that a baseline can be part of a sweep. The values
+    `grid` are those of a comparable AUP (evals/aup.py).
 
     >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
     ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']
@@ -155,7 +156,13 @@ def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
             raise unknown(f"option of {', '.join(plain)}", axis, {option for name in presets for option in options(name)})
     found: dict[str, Method] = {}
     for name in plain:
-        mine = [[f"{axis}={value}" for value in values.split(",")] for axis, values in axes if axis in known[name]]
+        mine = [[f"{axis}={value}" for value in _values(values)] for axis, values in axes if axis in known[name]]
         for pairs in itertools.product(*mine):
             found[" ".join([name, *pairs])] = read_method(name, list(pairs))
     return found
+
+
+def _values(text: str) -> list[str]:
+    from unmask.evals.aup import GRID
+
+    return [f"{value:g}" for value in GRID] if text == "grid" else text.split(",")

@@ -89,12 +89,16 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A method's records, in the order of the task's items; `answered` of them were not on disk before."""
+    """A method's records, in the order of the task's items; `answered` of them were not on disk before.
+
+    `method` holds the model's own values too; `end_id` is the model's end-of-text id, the filler behind an answer.
+    """
 
     name: str
     method: Method
     metrics: tuple[str, ...]
     records: tuple[Record, ...]
+    end_id: int
     answered: int = field(default=0, compare=False)
 
     def right(self) -> list[bool]:
@@ -231,7 +235,14 @@ class _Answers:
 
     def run(self, name: str) -> Run:
         records = tuple(self.records[item.id] for item in self._task.items)
-        return Run(name=name, method=self._method, metrics=self._task.metrics, records=records, answered=self._answered)
+        return Run(
+            name=name,
+            method=self._method,
+            metrics=self._task.metrics,
+            records=records,
+            end_id=self._model.spec.eos_ids[0],
+            answered=self._answered,
+        )
 
     def _ask(self, items: Sequence[Item]) -> list[Record]:
         task, asked = self._task, [item for item in items if item.id in self._fits]
