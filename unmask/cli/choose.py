@@ -27,7 +27,13 @@ TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share t
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
 ]
-MethodName = Annotated[str, typer.Option(help="A preset, a settings file, or package.module:function, which returns a method.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        help="A preset, a settings file, or package.module:function, which returns a method; default: the model's own, "
+        "or r2-dllm."
+    ),
+]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most probable token.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")]
 TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
@@ -116,6 +122,21 @@ def _value(pair: str, text: str) -> Any:
         return text
     except yaml.YAMLError:
         raise ConfigError(f"--set {pair}: the value is not valid YAML") from None
+
+
+def own_method(model: str) -> str:
+    """The preset that decodes with this model where none is named, read before the model is loaded."""
+    from unmask.engine.own import default_method_of
+
+    return default_method_of(model)
+
+
+def own_values(asked: "Method", used: "Method") -> str:
+    """What the model's own values have changed in a method, in words; nothing where they have changed nothing."""
+    from unmask.methods.settings import differences
+
+    changed = [f"{path}={value}" for path, value in differences(asked.to_dict(), used.to_dict()).items()]
+    return f"; the model's own: {', '.join(changed)}" if changed else ""
 
 
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":

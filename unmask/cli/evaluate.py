@@ -123,10 +123,11 @@ def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> No
 def _folder(
     model: "Denoiser", task: "Task", methods: "Mapping[str, Method]", weights: str, batch: int, max_new_tokens: int | None
 ) -> Path:
-    """A folder that depends on the command alone, so that a repeated command finds its earlier answers."""
+    """A folder that depends on the command and the model alone, so that a repeated command finds its earlier answers."""
+    from unmask.engine.own import completed
     from unmask.files import digest
 
-    settings = [method.to_dict() for method in methods.values()]
+    settings = [completed(model, method).to_dict() for method in methods.values()]
     items = [[item.id, item.prompt] for item in task.items]
     key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens])
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
