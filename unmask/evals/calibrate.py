@@ -118,7 +118,7 @@ def usual_limit(budget: float) -> int:
     """The number of items that certifies a budget, in points, where a tenth of the answers change, half of them for the better.
 
     >>> usual_limit(2.0), usual_limit(1.0)
-    (1908, 7120)
+    (1870, 7070)
     """
     return limit(Standing(lost=5, gained=5, n=100).enough(budget / 100))
 
