@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,20 @@ def measured(parts: list[str], load: Callable[[], Any] = unmask.load, tell: Call
     document = run.start(parts, CPU, model="unmask-tiny", date="2026-01-02", quick=True, note="a test")
     run.run(document, CPU, load, tell)
     return document
+
+
+def test_blocks_are_those_of_the_model() -> None:
+    def answered(model: str, prompt: list[int], **options: Any) -> int:
+        method = unmask.method("vanilla", **options)
+        denoiser = unmask.load(model)
+        done = unmask.generate(denoiser, [prompt], method=method.change(stop_at_eos=None), max_new_tokens=32)[0]
+        whole = replace(done, tokens=32)  # as if no end of text were in it
+        return presets.begun(whole, len(prompt) if denoiser.spec.block else 0)
+
+    assert answered("unmask-tiny", [40] * 13) == 1
+    assert answered("unmask-tiny", [40] * 13, block_length=8) == 4
+    assert answered("unmask-tiny-block", [40] * 16) == 4
+    assert answered("unmask-tiny-block", [40] * 13) == 5  # the first block holds five tokens of the prompt
 
 
 def test_the_document_is_whole(tmp_path: Path) -> None:

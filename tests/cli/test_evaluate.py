@@ -15,9 +15,20 @@ import pytest
 import unmask
 from tests.cli.test_cli import run
 from tests.serve.live import until
+from unmask.cli.choose import read_sweep
 from unmask.files import writing
 
-NAMED = {"method", "accuracy", "forwards_mean", "tokens_mean", "tokens_per_forward", "seconds_per_item", "tokens_per_second"}
+NAMED = {
+    "tpf_all",
+    "settings",
+    "method",
+    "accuracy",
+    "forwards_mean",
+    "tokens_mean",
+    "tokens_per_forward",
+    "seconds_per_item",
+    "tokens_per_second",
+}
 
 
 def test_json_has_the_contract(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +227,36 @@ def test_a_sweep_draws_its_frontier(
     assert len(rows) == 6
     assert "vanilla cache=none" in rows
     assert (tmp_path / "swept" / "pareto.png").exists()
+    curves = json.loads(out.splitlines()[-1])["curves"]
+    assert [(curve["method"], curve["cache"]) for curve in curves] == [
+        ("fast-dllm cache=none", "none"),
+        ("fast-dllm cache=dual", "dual"),
+    ]
+    assert all(curve["values"] == [0.6, 0.9] and len(curve["points"]) == 3 for curve in curves)
+    assert [curve["baseline"] for curve in curves] == ["vanilla cache=none", "vanilla cache=dual"]
+
+
+def test_results_of_several_models_are_joined(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    wanted = ("--methods", "vanilla,fast-dllm", "--limit", "2", "--sweep", "threshold=0.6,0.9", "--max-new-tokens", "32")
+    for model in ("unmask-tiny", "unmask-tiny-r2"):
+        assert run(capsys, "eval", "chain", "--model", model, *wanted, "--output", model)[0] == 0
+    code, out, err = run(capsys, "eval", "--compare", "unmask-tiny", "unmask-tiny-r2", "--output", "both", "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out.splitlines()[-1])
+    assert document["models"] == ["unmask-tiny", "unmask-tiny-r2"]
+    assert [row["model"] for row in document["rows"]] == ["unmask-tiny"] * 3 + ["unmask-tiny-r2"] * 3
+    assert len(document["curves"]) == 2
+    assert len({curve["best"] for curve in document["curves"]}) == 1
+    assert (here / "both" / "pareto.png").exists()
+    code, out, _ = run(capsys, "eval", "--compare", "unmask-tiny", "unmask-tiny-r2", "--output", "both")
+    assert code == 0
+    assert out.count("AUP") == 2
+
+
+def test_a_grid_of_ten() -> None:
+    names = list(read_sweep("vanilla,fast-dllm", ["threshold=grid"]))
+    assert names[0] == "vanilla"
+    assert (len(names), names[-1]) == (11, "fast-dllm threshold=0.997")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +269,8 @@ def test_a_sweep_draws_its_frontier(
         (["--methods", ","], "names no method"),
         (["--limit", "0"], "limit"),
         (["--data", "x"], "leave --data"),
+        (["sorting"], "one task at a time"),
+        (["--compare"], "two folders"),
     ],
 )
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:

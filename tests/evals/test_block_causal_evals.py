@@ -41,6 +41,19 @@ def test_batch_answers_with_any_number_of_tokens(tmp_path: Path, capsys: pytest.
     assert [len(row["token_ids"]) for row in made] == [13, 16]
 
 
+@pytest.mark.parametrize("method", ["vanilla", "fast-dllm", "sdar", "llada2.1"])
+def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    wanted = ["--method", method, "--budget", "60", "--limit", "10", "--trials", "2", "--max-new-tokens", "13"]
+    written = ["--folder", str(tmp_path), "-o", str(tmp_path / "found.yaml"), "--json"]
+    code, out, err = run(capsys, "calibrate", "chain", *MODEL, *wanted, *written)
+    assert code == 0, err
+    document = json.loads(out.splitlines()[-1])
+    assert document["settings"]["block_length"] == 8
+    assert len(document["search"]) == 2
+    code, _, err = run(capsys, "generate", "2+3*4=", *MODEL, "--method", str(tmp_path / "found.yaml"))
+    assert code == 0, err
+
+
 def test_what_means_nothing_here_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for setting in ("cache=dual", "suffix_window=8", "prompt_interval=2"):
         method = "streaming-dllm" if setting.startswith("suffix") else "fast-dllm"

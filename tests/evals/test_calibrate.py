@@ -76,6 +76,18 @@ def test_the_space_is_that_of_the_method() -> None:
         space(unmask.method("vanilla"), 100)
 
 
+def test_on_a_grid_steps_are_those_of_a_block() -> None:
+    """Whatever the length of the answer, which may end inside a block."""
+    for name, key in (("vanilla", "commit.steps"), ("sdar", "commit.threshold"), ("llada2.1", "commit.threshold")):
+        method = unmask.method(name)
+        assert key in space(method, 100, block=8)
+        assert space(method, 100, block=8).get("commit.steps", (1, 8, 1)) == (1, 8, 1)
+    assert numbers(unmask.method("vanilla"), 100, block=8) == {"commit.steps": 8}
+    half = tuned(unmask.method("vanilla"), {"commit.steps": 4})
+    done = unmask.generate(unmask.load("unmask-tiny-block"), [[40, 41]], method=half, max_new_tokens=12)[0]
+    assert done.forwards <= 8
+
+
 # --- the bound --------------------------------------------------------------------------------------------------------
 
 

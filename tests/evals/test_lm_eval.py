@@ -361,3 +361,21 @@ def test_the_last_turn_may_start_the_answer() -> None:
     assert (
         UnmaskLM().apply_chat_template(turns, add_generation_prompt=False) == "<|user|>Compute 12 - 9.<|assistant|>The answer"
     )
+
+
+# --- a block-causal model ---------------------------------------------------------------------------------------------
+
+
+def test_a_block_causal_model_answers_in_its_own_blocks_and_scores() -> None:
+    lm = UnmaskLM(model="unmask-tiny-block", method="fast-dllm", batch_size=2, draws=4)
+    assert (lm.method.block_length, lm.method.cache) == (8, "block")
+    questions = list(QUESTIONS)[:2]
+    said = ask(lm, *((question, {"until": [], "max_gen_toks": 24}) for question in questions))
+    prompts = [lm.tok_encode(question) for question in questions]
+    alone = unmask.generate(lm.model, prompts, method="fast-dllm", max_new_tokens=24)
+    assert said == [completion.text for completion in alone]
+    likely, unlikely = (
+        lm.loglikelihood([Instance(request_type="loglikelihood", doc={}, arguments=("Compute 12 - 9.", end), idx=0)])[0][0]
+        for end in (" 12 - 9 = 3.", " Tom apples Tom")
+    )
+    assert likely > unlikely

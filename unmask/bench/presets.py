@@ -20,6 +20,7 @@ from unmask.bench.replays import engine_for, replay, requests, variants
 from unmask.bench.shapes import forwards
 from unmask.bench.workload import BLOCK, Load, Report
 from unmask.engine.generate import make_request
+from unmask.engine.own import completed
 from unmask.engine.request import Completion, Request
 from unmask.methods import TABLE
 from unmask.methods import load as load_method
@@ -41,7 +42,7 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
     vanilla = _Answering(model, [make_request(model, prompt, method=load_method("vanilla")) for prompt in prompts], rows=1)
     for name in TABLE:
         report(f"{load.problems} problems with {name}")
-        method = load_method(name)
+        method = completed(model, load_method(name))
         asked = [make_request(model, prompt, method=method) for prompt in prompts]
         sides = {"alone": vanilla if name == "vanilla" else _Answering(model, asked, rows=1)}
         if name != "vanilla":
@@ -72,9 +73,11 @@ class _Answering:
 
     def __init__(self, model: Denoiser, asked: Sequence[Request], *, rows: int) -> None:
         self.asked, self.rows, self.engine = asked, rows, engine_for(model, asked, rows=rows)
+        self.on_grid = model.spec.block is not None
         self.tokens, self.forwards, self.refreshes = 0, 0.0, 0.0
         # One block of each request warms the engine up without decoding everything.
-        self.engine.generate([replace(request, max_new_tokens=BLOCK) for request in asked[:rows]])
+        short = [request.method.block_length or request.max_new_tokens for request in asked[:rows]]
+        self.engine.generate([replace(request, max_new_tokens=length) for request, length in zip(asked, short, strict=False)])
 
     def __call__(self) -> None:
         done: list[Completion] = []
@@ -82,9 +85,19 @@ class _Answering:
             done += self.engine.generate(self.asked[begin : begin + self.rows])
         self.tokens = sum(row.tokens for row in done)
         self.forwards = sum(row.forwards for row in done) / len(done)
-        # A row ends in the block of its EOS, and each block begins with a refresh.
-        blocks = [min(row.tokens // BLOCK + 1, len(row.token_ids) // BLOCK) for row in done]
+        blocks = [begun(row, len(request.prompt) if self.on_grid else 0) for request, row in zip(self.asked, done, strict=True)]
         self.refreshes = sum(blocks) / len(blocks)
+
+
+def begun(row: Completion, prompt: int) -> int:
+    """Blocks that an answer has begun, each with a forward that recomputes what it sees: the one of its EOS is the last.
+
+    `prompt` is the number of tokens before the answer on the grid of a block-causal model, whose first block holds the prompt's
+    end; of other models it is 0.
+    """
+    length = row.method.block_length or len(row.token_ids)
+    before = prompt % length
+    return min(before + row.tokens, before + len(row.token_ids) - 1) // length + 1
 
 
 def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from unmask.cli.choose import (
     Temperature,
     TopK,
     TopP,
+    own_method,
     progress,
     read_method,
 )
@@ -36,7 +37,7 @@ def command(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line per request, in the same order.")],
     model: Model = "unmask-tiny",
-    method: MethodName = "r2-dllm",
+    method: MethodName = None,
     settings: Settings = None,
     max_new_tokens: NewTokens = None,
     temperature: Temperature = None,
@@ -60,7 +61,7 @@ def command(
 
     The same command resumes a run that was stopped. A request that cannot be answered gets an error line.
     """
-    chosen = read_method(method, settings)
+    chosen = read_method(method or own_method(model), settings)
 
     from unmask.serve.batch import run
     from unmask.serve.lines import Job

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, Settings, progress, read_method
-from unmask.errors import require
+from unmask.cli.choose import Device, Dtype, Json, Model, Settings, own_method, progress, read_method
+from unmask.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from unmask.evals.calibrate import Calibration, Plan, Report
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
-GENERATED = 2000  # items of a generated task, which has no end
+GENERATED = 2000  # items of a generated task, which has no end, unless the budget needs more
 
 
 def command(
     task: Annotated[str, typer.Argument(help="A task of `unmask eval`: arithmetic, mixture ...; gsm8k ... with --data.")],
     budget: Annotated[float, typer.Option(help="Largest loss of accuracy, in points.")],
-    method: Annotated[str, typer.Option(help="The preset or settings file to tune.")] = "r2-dllm",
+    method: Annotated[
+        str | None, typer.Option(help="The preset or settings file to tune; default: the model's own, or r2-dllm.")
+    ] = None,
     settings: Settings = None,
     against: Annotated[
         str | None,
@@ -32,7 +34,10 @@ def command(
     ] = None,
     model: Model = "unmask-tiny",
     data: Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of items; default: all, or 2000 of a generated task.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Number of items; default: all, or of a generated task 2000, for a budget below 2 points more."),
+    ] = None,
     trials: Annotated[int, typer.Option(help="Number of candidates that the search tries.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the choice of items, of their split and of the search.")] = 0,
     shots: Annotated[int | None, typer.Option(help="Worked examples in the prompt; default: the task's usual number.")] = None,
@@ -42,6 +47,12 @@ def command(
         Path | None, typer.Option("-o", "--output", help="The settings file to write; default: one beside the answers.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where answers are kept; default: a folder under runs/calibrate.")] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save", help="Write what was certified into MODEL's folder (unmask.json), where it becomes the default."
+        ),
+    ] = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -52,27 +63,35 @@ def command(
     of the result. The result is a settings file for --method; if nothing is certified, it holds the method as it was.
 
     A smaller budget needs more items: 2 points need about 450 if no answer changes, and 1900 if a tenth of the answers
-    change, half of them for the better; 1 point needs 900 and 7100, half a point 1800 and 28000.
+    change, half of them for the better; 1 point needs 900 and 7100, half a point 1800 and 28000. Without --limit a generated
+    task has as many as the second number, and 2000 or more. The search takes most of the time: about TRIALS / 2 answers to
+    30 % of the items.
 
     The same command resumes a calibration that was stopped; another budget on the same items reuses its answers.
     """
     import unmask
+    from unmask.engine.own import completed
     from unmask.evals import TABLE, calibrate, load
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
     from unmask.methods.settings import ENDINGS
-    from unmask.models.loading import fingerprint, locate
+    from unmask.models.loading import described, fingerprint, locate
 
-    start = read_method(method, settings)
-    source = Source(data=data, limit=GENERATED if limit is None and task not in TABLE else limit, seed=seed, shots=shots)
+    method = method or own_method(model)
+    facts = described(model)
+    start = completed(facts, read_method(method, settings))
+    place = _own_folder(model, method) if save else None
+    if limit is None and task not in TABLE and 0 < budget <= 100:
+        limit = max(GENERATED, calibrate.usual_limit(budget))
     plan = calibrate.Plan(
-        task=load(task, source),
+        task=load(task, Source(data=data, limit=limit, seed=seed, shots=shots)),
         method=start,
-        against=read_method(against) if against else start,
+        against=completed(facts, read_method(against)) if against else start,
         budget=budget,
         trials=trials,
         seed=seed,
         max_new_tokens=max_new_tokens,
+        block=start.block_length if facts.spec.block is not None else None,
     )
     require("calibrating", "optuna", "eval")
     denoiser = unmask.load(model, device=device, dtype=dtype)
@@ -96,10 +115,43 @@ def command(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, lambda place: place.write_text(settings_file(result(plan, found), header)))
     write_atomically(folder / f"{name}.json", lambda place: place.write_text(text + "\n"))
+    if place is not None and found.certified is not None:
+        _save(place, method, result(plan, found), facts)
     if as_json:
         print(text)
     else:
         _show(document, verdict, output)
+        if place is not None:
+            print(f"saved: {place}" if found.certified else f"not saved: {place} keeps what it had")
+
+
+def _own_folder(model: str, method: str) -> Path:
+    """The file that `--save` writes. Raises ConfigError before hours of work where there would be nothing to write."""
+    from unmask.methods import TABLE
+    from unmask.models.own import FILE
+
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"--save writes into the model's folder, and {model} is none: name a local checkpoint folder")
+    if method not in TABLE or method.endswith("-official"):
+        plain = [name for name in TABLE if not name.endswith("-official")]
+        raise ConfigError(f"--save keeps settings of a preset, and {method} is none: take one of {', '.join(plain)}")
+    return folder / FILE
+
+
+def _save(place: Path, name: str, certified: "Method", facts: "Denoiser") -> None:
+    """Make what sets the certified method apart from its preset the folder's own, and the preset its default."""
+    import dataclasses
+
+    from unmask.engine.own import completed
+    from unmask.methods import load
+    from unmask.methods.settings import differences
+    from unmask.models import own
+
+    found = own.read(place.parent)
+    usual = completed(dataclasses.replace(facts, own=own.Own(settings=found.settings)), load(name))
+    settings = differences(usual.to_dict(), certified.to_dict())
+    own.write(place.parent, dataclasses.replace(found, method=name, presets={**found.presets, name: settings}))
 
 
 def result(plan: "Plan", found: "Calibration") -> "Method":
@@ -109,13 +161,12 @@ def result(plan: "Plan", found: "Calibration") -> "Method":
 
 def describe(plan: "Plan", found: "Calibration") -> dict[str, Any]:
     """A calibration as plain data; losses are shares, only the budget is in points."""
-    from unmask.evals.space import numbers
     from unmask.evals.summary import against, table
 
     def row(method: "Method", standing: "Standing", **said: bool) -> dict[str, Any]:
         stood = {"loss": standing.loss, "loss_bound": standing.bound(), "forwards_ratio": standing.forwards}
         counts = {"n": standing.n, "lost": standing.lost, "gained": standing.gained}
-        return {"numbers": numbers(method, plan.answer_length), **counts, **stood, **said}
+        return {"numbers": plan.numbers(method), **counts, **stood, **said}
 
     rows = table(found.runs)
     runs = {run.name: run for run in found.runs}

@@ -27,7 +27,13 @@ TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share t
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
 ]
-MethodName = Annotated[str, typer.Option(help="A preset, a settings file, or package.module:function, which returns a method.")]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        help="A preset, a settings file, or package.module:function, which returns a method; default: the model's own, "
+        "or r2-dllm."
+    ),
+]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most probable token.")]
 TopP = Annotated[float | None, typer.Option(help="Sample from the most probable tokens of this mass.")]
 TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
@@ -118,6 +124,21 @@ def _value(pair: str, text: str) -> Any:
         raise ConfigError(f"--set {pair}: the value is not valid YAML") from None
 
 
+def own_method(model: str) -> str:
+    """The preset that decodes with this model where none is named, read before the model is loaded."""
+    from unmask.engine.own import default_method_of
+
+    return default_method_of(model)
+
+
+def own_values(asked: "Method", used: "Method") -> str:
+    """What the model's own values have changed in a method, in words; nothing where they have changed nothing."""
+    from unmask.methods.settings import differences
+
+    changed = [f"{path}={value}" for path, value in differences(asked.to_dict(), used.to_dict()).items()]
+    return f"; the model's own: {', '.join(changed)}" if changed else ""
+
+
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":
     """A preset, a settings file or `package.module:function` with settings changed: `threshold=0.8`, `commit.threshold=0.8`."""
     from unmask.methods import load
@@ -136,7 +157,8 @@ def read_methods(names: str) -> dict[str, "Method"]:
 def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
     """Methods as `read_method` takes them, each with every combination of the values of the `KEY=A,B,C` options that it has.
 
-    A preset without any of these options is run once, unchanged, so that a baseline can be part of a sweep.
+    A preset without any of these options is run once, unchanged, so that a baseline can be part of a sweep. The values
+    `grid` are those of a comparable AUP (evals/aup.py).
 
     >>> list(read_sweep("vanilla,r2-dllm", ["threshold=0.8,0.9"]))
     ['vanilla', 'r2-dllm threshold=0.8', 'r2-dllm threshold=0.9']
@@ -155,7 +177,13 @@ def read_sweep(names: str, sweep: list[str] | None) -> dict[str, "Method"]:
             raise unknown(f"option of {', '.join(plain)}", axis, {option for name in presets for option in options(name)})
     found: dict[str, Method] = {}
     for name in plain:
-        mine = [[f"{axis}={value}" for value in values.split(",")] for axis, values in axes if axis in known[name]]
+        mine = [[f"{axis}={value}" for value in _values(values)] for axis, values in axes if axis in known[name]]
         for pairs in itertools.product(*mine):
             found[" ".join([name, *pairs])] = read_method(name, list(pairs))
     return found
+
+
+def _values(text: str) -> list[str]:
+    from unmask.evals.aup import GRID
+
+    return [f"{value:g}" for value in GRID] if text == "grid" else text.split(",")

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
-TaskName = Annotated[
-    str,
+Asked = Annotated[
+    list[str],
     typer.Argument(
         metavar="TASK",
-        help="gsm8k, math500, humaneval, mbpp, svamp, sudoku, countdown (with --data); or held-out problems of the "
-        "embedded model: arithmetic, chain ..., mixture for all of them.",
+        help="gsm8k, math500, humaneval, mbpp, svamp, sudoku, countdown, parallelbench (with --data); or generated, held-out "
+        "problems: arithmetic, chain ..., mixture for all that the embedded models know; waiting_line for ParallelBench's list "
+        "operations, waiting_line_sort ... for one. With --compare: folders of results.",
     ),
 ]
 Methods = Annotated[str, typer.Option(help="Presets or settings files, separated by commas; the first is the baseline.")]
@@ -34,12 +35,20 @@ Shots = Annotated[int | None, typer.Option(help="Worked examples in the prompt; 
 Length = Annotated[int | None, typer.Option(help="Length of every answer in tokens.")]
 Sweep = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=A,B,C", help="Run every method that has this option with each value; repeatable."),
+    typer.Option(
+        metavar="KEY=A,B,C",
+        help="Run every method that has this option with each value, for a curve and its AUP; repeatable. threshold=grid: the "
+        "ten values from 0.5 to 0.997 of a comparable AUP, with vanilla among --methods.",
+    ),
 ]
 Ablation = Annotated[bool, typer.Option("--ablation", help="Also count what each rule committed, and how often it was right.")]
 Output = Annotated[
     Path | None,
     typer.Option(help="Folder of the results; answers already in it are kept. Default: a folder under runs/eval."),
+]
+Compare = Annotated[
+    bool,
+    typer.Option("--compare", help="Measure nothing: one table and picture of the folders that earlier runs have left."),
 ]
 Fresh = Annotated[
     bool,
@@ -48,7 +57,7 @@ Fresh = Annotated[
 
 
 def command(
-    task: TaskName,
+    asked: Asked,
     methods: Methods = METHODS,
     model: Model = "unmask-tiny",
     data: Data = None,
@@ -61,6 +70,7 @@ def command(
     ablation: Ablation = False,
     output: Output = None,
     fresh: Fresh = False,
+    compare: Compare = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -68,8 +78,14 @@ def command(
     """Measure accuracy, forwards and speed of several methods on the same items of TASK.
 
     Every answer is one line of its method's file in the output folder. The same command resumes a run that was stopped;
-    once every answer is on disk, it decodes nothing and prints the table again.
+    once every answer is on disk, it decodes nothing and prints the table again. `--compare FOLDER FOLDER` joins such folders.
     """
+    if compare:
+        _compare([Path(folder) for folder in asked], output, as_json=as_json)
+        return
+    if len(asked) > 1:
+        raise ConfigError(f"one task at a time, got {', '.join(asked)}; --compare joins folders of results")
+    task = asked[0]
     chosen = read_sweep(methods, sweep)
     _check(chosen, ablation=ablation, sweep=bool(sweep))
 
@@ -79,23 +95,18 @@ def command(
     from unmask.files import writing
     from unmask.models.loading import fingerprint, locate
 
-    asked = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
+    problems = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
     denoiser = unmask.load(model, device=device, dtype=dtype)
     weights = fingerprint(locate(model))
-    folder = output or _folder(denoiser, asked, chosen, weights, batch, max_new_tokens)
-    setup = _Setup(model=denoiser, task=asked, weights=weights, batch=batch, folder=folder)
+    folder = output or _folder(denoiser, problems, chosen, weights, batch, max_new_tokens)
+    setup = _Setup(model=denoiser, task=problems, weights=weights, batch=batch, folder=folder)
     if fresh:
         _move_aside(folder)
     with writing(folder):
         runs = _answer(setup, chosen, max_new_tokens)
-        document = _document(setup, runs, ablation=ablation)
-        document = {"task": task, "n": len(asked.items), "model": model, **document}
-        _keep(document, folder)
-        if as_json:
-            print(json.dumps(document), flush=True)
-        else:
-            _show(document, folder)
-        _draw(document, folder, sweep=bool(sweep))
+        document = _document(setup, runs, ablation=ablation, sweep=bool(sweep))
+        document = {"task": task, "n": len(problems.items), "model": model, **document}
+        _publish(document, folder, as_json=as_json)
 
 
 def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> None:
@@ -112,13 +123,40 @@ def _check(chosen: "Mapping[str, Method]", *, ablation: bool, sweep: bool) -> No
 def _folder(
     model: "Denoiser", task: "Task", methods: "Mapping[str, Method]", weights: str, batch: int, max_new_tokens: int | None
 ) -> Path:
-    """A folder that depends on the command alone, so that a repeated command finds its earlier answers."""
+    """A folder that depends on the command and the model alone, so that a repeated command finds its earlier answers."""
+    from unmask.engine.own import completed
     from unmask.files import digest
 
-    settings = [method.to_dict() for method in methods.values()]
+    settings = [completed(model, method).to_dict() for method in methods.values()]
     items = [[item.id, item.prompt] for item in task.items]
     key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens])
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
+
+
+def _publish(document: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+    """Keep the document, print it, and draw what it has."""
+    from unmask.cli import results
+
+    results.keep(document, folder)
+    if as_json:
+        print(json.dumps(document), flush=True)
+    else:
+        results.show(document, folder)
+    results.draw(document, folder)
+
+
+def _compare(folders: list[Path], output: Path | None, *, as_json: bool) -> None:
+    """Join folders of results; the joint ones are kept in a folder of their own."""
+    require("the picture of --compare", "matplotlib", "eval")
+
+    from unmask.evals.compare import compare
+    from unmask.files import digest, writing
+
+    document = compare(folders)
+    key = digest([str(folder.resolve()) for folder in folders])
+    folder = output or Path("runs") / "eval" / f"{document['task']}-compared-{key[:8]}"
+    with writing(folder):
+        _publish(document, folder, as_json=as_json)
 
 
 def _move_aside(folder: Path) -> None:
@@ -160,13 +198,16 @@ def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int 
     return runs
 
 
-def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool) -> dict[str, Any]:
+def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool, sweep: bool) -> dict[str, Any]:
     """The results as plain data; counts of the oracle and the ablation are kept in folders beside the answers."""
     from unmask.evals.ablation import ablate
     from unmask.evals.oracle import oracle
-    from unmask.evals.summary import table
+    from unmask.evals.summary import best, swept, table
 
-    document: dict[str, Any] = {"shots": setup.task.shots, "rows": table(runs)}
+    rows = table(runs)
+    document: dict[str, Any] = {"shots": setup.task.shots, "end_id": runs[0].end_id, "rows": rows}
+    if sweep:
+        document["curves"] = swept(rows, best(rows))
     vanilla = next((run for run in runs if run.name == "vanilla"), None)
     if vanilla is None:
         return document
@@ -196,23 +237,6 @@ def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
     return Journal(folder / kind / file_name(run.name), origin, "counted")
 
 
-def _keep(document: dict[str, Any], folder: Path) -> None:
-    from unmask.files import write_atomically
-
-    text = json.dumps(document)
-    write_atomically(folder / "summary.json", lambda place: place.write_text(text + "\n"))
-
-
-def _draw(document: dict[str, Any], folder: Path, *, sweep: bool) -> None:
-    from unmask.evals.picture import pareto, rules
-
-    title = f"{document['task']}, {document['n']} items, {document['model']}"
-    if "rules" in document:
-        rules(document["rules"], title, folder / "rules.png")
-    if sweep:
-        pareto(document["rows"], title, folder / "pareto.png")
-
-
 @contextmanager
 def _bars(methods: list[str], items: int) -> "Iterator[Report]":
     """A progress bar per method on stderr; silent if stderr is not a terminal."""
@@ -224,42 +248,3 @@ def _bars(methods: list[str], items: int) -> "Iterator[Report]":
         yield lambda name, done, right: display.update(
             bars[name], completed=done, description=f"{name}  {100 * right:.0f} % right"
         )
-
-
-def _show(document: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{document['task']}, {document['n']} items, {document['model']}", box=None, padding=(0, 1, 0, 0))
-    table.add_column("method", overflow="fold", min_width=14)
-    for column in ("right", "95 %", "forwards", "tokens/\nforward", "tokens/s", "forwards\nvs first", "points\nvs first", "p"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in document["rows"]:
-        table.add_row(
-            row["method"],
-            f"{row['accuracy']:.1%}",
-            f"{100 * row['accuracy_low']:.0f}-{100 * row['accuracy_high']:.0f}",
-            f"{row['forwards_mean']:.2f}",
-            f"{row['tokens_per_forward']:.2f}",
-            f"{row['tokens_per_second']:.0f}",
-            *(_change(row["against_first"]) if "against_first" in row else ()),
-        )
-    console = Console()
-    console.print(table)
-    if "oracle_forwards_mean" in document:
-        console.print(f"an oracle that knows vanilla's answers: {document['oracle_forwards_mean']:.2f} forwards")
-    for method, found in document.get("rules", {}).items():
-        for rule in found:
-            console.print(
-                f"{method}: {rule['rule']} committed {rule['commits']} tokens, {rule['wrong_share']:.1%} of them not vanilla's",
-                highlight=False,
-            )
-    too_long = document["rows"][0]["too_long"]
-    if too_long:
-        console.print(f"{too_long} of {document['n']} prompts exceed the model's context and count as wrong")
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
-
-
-def _change(change: dict[str, Any]) -> tuple[str, str, str]:
-    """A method against the first one: forwards, points of accuracy, McNemar's p."""
-    return f"{change['forwards_ratio'] - 1:+.1%}", f"{100 * change['accuracy_change']:+.1f}", f"{change['mcnemar_p']:.1g}"

@@ -23,6 +23,8 @@ from unmask.cli.choose import (
     TopK,
     TopP,
     loaded,
+    own_method,
+    own_values,
     read_method,
 )
 from unmask.cli.view import check_output, save
@@ -31,7 +33,7 @@ from unmask.cli.view import check_output, save
 def command(
     prompt: Annotated[str, typer.Argument(help="The prompt.")],
     model: Model = "unmask-tiny",
-    method: MethodName = "r2-dllm",
+    method: MethodName = None,
     settings: Settings = None,
     max_new_tokens: NewTokens = None,
     temperature: Temperature = None,
@@ -50,10 +52,11 @@ def command(
 ) -> None:
     """Answer PROMPT with one method."""
     check_output(trace)
-    chosen = read_method(method, settings)
+    chosen = read_method(method or own_method(model), settings)
 
     import unmask
     from unmask.engine.generate import DEFAULT_NEW_TOKENS
+    from unmask.engine.own import completed
     from unmask.view.terminal import watching
     from unmask.view.trace import Recorder
 
@@ -73,14 +76,15 @@ def command(
                 stop=stop or [],
                 observer=recorder if watch or trace else None,
             )[0]
-    name, kept = chosen.name or method, dataclasses.replace(chosen, name="").to_dict()
+    used = completed(denoiser, chosen)
+    name, kept = chosen.name or method or "", dataclasses.replace(used, name="").to_dict()
     if trace:
         save(trace, [recorder.trace(prompt=prompt, method=name, settings=kept, completion=completion)])
     if not as_json:
         if not watch:
             print(completion.text)
         print(
-            f"[{name}] {completion.tokens} tokens, {completion.forwards} forwards, "
+            f"[{name}{own_values(chosen, used)}] {completion.tokens} tokens, {completion.forwards} forwards, "
             f"{completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s"
         )
         return

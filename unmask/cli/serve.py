@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, read_settings
+from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, own_method, read_settings
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def command(
     model: Model = "unmask-tiny",
-    method: Annotated[str, typer.Option(help="Preset or settings file of requests that name no method.")] = "r2-dllm",
+    method: Annotated[
+        str | None, typer.Option(help="Preset or settings file of requests that name no method; default: the model's own.")
+    ] = None,
     settings: Settings = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens per answer if the request gives no number.")] = 128,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
@@ -56,7 +58,7 @@ def command(
 
     options = Options(
         name=name,
-        method=method,
+        method=method or own_method(model),
         settings=read_settings(settings),
         max_new_tokens=max_new_tokens,
         api_keys=tuple(api_key or ()),

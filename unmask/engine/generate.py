@@ -5,13 +5,13 @@ from typing import Any
 
 from unmask.decode.settings import whole
 from unmask.engine.engine import Engine, Limits
+from unmask.engine.own import completed, default_method
 from unmask.engine.request import Completion, Observer, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
-DEFAULT_METHOD = "r2-dllm"
 DEFAULT_NEW_TOKENS = 128
 
 
@@ -19,7 +19,7 @@ def generate(
     model: Denoiser,
     prompts: Sequence[str | Sequence[int]],
     *,
-    method: Method | str = DEFAULT_METHOD,
+    method: Method | str | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -33,7 +33,7 @@ def generate(
     Args:
         model: from `unmask.load`.
         prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
-        method: from `unmask.method`, or the name of a preset.
+        method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
         max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
@@ -47,7 +47,7 @@ def generate(
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
     >>> question = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
-    >>> unmask.generate(model, [question], max_new_tokens=64)[0].text
+    >>> unmask.generate(model, [question], method="r2-dllm", max_new_tokens=64)[0].text
     'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. So Mia has 31 apples. The answer is 31.'
     """
     if isinstance(prompts, str):
@@ -84,7 +84,7 @@ def make_request(
     model: Denoiser,
     prompt: str | Sequence[int],
     *,
-    method: Method | str = DEFAULT_METHOD,
+    method: Method | str | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -97,11 +97,13 @@ def make_request(
 
     `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`).
     """
+    if method is None:
+        method = default_method(model)
     if isinstance(method, str):
         method = load_method(method)
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
-    method = method.with_defaults(model.defaults)
+    method = completed(model, method)
     stop = () if stop is None else stop
     if stop and model.tokenizer is None:
         raise ConfigError(f"stop strings need a tokenizer, and {model.name} has none")

@@ -21,6 +21,7 @@ TABLE: Mapping[str, str] = {
     "svamp": "unmask.evals.svamp:svamp",
     "sudoku": "unmask.evals.sudoku:sudoku",
     "countdown": "unmask.evals.countdown:countdown",
+    "parallelbench": "unmask.evals.parallelbench:parallelbench",
 }
 
 

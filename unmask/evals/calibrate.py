@@ -25,7 +25,7 @@ from unmask.decode.settings import whole
 from unmask.errors import ConfigError
 from unmask.evals.run import BATCH, Run, evaluate
 from unmask.evals.search import Standing, Trial, frontier, new_study, search, standing
-from unmask.evals.space import numbers, space
+from unmask.evals.space import Range, numbers, space
 from unmask.evals.statistics import loss_bound
 from unmask.evals.task import Item, Task
 from unmask.files import digest
@@ -69,6 +69,7 @@ class Plan:
         trials: candidates of the search, `method` as it is among them.
         seed: of the split and the search.
         max_new_tokens: length of an answer; None: the method's own, or the task's.
+        block: tokens per block of the model, where attention is block-causal; None: full attention.
     """
 
     task: Task
@@ -78,6 +79,7 @@ class Plan:
     trials: int = 50
     seed: int = 0
     max_new_tokens: int | None = None
+    block: int | None = None
 
     def __post_init__(self) -> None:
         whole("trials", self.trials, 2, required=True)
@@ -87,14 +89,21 @@ class Plan:
         if items < 10:
             raise ConfigError(f"{items} items are too few to search, validate and report: use 10 or more, better hundreds")
         if loss_bound(0, 0, have) > self.budget / 100:
-            least, usual = (Standing(lost=lost, gained=lost, n=100).enough(self.budget / 100) for lost in (0, 5))
+            least = limit(Standing(lost=0, gained=0, n=100).enough(self.budget / 100))
             raise ConfigError(
-                f"with {items} items a loss within {self.budget:g} points cannot be certified: use --limit {limit(least)} or "
-                f"more, about {limit(usual)} where a tenth of the answers differ, or "
+                f"with {items} items a loss within {self.budget:g} points cannot be certified: use --limit {least} or "
+                f"more, about {usual_limit(self.budget)} where a tenth of the answers differ, or "
                 f"--budget {100 * loss_bound(0, 0, have) + 0.05:.1f}"
             )
+        self.space()
 
-        space(self.method, self.answer_length)
+    def space(self) -> dict[str, Range]:
+        """The ranges that the search tries."""
+        return space(self.method, self.answer_length, self.block)
+
+    def numbers(self, method: Method) -> dict[str, float]:
+        """The numbers of a candidate."""
+        return numbers(method, self.answer_length, self.block)
 
     @property
     def parts(self) -> Parts:
@@ -103,6 +112,15 @@ class Plan:
     @property
     def answer_length(self) -> int:
         return self.max_new_tokens or self.method.max_new_tokens or self.task.max_new_tokens
+
+
+def usual_limit(budget: float) -> int:
+    """The number of items that certifies a budget, in points, where a tenth of the answers change, half of them for the better.
+
+    >>> usual_limit(2.0), usual_limit(1.0)
+    (1870, 7070)
+    """
+    return limit(Standing(lost=5, gained=5, n=100).enough(budget / 100))
 
 
 def limit(validation: int) -> int:
@@ -205,9 +223,9 @@ def calibrate(
     proposals = search(
         study,
         plan.method,
-        space(plan.method, plan.answer_length),
+        plan.space(),
         preview,
-        start=numbers(plan.method, plan.answer_length),
+        start=plan.numbers(plan.method),
         rungs=sorted({math.ceil(share * len(parts.search)) for share in RUNGS}),
         validation=len(parts.validation),
         budget=budget,

@@ -13,8 +13,8 @@ MIXTURE, LIMIT = "mixture", 200
 def held_out(name: str, source: Source) -> Task:
     """`source.limit` (200) different held-out problems of one task, or of all tasks in equal shares ("mixture").
 
-    Results are grouped by steps, those of the mixture by task. Raises ConfigError for `data` or `shots`, or if a task has
-    fewer different problems.
+    Results are grouped by steps, those of the mixture and of waiting_line by task. Raises ConfigError for
+    `data` or `shots`, or if a task has fewer different problems.
     """
     if source.data is not None or source.shots:
         raise ConfigError(f"{name} is generated and has no worked examples: leave --data and --shots out")
@@ -32,7 +32,7 @@ def held_out(name: str, source: Source) -> Task:
             id=f"{source.seed}-{number}",
             prompt=problem.question,
             reference=problem.worked,
-            group=problem.task if mixture else str(problem.steps),
+            group=str(problem.steps) if problem.task == name else problem.task,
             facts={"problem": problem},
         )
         for number, problem in enumerate(found.values())

@@ -27,7 +27,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from tqdm import tqdm
 
 from unmask.decode.settings import whole
-from unmask.engine.generate import DEFAULT_METHOD, answer
+from unmask.engine.generate import answer
+from unmask.engine.own import completed, default_method_of
 from unmask.engine.request import Request
 from unmask.engine.text import decode as to_text
 from unmask.errors import ConfigError, UnmaskError, unknown
@@ -51,7 +52,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
 
     Args:
         model: an embedded model, a checkpoint folder or a Hugging Face id.
-        method: a preset or a YAML file of settings.
+        method: a preset or a YAML file of settings; None: the model's own.
         batch_size: prompts decoded at once; for likelihoods, rows per forward.
         device, dtype: as `unmask.load` takes them.
         draws: masks per answer in the estimate of its likelihood (evals/likelihood.py).
@@ -66,7 +67,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         self,
         *,
         model: str = "unmask-tiny",
-        method: str = DEFAULT_METHOD,
+        method: str | None = None,
         batch_size: int | str = 1,
         device: str = "auto",
         dtype: str = "auto",
@@ -75,13 +76,14 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.method = _method(method, settings)
+        chosen = _method(method or default_method_of(model), settings)
         rows = int(batch_size) if str(batch_size).isdigit() else batch_size  # --batch_size arrives as a string
         whole("batch_size", rows, 1, required=True)
         whole("draws", draws, 1, required=True)
         whole("seed", seed, 0, required=True)
         self.batch_size, self.draws, self.seed = int(rows), draws, seed
         self.model = loading.load(model, device=device, dtype=dtype)
+        self.method = completed(self.model, chosen)
         self.tokenizer = self.model.tokenizer
         if self.tokenizer is None:
             raise ConfigError(f"{model} has no tokenizer, which the harness needs: it asks in text")

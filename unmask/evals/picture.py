@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RIGHT, WRONG, LINE = "#3d7ea6", "#d1603d", "#9aa5b1"
+MARKERS = ("o", "s", "^", "D")
 SERIES = (RIGHT, WRONG, "#4f8f5b", "#8a5fa8", "#b08a2e", "#5c6b7a")
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Accuracy with its interval against forwards and against seconds; the line joins the points of the frontier.
 
-    `rows` are those of `unmask eval --json`.
+    `rows` are those of `unmask eval --json`, or of `unmask eval --compare --json`, where each names its model too.
     """
     figure = _figure(10.5, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -72,25 +73,25 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
     points = [(row[cost], 100 * row["accuracy"]) for row in rows]
     best = frontier(points)
     axes.plot([points[index][0] for index in best], [points[index][1] for index in best], color=LINE, linewidth=1, zorder=1)
-    presets = list(dict.fromkeys(row["method"].partition(" ")[0] for row in rows))
-    for number, preset in enumerate(presets):
-        colour, above = SERIES[number % len(SERIES)], number % 2 == 0
-        mine = [(row, point) for row, point in zip(rows, points, strict=True) if row["method"].partition(" ")[0] == preset]
+    named = list(dict.fromkeys(_series(row) for row in rows))
+    for number, series in enumerate(named):
+        colour, marker, above = SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)], number % 2 == 0
+        mine = [(row, point) for row, point in zip(rows, points, strict=True) if _series(row) == series]
         low = [y - 100 * row["accuracy_low"] for row, (_, y) in mine]
         high = [100 * row["accuracy_high"] - y for row, (_, y) in mine]
         axes.errorbar(
             [x for _, (x, _) in mine],
             [y for _, (_, y) in mine],
             yerr=[low, high],
-            fmt="o",
+            fmt=marker,
             color=colour,
-            label=preset,
+            label=series,
             markersize=5,
             elinewidth=0.8,
             capsize=2,
         )
         for row, point in mine:
-            # A preset's name is in the legend; beside each point stands the option that sets it apart.
+            # A series' name is in the legend; beside each point stands the option that sets it apart.
             text, offset = row["method"].partition(" ")[2], (5, 5) if above else (5, -10)
             axes.annotate(text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=7)
     costs = [x for x, _ in points]
@@ -102,6 +103,16 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _series(row: Mapping[str, Any]) -> str:
+    """What a point belongs to: its preset, and its model where several are compared.
+
+    >>> _series({"method": "r2-dllm threshold=0.9"}), _series({"method": "vanilla", "model": "unmask-tiny"})
+    ('r2-dllm', 'vanilla, unmask-tiny')
+    """
+    preset: str = row["method"].partition(" ")[0]
+    return f"{preset}, {row['model']}" if "model" in row else preset
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from unmask.engine.generate import encode, generate
+from unmask.engine.own import completed
 from unmask.engine.request import Completion
 from unmask.errors import ConfigError, PromptTooLong
 from unmask.evals.task import Item, Task
@@ -89,12 +90,16 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A method's records, in the order of the task's items; `answered` of them were not on disk before."""
+    """A method's records, in the order of the task's items; `answered` of them were not on disk before.
+
+    `method` holds the model's own values too; `end_id` is the model's end-of-text id, the filler behind an answer.
+    """
 
     name: str
     method: Method
     metrics: tuple[str, ...]
     records: tuple[Record, ...]
+    end_id: int
     answered: int = field(default=0, compare=False)
 
     def right(self) -> list[bool]:
@@ -119,7 +124,7 @@ def evaluate(
     """Answer every item with every method.
 
     Args:
-        methods: by the names that the results carry.
+        methods: by the names that the results carry; the model's own values are filled in.
         folder: keeps one file per method; answers in it are not made again. None keeps nothing.
         weights: the fingerprint of the model's weights, so that files of another model are refused.
         batch: prompts decoded at once.
@@ -130,10 +135,7 @@ def evaluate(
         ConfigError: a file in `folder` was made with other settings, or is being written by another process.
         PromptTooLong: no item fits into the model.
     """
-    methods = {
-        name: method.change(max_new_tokens=max_new_tokens or method.max_new_tokens or task.max_new_tokens)
-        for name, method in methods.items()
-    }
+    methods = {name: _for_this(model, task, method, max_new_tokens) for name, method in methods.items()}
     files = _files(methods, folder)
     fits = _fitting(model, task, methods.values())
     with ExitStack() as stack:
@@ -148,6 +150,12 @@ def evaluate(
                     done = task.items[: start + batch]
                     report(name, len(done), sum(mine.records[item.id].verdicts[task.metrics[0]] for item in done) / len(done))
     return [mine.run(name) for name, mine in answers.items()]
+
+
+def _for_this(model: Denoiser, task: Task, method: Method, max_new_tokens: int | None) -> Method:
+    """The method as it answers the task on this model: its own values filled in, and the length of answers."""
+    method = completed(model, method)
+    return method.change(max_new_tokens=max_new_tokens or method.max_new_tokens or task.max_new_tokens)
 
 
 def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch: int) -> dict[str, Any]:
@@ -231,7 +239,14 @@ class _Answers:
 
     def run(self, name: str) -> Run:
         records = tuple(self.records[item.id] for item in self._task.items)
-        return Run(name=name, method=self._method, metrics=self._task.metrics, records=records, answered=self._answered)
+        return Run(
+            name=name,
+            method=self._method,
+            metrics=self._task.metrics,
+            records=records,
+            end_id=self._model.spec.eos_ids[0],
+            answered=self._answered,
+        )
 
     def _ask(self, items: Sequence[Item]) -> list[Record]:
         task, asked = self._task, [item for item in items if item.id in self._fits]

@@ -248,15 +248,20 @@ class Method(Part):
         """
         if self.official:
             return self
-        free = {path: value for path, value in own.items() if not self._names(path) and self._has(path)}
+        free = {path: value for path, value in own.items() if not self._names(path) and self.has(path)}
         return replace(self.change(**free), named=self.named) if free else self
 
     def _names(self, path: str) -> bool:
         return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in self.named)
 
-    def _has(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
+        """Whether it has the setting of this dotted path: a part that is off has none.
+
+        >>> Method().has("commit.steps"), Method().has("suffix"), Method().has("suffix.window")
+        (True, True, False)
+        """
         name, _, leaf = path.partition(".")
-        return not leaf or (name in self.parts and leaf in bounds(type(self.parts[name])))
+        return (not leaf and name in bounds(type(self))) or (name in self.parts and leaf in bounds(type(self.parts[name])))
 
 
 def published(

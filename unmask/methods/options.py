@@ -5,13 +5,14 @@ rule needs no line here: as an option it has its own name (`threshold` is `commi
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from unmask.decode.settings import Child, bounds
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Method
+from unmask.methods.settings import leaves
 from unmask.methods.table import TABLE, resolve
 
 NEVER = object()
@@ -189,13 +190,5 @@ def _shaped(shaping: Mapping[str, Any], method: Method, usual: Method) -> set[st
     for argument in shaping:
         settings = {_option(argument, made).setting for made in (method, usual)} - {argument}
         named |= settings or {"commit"}
-    ours, theirs = (dict(_leaves(made.to_dict())) for made in (method, usual))
+    ours, theirs = (dict(leaves(made.to_dict())) for made in (method, usual))
     return named | {path for path, value in ours.items() if path not in theirs or value != theirs[path]}
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -14,6 +14,7 @@ from unmask.context.pool import PAGE, KVPool
 from unmask.decode.spec import ModelSpec as ModelSpec
 from unmask.errors import ConfigError
 from unmask.models.network import Decoding, Network
+from unmask.models.own import Own
 from unmask.models.running import Step, running
 
 
@@ -25,6 +26,7 @@ class Denoiser:
         network: the checkpoint form, for training and for whatever reads or writes weights.
         graphs: whether block forwards may be replayed as CUDA graphs.
         steps: how the form that decodes is made from it (models/running.py).
+        own: what its checkpoint says about decoding it (models/own.py).
     """
 
     network: Network
@@ -32,6 +34,7 @@ class Denoiser:
     name: str
     graphs: bool = True
     steps: tuple[Step, ...] = ()
+    own: Own = field(default_factory=Own)
 
     @property
     def spec(self) -> ModelSpec:
@@ -42,11 +45,16 @@ class Denoiser:
         """Settings of a method that this model knows better than a preset does, by their dotted names.
 
         A block-causal model has its own block length and an exact cache, and sees nothing that could be pruned or refreshed.
+        What its checkpoint says comes last.
         """
-        if self.spec.block is None:
-            return self.network.defaults
-        grid = {"block_length": self.spec.block, "cache": "block", "suffix": None, "refresh": None}
-        return {**grid, **self.network.defaults}
+        return self.defaults_of("")
+
+    def defaults_of(self, preset: str) -> Mapping[str, Any]:
+        """The same with what the checkpoint says of one preset."""
+        grid: dict[str, Any] = {}
+        if self.spec.block is not None:
+            grid = {"block_length": self.spec.block, "cache": "block", "suffix": None, "refresh": None}
+        return {**grid, **self.network.defaults, **self.own.of(preset)}
 
     @property
     def running(self) -> Decoding:

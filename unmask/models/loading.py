@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, parallel
+from unmask.models import REFUSED, TABLE, own, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
@@ -68,7 +68,21 @@ def load(
         vocabulary = reader.get_vocab()
         turns = tuple(vocabulary[token] for token in network.turn_ends if token in vocabulary)
         network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=reader, name=str(name), graphs=graphs)
+    network.eval().requires_grad_(False)
+    return Denoiser(network=network, tokenizer=reader, name=str(name), graphs=graphs, own=own.read(folder))
+
+
+def described(name: str) -> Denoiser:
+    """A model's facts without its weights, for checks before it is loaded; it has no memory, no tokenizer and cannot decode.
+
+    Raises ConfigError or ModelError as `load` does.
+
+    >>> described("unmask-tiny-block").spec.block
+    8
+    """
+    folder = locate(name)
+    network = build(read_json(folder / "config.json"), folder)
+    return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder))
 
 
 def find_device(name: str) -> torch.device:

@@ -41,7 +41,7 @@ routes = APIRouter()
 
 def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
     """The application; the engine's thread runs from its start to its end."""
-    options = options or Options()
+    options = (options or Options()).of(engine.model)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

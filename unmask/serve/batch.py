@@ -19,8 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError, require
-from unmask.models.denoiser import Denoiser
-from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
+from unmask.models.loading import described, fingerprint, load, locate, shards
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
 from unmask.serve.lines import Job, Source, answer, label, parse, refusal, request, scan
@@ -68,11 +67,13 @@ def run(
     """
     require("a batch", "ray", "scale")
     folder = locate(job.model)
-    network = build(read_json(folder / "config.json"), folder)
-    job.check(Denoiser(network=network, tokenizer=None, name=job.model))  # mistakes are found before Ray starts
+    model = described(job.model)
+    job.check(model)  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
     provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
+    if chosen := model.own.to_dict():  # a line may name any preset
+        provenance["own"] = chosen
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing
         done = len(lines) - len(missing)

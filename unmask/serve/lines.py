@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmask.engine.generate import DEFAULT_NEW_TOKENS, chat, make_request
+from unmask.engine.own import completed
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import from_client
@@ -59,7 +60,7 @@ class Job:
 
     def check(self, model: Denoiser) -> None:
         """Raises ConfigError where no line could be answered by this model: its blocks, or the steps, do not come out even."""
-        method = self._method().with_defaults(model.defaults)
+        method = completed(model, self._method())
         recipe(method, model.spec, answer_length=method.max_new_tokens or DEFAULT_NEW_TOKENS)
 
     def _method(self) -> Method:

@@ -1,13 +1,15 @@
 """How a server behaves: the one source of its defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from unmask.engine.generate import DEFAULT_METHOD, DEFAULT_NEW_TOKENS
+from unmask.engine.generate import DEFAULT_NEW_TOKENS
+from unmask.engine.own import DEFAULT_METHOD, default_method
 from unmask.errors import ConfigError
 from unmask.methods import load
 from unmask.methods.method import whole
+from unmask.models.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,7 @@ class Options:
 
     Attributes:
         name: of the model in the API; None: its own.
-        method: of requests that name none: a preset, or a settings file.
+        method: of requests that name none: a preset, or a settings file; None: the model's own, which `of` fills in.
         settings: options of the preset that are changed, or settings of the file.
         max_new_tokens: tokens of an answer where neither the request nor the method gives a number.
         api_keys: any of them opens the API; where there is none, the API needs no key.
@@ -27,7 +29,7 @@ class Options:
     """
 
     name: str | None = None
-    method: str = DEFAULT_METHOD
+    method: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     api_keys: tuple[str, ...] = ()
@@ -44,4 +46,14 @@ class Options:
             raise ConfigError(f"seconds must be more than 0, got {self.seconds!r}")
         if not all(self.api_keys):
             raise ConfigError("an API key is empty")
-        load(self.method, **self.settings)  # a mistake is reported at the server's start
+        if self.method is not None:
+            load(self.method, **self.settings)  # a mistake is reported at the server's start
+
+    @property
+    def preset(self) -> str:
+        """What decodes where a request names no method."""
+        return self.method or DEFAULT_METHOD
+
+    def of(self, model: Denoiser) -> Self:
+        """The same options with this model's own method where none is named."""
+        return self if self.method else replace(self, method=default_method(model))

@@ -18,9 +18,9 @@ def page(service: Service) -> str:
             "model": service.model_info.id,
             "chat": getattr(model.tokenizer, "chat_template", None) is not None,
             "methods": list(TABLE),
-            "method": options.method if options.method in TABLE and not options.settings else None,
+            "method": options.preset if options.preset in TABLE and not options.settings else None,
             "max_tokens": options.max_new_tokens,
             "key": bool(options.api_keys),
         },
-        looks() | load(options.method, **options.settings).looks,
+        looks() | load(options.preset, **options.settings).looks,
     )

@@ -2,7 +2,7 @@
 
 Every field of OpenAI's is supported or refused by its name; a field at the value that changes nothing
 (`frequency_penalty: 0`) is accepted, because clients send such fields by default. Additions are `diffusion` in a
-request, `usage.forwards` and `usage.tokens_per_forward` in a response.
+request, `usage.forwards`, `usage.tokens_per_forward` and `diffusion` (what decoded it) in a response.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from unmask.engine.request import Completion, FinishReason
+from unmask.methods.method import Method
 
 # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -229,6 +230,17 @@ class ChatChoice(BaseModel):
     logprobs: None = None
 
 
+class Decoded(BaseModel):
+    """How the choices were decoded: the method's name and its settings, the model's own values filled in."""
+
+    method: str
+    settings: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, method: Method) -> Self:
+        return cls(method=method.name, settings=method.to_dict())
+
+
 class ChatResponse(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -236,6 +248,7 @@ class ChatResponse(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    diffusion: Decoded
 
 
 class CompletionChoice(BaseModel):
@@ -252,6 +265,7 @@ class CompletionResponse(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
+    diffusion: Decoded
 
 
 class ModelInfo(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmask.engine.generate import chat, make_request
+from unmask.engine.own import completed
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
@@ -61,7 +62,7 @@ def choose(asked: Diffusion, options: Options) -> Method:
     Threshold(threshold=0.8)
     """
     if asked.method is None:
-        return load(options.method, **layered(options.settings, asked.settings))
+        return load(options.preset, **layered(options.settings, asked.settings))
     if isinstance(asked.method, dict) and asked.settings:
         raise ConfigError(f"diffusion.{next(iter(asked.settings))}: put it into diffusion.method, which is a mapping")
     return from_client(asked.method, **asked.settings)
@@ -73,7 +74,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
     Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
-    method = choose(body.diffusion, options)
+    method = completed(model, choose(body.diffusion, options))
     wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
     # Answers of a block-causal model end anywhere in a block.
     block = 1 if model.spec.block is not None else method.block_length or wanted

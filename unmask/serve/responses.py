@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from unmask.engine.request import Completion
-from unmask.serve.protocol import ChatChoice, ChatResponse, CompletionChoice, CompletionResponse, ResponseMessage
+from unmask.serve.protocol import (
+    ChatChoice,
+    ChatResponse,
+    CompletionChoice,
+    CompletionResponse,
+    Decoded,
+    ResponseMessage,
+)
 from unmask.serve.requests import ApiRequest
 
 
@@ -12,6 +19,7 @@ def response(request: ApiRequest, completions: Sequence[Completion]) -> ChatResp
     """The document of a request, given the completions of all its choices in order."""
     head: dict[str, Any] = {"id": request.id, "created": request.created, "model": request.model}
     head["usage"] = request.usage(completions)
+    head["diffusion"] = Decoded.of(completions[0].method)
     if request.is_chat:
         return ChatResponse(**head, choices=[_chat_choice(*one) for one in enumerate(completions)])
     return CompletionResponse(**head, choices=[_completion_choice(*one) for one in enumerate(completions)])

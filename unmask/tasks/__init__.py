@@ -4,11 +4,12 @@ Pure generators of sentences from random numbers, independent of models and toke
 disjoint by construction: a hash of the question decides its split.
 """
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
 
 from unmask.errors import unknown
-from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, gsm_symbolic, sorting
+from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, gsm_symbolic, lists, sorting
 from unmask.tasks.problem import Problem, Split
 
 TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
@@ -20,9 +21,15 @@ TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
     "expressions": expressions.sample,
     "editing": editing.sample,
 }
+# ParallelBench's operations on lists, together and each alone. No part of "mixture": the embedded models were not trained on
+# them, and the streams of what they were trained on stay as they are.
+LISTS: Mapping[str, Callable[[random.Random], Problem]] = {
+    "waiting_line": lists.sample,
+    **{f"waiting_line_{kind}": functools.partial(lists.sample_of, kind) for kind in lists.KINDS},
+}
 # Tasks from an optional library.
 LIBRARY: Mapping[str, Callable[[random.Random], Problem]] = {"gsm_symbolic": gsm_symbolic.sample}
-EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LIBRARY}
+EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LISTS, **LIBRARY}
 
 
 def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
