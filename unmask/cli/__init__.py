@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import typer
 
-from unmask.cli import batch, bench, calibrate, compare, evaluate, generate, reproduce, serve, train, view
+from unmask.cli import batch, bench, calibrate, compare, evaluate, generate, reproduce, serve, tasks, train, view
 from unmask.errors import UnmaskError
 
 
@@ -38,6 +38,7 @@ app.command("reproduce")(reproduce.command)
 app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
+app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")
 
 

@@ -7,12 +7,21 @@ disjoint by construction: a hash of the question decides its split.
 import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
-from unmask.errors import unknown
+from unmask.errors import ConfigError, unknown
 from unmask.tasks import arithmetic, chain, counting, editing, equations, expressions, gsm_symbolic, lists, sorting
 from unmask.tasks.problem import Problem, Split
+from unmask.tasks.voice import WORDINGS, Wording
 
-TASKS: Mapping[str, Callable[[random.Random], Problem]] = {
+
+class Worded(Protocol):
+    """A task whose answers are worded in one of several ways."""
+
+    def __call__(self, rng: random.Random, wording: Wording | None = None) -> Problem: ...
+
+
+TASKS: Mapping[str, Worded] = {
     "arithmetic": arithmetic.sample,
     "chain": chain.sample,
     "equations": equations.sample,
@@ -32,10 +41,12 @@ LIBRARY: Mapping[str, Callable[[random.Random], Problem]] = {"gsm_symbolic": gsm
 EVERY: Mapping[str, Callable[[random.Random], Problem]] = {**TASKS, **LISTS, **LIBRARY}
 
 
-def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Iterator[Problem]:
+def problems(weights: Mapping[str, float] | str, split: Split, seed: int, wording: Wording | None = None) -> Iterator[Problem]:
     """An endless stream of problems of one split: of one task by name, or of a mixture by weights.
 
-    Raises ConfigError for an unknown task. Questions repeat, sooner if a task has few of them.
+    With a `wording` all answers are worded alike. Questions repeat, sooner if a task has few of them.
+
+    Raises ConfigError for an unknown task, or a wording of a task that has only one.
 
     >>> next(problems("chain", "test", seed=0)).question
     'Compute 78 - 7 + 2 + 2 + 9.'
@@ -44,12 +55,19 @@ def problems(weights: Mapping[str, float] | str, split: Split, seed: int) -> Ite
     for name in weights:
         if name not in EVERY:
             raise unknown("task", name, EVERY)
-    return _draw(weights, split, random.Random(f"{split}-{seed}"))
+        if wording is not None and name not in TASKS:
+            raise ConfigError(f"task '{name}' has one wording: leave the wording out, or take one of {', '.join(TASKS)}")
+    if wording is not None and wording not in WORDINGS:
+        raise unknown("wording", wording, WORDINGS)
+    samples = EVERY if wording is None else {name: functools.partial(TASKS[name], wording=wording) for name in weights}
+    return _draw(samples, weights, split, random.Random(f"{split}-{seed}"))
 
 
-def _draw(weights: Mapping[str, float], split: Split, rng: random.Random) -> Iterator[Problem]:
+def _draw(
+    samples: Mapping[str, Callable[[random.Random], Problem]], weights: Mapping[str, float], split: Split, rng: random.Random
+) -> Iterator[Problem]:
     names, shares = list(weights), list(weights.values())
     while True:
-        problem = EVERY[rng.choices(names, shares)[0]](rng)
+        problem = samples[rng.choices(names, shares)[0]](rng)
         if problem.split == split:
             yield problem

@@ -11,7 +11,7 @@ import random
 
 from unmask.tasks import sums
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 from unmask.tasks.words import ITEMS, NAMES
 
 GAINS = ("buys", "finds", "gets", "wins")
@@ -19,7 +19,7 @@ LOSSES = ("gives away", "loses", "sells", "drops")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem of one to five steps, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -31,7 +31,7 @@ def sample(rng: random.Random) -> Problem:
     name, items = rng.choice(NAMES), rng.choice(ITEMS)
     steps = rng.randint(1, len(DAYS))
     start = total = rng.randint(10, 99)
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     sentences = [f"{name} has {total} {items}."]
     worked = [
         voice.say("", f"{name} starts with {total} {items}.", f"At first {name} has {total} {items}, so the count is {start}.")

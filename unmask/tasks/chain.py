@@ -4,10 +4,10 @@ import random
 
 from unmask.tasks import sums
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -18,7 +18,7 @@ def sample(rng: random.Random) -> Problem:
     """
     start = total = rng.randint(10, 99)
     steps = sums.run(rng, total, most=4)
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     worked = []
     for number, (sign, digit, after) in enumerate(steps):
         left = sums.written(str(after), steps[number + 1 :])

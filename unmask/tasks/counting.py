@@ -3,11 +3,11 @@
 import random
 
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 from unmask.tasks.words import LETTERS
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem with a word of three to six letters, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -19,7 +19,7 @@ def sample(rng: random.Random) -> Problem:
     alphabet = rng.sample(LETTERS, 4)
     target = alphabet[0]
     word = [target if rng.random() < 0.3 else rng.choice(alphabet) for _ in range(rng.randint(3, 6))]
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     count = 0
     worked = [voice.say("", f"We look for {target}.", f"We go through the word and look for {target}.")]
     for letter in word:

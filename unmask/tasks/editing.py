@@ -3,11 +3,11 @@
 import random
 
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 from unmask.tasks.words import COLOURS, ITEMS
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem with a line of three to eight words, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -18,7 +18,7 @@ def sample(rng: random.Random) -> Problem:
     """
     line = [rng.choice((*COLOURS, *ITEMS)) for _ in range(rng.randint(3, 8))]
     shown = " ".join(line)
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     kind = rng.choice(("repeat", "reverse", "replace"))
     if kind == "repeat":
         times = rng.randint(2, 5)

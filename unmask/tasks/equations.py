@@ -4,12 +4,12 @@ import random
 
 from unmask.tasks import sums
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 
 _UNDO = {"+": ("-", "Subtract", "from"), "-": ("+", "Add", "to")}
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -20,7 +20,7 @@ def sample(rng: random.Random) -> Problem:
     """
     x = rng.randint(10, 99)
     steps = sums.run(rng, x, most=3)
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     totals = [x, *(after for *_, after in steps)]
     left = [sums.written("x", steps[:count]) for count in range(len(steps) + 1)]
     worked = []

@@ -4,12 +4,12 @@ import random
 
 from unmask.tasks import sums
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 
 _CHOOSE = {"max": (max, "larger"), "min": (min, "smaller")}
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -23,7 +23,7 @@ def sample(rng: random.Random) -> Problem:
     first, second = rng.sample(range(10, 100), 2)
     total = function(first, second)
     call = f"{name}({first}, {second})"
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     worked = [
         voice.say(
             f"{call} = {total}.",

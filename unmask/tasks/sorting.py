@@ -4,11 +4,11 @@ import itertools
 import random
 
 from unmask.tasks.problem import Problem, solved
-from unmask.tasks.voice import Voice
+from unmask.tasks.voice import Voice, Wording
 from unmask.tasks.words import NAMES
 
 
-def sample(rng: random.Random) -> Problem:
+def sample(rng: random.Random, wording: Wording | None = None) -> Problem:
     """Draw one problem of three to six names, of either split.
 
     >>> problem = sample(random.Random(0))
@@ -19,7 +19,7 @@ def sample(rng: random.Random) -> Problem:
     """
     names = rng.sample(NAMES, rng.randint(3, 6))
     order = sorted(names)
-    voice = Voice(rng)
+    voice = Voice(rng, wording)
     worked = [voice.say("", f"{order[0]} comes first.", f"The first of all {len(order)} names is {order[0]}.")]
     for before, name in itertools.pairwise(order):
         worked.append(voice.say("", f"After {before} comes {name}.", f"Of those that are left {name} is next after {before}."))
