@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from unmask.train.show import Run
 
 ROLES = {"system": "magenta", "user": "cyan", "assistant": "green", "filler": "bright_black"}
-STATES = {"given": "", "learned": "bold", "asked": "reverse", "masked": "strike dim"}
-MEANING = "given: never learned; learned: shown in this draw; asked: masked, to be written; masked: not asked in this draw"
+STATES = {"given": "", "hidden": "strike dim", "learned": "bold", "asked": "reverse", "later": "reverse dim"}
+MEANING = """\
+given, hidden   never learned; hidden is masked in this draw
+learned         learned, and shown in this draw
+asked, later    learned, and masked in this draw, which asks for the former"""
 
 
 def print_example(config: "SFTConfig", number: int) -> None:
@@ -25,7 +28,7 @@ def print_example(config: "SFTConfig", number: int) -> None:
     if console.is_terminal:
         console.print(_coloured(runs))
         return
-    print(MEANING)
+    print(f"{MEANING}\n")
     for run in runs:
         print(f"{run.role:<10} {run.state:<8} {run.tokens:>5}  {run.text!r}")
 

@@ -38,7 +38,8 @@ def matrices(network: Network, names: Sequence[str] | None = None) -> dict[str, 
     for wanted in names:
         found = {name: part for name, part in linear.items() if f".{_within(network, name)}".endswith(f".{wanted}")}
         if not found:
-            raise unknown("lora target module", wanted, {_within(network, name) for name in linear})
+            known = {name if _within(network, name) == name else name.rpartition(".")[2] for name in linear}
+            raise unknown("lora target module", wanted, known)
         chosen |= found
     return chosen
 
