@@ -1,5 +1,7 @@
 """The tokens that a training step masks, and their weights."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -167,8 +169,8 @@ def test_distant_tokens_are_counted_from_their_own_blocks_state() -> None:
 def test_a_group_is_consecutive_blocks_with_rising_rates(blocks: int, size: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     answer_BT = torch.ones(3, 4 * blocks + 4, dtype=torch.bool)
-    asked, later, number = noise.draw_group(answer_BT, 4, torch.full((3,), blocks), size, generator)
-    rates = noise.rising_rates(number, generator)
+    asked, later, group = noise.draw_group(answer_BT, 4, torch.full((3,), blocks), size, generator)
+    rates = noise.rising_rates(group, generator)
     for row in range(3):
         places = asked[row].nonzero()[:, 0].tolist()
         assert places == list(range(places[0], places[-1] + 1))
@@ -180,6 +182,32 @@ def test_a_group_is_consecutive_blocks_with_rising_rates(blocks: int, size: int,
         assert 0.5 <= found[-1] <= 1
         if len(places) > 4:
             assert found[0] <= 0.3
+
+
+def test_groups_on_the_grid_begin_with_the_answer() -> None:
+    """Blocks of two in groups of three: 2 prompt tokens, a row whose answer begins in block 1, one in block 2."""
+    answer_BT = torch.arange(14) >= torch.tensor([[2], [5]])
+    seen = set()
+    for seed in range(20):
+        group, begin = noise.groups_on_grid(answer_BT, 2, 3, torch.Generator().manual_seed(seed))
+        seen.add(tuple(begin[0].tolist()))
+        assert torch.equal(begin[0], begin[1])
+        rates = noise.rising_rates(group, torch.Generator().manual_seed(seed))
+        for row in range(2):
+            places = [place for place in range(14) if answer_BT[row, place]]
+            for before, after in itertools.pairwise(places):
+                if begin[row, before] == begin[row, after]:
+                    assert group.group_BT[row, before] == group.group_BT[row, after]
+                    assert rates[row, before] <= rates[row, after]
+                else:
+                    assert begin[row, after] == after
+                    assert rates[row, before] >= 0.5
+            assert group.number_BT[row, places[0]] == 0
+    assert seen == {
+        (0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 6, 12, 12),
+        (0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 10, 10, 10, 10),
+        (0, 0, 2, 2, 2, 2, 2, 2, 8, 8, 8, 8, 8, 8),
+    }
 
 
 def test_wrong_tokens_are_visible_ones_that_differ() -> None:

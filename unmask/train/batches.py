@@ -1,13 +1,13 @@
 """The masks of a training step's rows and the micro-batches of each process: functions of the step number."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
 from unmask.decode.settings import whole
 from unmask.decode.spec import ModelSpec
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, unknown
 from unmask.train.loss import Question, ask
 from unmask.train.objective import Objective, Rows
 from unmask.train.trainer import TrainingConfig
@@ -20,11 +20,14 @@ class BatchConfig(TrainingConfig, Objective):
     Attributes:
         batch_size: examples per step, over all devices.
         micro_batch: rows that a device computes at once.
+        draw: an epoch takes all "answers" once, or as many in proportion to their "blocks": where one block of each is asked,
+            the tokens of short answers otherwise count for more, and the model's own answers become shorter.
     """
 
     batch_size: int = 64
     micro_batch: int = 8
     epochs: int = 6
+    draw: Literal["answers", "blocks"] = "answers"
     free: ClassVar[tuple[str, ...]] = (*TrainingConfig.free, "micro_batch")  # changes what is computed at once, no result
 
     def __post_init__(self) -> None:
@@ -32,6 +35,8 @@ class BatchConfig(TrainingConfig, Objective):
         Objective.__post_init__(self)
         for name in ("batch_size", "micro_batch", "epochs"):
             whole(name, getattr(self, name), 1, required=True)
+        if self.draw not in ("answers", "blocks"):
+            raise unknown("draw", str(self.draw), ("answers", "blocks"))
 
     def steps(self, count: int) -> int:
         """Steps for this many examples: whole batches, at least one."""

@@ -18,24 +18,32 @@ class Layout(NamedTuple):
     mask_QQ: Tensor
 
 
-def noisy_and_clean(noisy_BT: Tensor, clean_BT: Tensor, block: int, first: int = 0) -> Layout:
+def noisy_and_clean(noisy_BT: Tensor, clean_BT: Tensor, block: int, first: int = 0, begin_T: Tensor | None = None) -> Layout:
     """The noisy tokens from position `first` on, then the clean ones of all blocks but the last, which no block sees.
 
     A noisy query sees the noisy keys of its block and the clean keys of the blocks before it; a clean query sees the
     clean keys of its block and of those before it. Blocks are counted from position 0; `first` is the start of a block.
+    Where several blocks are decoded at once, `begin_T` says for each position where its chain of blocks begins, and a
+    query sees the noisy keys from there on (MultiTF's group mask).
 
-    >>> layout = noisy_and_clean(torch.tensor([[5, 6, 9, 9]]), torch.tensor([[5, 6, 7, 8]]), block=2, first=2)
+    >>> noisy, clean = torch.tensor([[5, 6, 9, 9]]), torch.tensor([[5, 6, 7, 8]])
+    >>> layout = noisy_and_clean(noisy, clean, block=2, first=2)
     >>> layout.tokens_BQ.tolist(), layout.positions_Q.tolist()
     ([[9, 9, 5, 6]], [2, 3, 0, 1])
     >>> layout.mask_QQ.int().tolist()
     [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    >>> noisy_and_clean(noisy, clean, block=1, begin_T=torch.tensor([0, 1, 1, 3])).mask_QQ[:4].int().tolist()
+    [[1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1]]
     """
     length = clean_BT.shape[1]
     last = (length - 1) // block * block
     places_T = torch.arange(length, device=clean_BT.device)
+    if begin_T is None:
+        begin_T = places_T // block * block
     positions_Q = torch.cat((places_T[first:], places_T[:last]))
+    begin_Q1 = begin_T[positions_Q][:, None].clamp(min=first)
     noisy_Q = torch.arange(len(positions_Q), device=clean_BT.device) < length - first
-    query_Q1, key_Q = positions_Q[:, None] // block, positions_Q // block
-    seen_clean_QQ = ~noisy_Q & torch.where(noisy_Q[:, None], key_Q < query_Q1, key_Q <= query_Q1)
-    seen_noisy_QQ = noisy_Q & noisy_Q[:, None] & (key_Q == query_Q1)
+    causal_QQ = positions_Q // block <= positions_Q[:, None] // block
+    seen_clean_QQ = ~noisy_Q & torch.where(noisy_Q[:, None], positions_Q < begin_Q1, causal_QQ)
+    seen_noisy_QQ = noisy_Q & noisy_Q[:, None] & causal_QQ & (positions_Q >= begin_Q1)
     return Layout(torch.cat((noisy_BT[:, first:], clean_BT[:, :last]), dim=1), positions_Q, seen_clean_QQ | seen_noisy_QQ)

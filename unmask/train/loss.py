@@ -120,11 +120,13 @@ def ask(tokens_BT: Tensor, hidden: Hidden, spec: ModelSpec) -> Question:
     seen_N = place_N
     if spec.block is not None:
         first = int(place_N.min()) // spec.block * spec.block if len(place_N) else 0
-        layout = noisy_and_clean(noisy_BT, tokens_BT, spec.block, first)
+        begin_T = None if hidden.begin_BT is None else hidden.begin_BT[0]
+        layout = noisy_and_clean(noisy_BT, tokens_BT, spec.block, first, begin_T)
         seen_N = index_N = place_N - first
-        if spec.lookbehind:  # a block's first token is predicted by the clean row before it, as in decoding
+        if spec.lookbehind:  # the first token of a block, or of a chain, is predicted by the clean row before it
             clean_N = index_N + noisy_BT.shape[1]
-            index_N = torch.where(place_N % spec.block == 0, clean_N, index_N)
+            begins_N = place_N % spec.block == 0 if begin_T is None else place_N == begin_T[place_N].clamp(min=first)
+            index_N = torch.where(begins_N, clean_N, index_N)
         question = question._replace(
             input_BQ=layout.tokens_BQ, place_N=index_N, positions_Q=layout.positions_Q, mask_QQ=layout.mask_QQ
         )

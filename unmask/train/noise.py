@@ -22,6 +22,8 @@ class Hidden(NamedTuple):
         certain_B: float, the weight of each row's entropy (loss.certainty); None: no such term.
         shown_BT: ids, what visible tokens are shown as where some are shown wrongly; None: all rightly.
         distant_BT: bool, the tokens that are learnt from a teacher's distribution; None: there is no teacher.
+        begin_BT: of a block-causal model, the first position whose noisy token each token sees, the same in every row;
+            None: that of its block.
     """
 
     hidden_BT: Tensor
@@ -31,6 +33,7 @@ class Hidden(NamedTuple):
     certain_B: Tensor | None = None
     shown_BT: Tensor | None = None
     distant_BT: Tensor | None = None
+    begin_BT: Tensor | None = None
 
     def rows(self, part: slice) -> "Hidden":
         """Some of the rows: for micro-batches."""
@@ -74,17 +77,6 @@ def first_blocks(answer_BT: Tensor, length: int, blocks_B: Tensor) -> tuple[Tens
     """The first `blocks_B` blocks of each row and the tokens after them, both bool [B, T]: the whole answer at once."""
     number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
     return answer_BT & (number < blocks_B[:, None]), answer_BT & (number >= blocks_B[:, None])
-
-
-def draw_group(
-    answer_BT: Tensor, length: int, blocks_B: Tensor, size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `size` consecutive blocks, the first one drawn: (their tokens, the tokens after them, each token's block in it)."""
-    number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
-    first_B1 = (torch.rand(blocks_B.shape, generator=generator) * blocks_B).long()[:, None]
-    end_B1 = torch.minimum(first_B1 + size, blocks_B[:, None])
-    asked_BT = answer_BT & (number >= first_B1) & (number < end_B1)
-    return asked_BT, answer_BT & (number >= end_B1), torch.where(asked_BT, number - first_B1, 0)
 
 
 def filled_blocks(tokens_BT: Tensor, answer_BT: Tensor, length: int, eos_id: int) -> Tensor:
@@ -186,9 +178,9 @@ def views(
 ) -> Hidden:
     """R2-dLLM's block objective (arXiv 2604.18995, eq. 5 and section 5.2): `asked_BT` is the block of s tokens, p_m = `rate`.
 
-    Each asked token is masked with `rate` (a number, or one per row, [B, 1]) and has weight 1 / rate; later tokens are
-    masked too, but not asked; the divisor counts the block's tokens. With `complementary` there are 2 B rows: a row's second
-    view, B rows below, masks the asked tokens that the first one shows, with weight 1 / (1 - rate).
+    Each asked token is masked with `rate` and has weight 1 / rate; later tokens are masked too, but not asked; the divisor
+    counts the block's tokens. With `complementary` there are 2 B rows: a row's second view, B rows below, masks the asked
+    tokens that the first one shows, with weight 1 / (1 - rate). One rate per row, [B, 1]: as `known_views` weighs them.
 
     For a block-causal model the whole answer is asked and no token is later: this objective for all blocks at once.
 
@@ -202,6 +194,8 @@ def views(
             [0., 0., 0., 2., 0.]])
     """
     first = asked_BT & (torch.rand(asked_BT.shape, generator=generator).to(asked_BT.device) < rate)
+    if isinstance(rate, Tensor):
+        return known_views(asked_BT, later_BT, first, complementary=complementary)
     second = asked_BT & ~first
     return _paired(asked_BT, later_BT, (first, first / rate), (second, second / (1 - rate)), complementary=complementary)
 
@@ -333,14 +327,55 @@ def wrong_tokens(
     return torch.where(wrong_BT, other_BT, tokens_BT), wrong_BT
 
 
-def rising_rates(number_BT: Tensor, generator: torch.Generator, low: float = 0.3, high: float = 0.5) -> Tensor:
-    """The masking rate of the blocks of a group, [B, T], rising along it: MultiTF's "chain uniform".
+class Group(NamedTuple):
+    """Consecutive blocks that are decoded at once.
 
-    The first block's rate is drawn from (0, `low`), the last one's from (`high`, 1), the others lie evenly between;
-    `number_BT` counts the group's blocks from 0. A group of one block has the last one's rate.
+    Attributes:
+        number_BT: int64, each token's block, counted from 0 in its group.
+        group_BT: int64, the number of its group.
     """
-    ends_B2 = torch.rand(len(number_BT), 2, generator=generator)
-    first_B1, last_B1 = low * ends_B2[:, :1], high + (1 - high) * ends_B2[:, 1:]
-    count_B1 = number_BT.amax(dim=1, keepdim=True)
-    place_BT = torch.where(count_B1 > 0, number_BT / count_B1.clamp(min=1), 1.0)
-    return first_B1 + (last_B1 - first_B1) * place_BT
+
+    number_BT: Tensor
+    group_BT: Tensor
+
+
+def rising_rates(group: Group, generator: torch.Generator, low: float = 0.3, high: float = 0.5) -> Tensor:
+    """The masking rate of each block of a group, [B, T], rising along it: MultiTF's "chain uniform".
+
+    The first block's rate is drawn from (0, `low`), the last one's from (`high`, 1), the others lie evenly between. A group
+    of one block has the last one's rate.
+    """
+    number_BT, group_BT = group
+    ends_BG2 = torch.rand(len(number_BT), int(group_BT.max()) + 1, 2, generator=generator)
+    first_BT, last_BT = low * ends_BG2[..., 0].gather(1, group_BT), high + (1 - high) * ends_BG2[..., 1].gather(1, group_BT)
+    empty_BG = torch.zeros(ends_BG2.shape[:2], dtype=torch.int64)
+    count_BT = empty_BG.scatter_reduce(1, group_BT, number_BT, "amax").gather(1, group_BT)
+    place_BT = torch.where(count_BT > 0, number_BT / count_BT.clamp(min=1), 1.0)
+    return first_BT + (last_BT - first_BT) * place_BT
+
+
+def draw_group(
+    answer_BT: Tensor, length: int, blocks_B: Tensor, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Group]:
+    """Up to `size` consecutive blocks, the first one drawn: (their tokens, the tokens after them, their numbers)."""
+    number = (answer_BT.long().cumsum(dim=1) - 1).div(length, rounding_mode="floor")
+    first_B1 = (torch.rand(blocks_B.shape, generator=generator) * blocks_B).long()[:, None]
+    end_B1 = torch.minimum(first_B1 + size, blocks_B[:, None])
+    asked_BT = answer_BT & (number >= first_B1) & (number < end_B1)
+    group = Group(torch.where(asked_BT, number - first_B1, 0), torch.zeros_like(number))
+    return asked_BT, answer_BT & (number >= end_B1), group
+
+
+def groups_on_grid(answer_BT: Tensor, block: int, size: int, generator: torch.Generator) -> tuple[Group, Tensor]:
+    """All blocks of a block-causal model in groups of `size`, the first one's end drawn: (numbers, `begin_BT` of Hidden).
+
+    Every group is decoded at once after clean ones, and all groups are asked in one forward. Blocks before an answer count
+    for nothing, so that its first block has the lowest rate of its group.
+    """
+    block_T = torch.arange(answer_BT.shape[1]) // block
+    group_T = (block_T + torch.randint(size, (), generator=generator)) // size
+    begin_T = torch.where(group_T[:, None] == group_T, block_T, len(block_T)).amin(dim=1)  # the first block of each group
+    first_B1 = torch.where(answer_BT, block_T, len(block_T)).amin(dim=1, keepdim=True)
+    number_BT = (block_T - torch.maximum(begin_T, first_B1)).clamp(min=0)
+    counted_BT = torch.where(answer_BT, number_BT, 0)
+    return Group(counted_BT, group_T.expand_as(answer_BT)), (begin_T * block).expand_as(answer_BT)

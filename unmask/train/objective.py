@@ -47,7 +47,8 @@ class Objective:
         objective: "block" (section 5.2) or "masked" (1/t), which takes none of the settings up to `near`.
         block_length: None is the model's own, or 32 if it has none. A list is gone through in equal parts of the run
             (d3LLM: 16, 16, 24, 24, 32, 32).
-        mask_rate: share of the asked tokens that is masked; two numbers are a range, from which each row draws.
+        mask_rate: share of the asked tokens that is masked. Two numbers are a range, from which each row draws; its tokens
+            are then weighted by the share that was really masked, so that a rate near 0 adds no variance.
         rising: the low end of the range rises over the run, linearly, to the high end (d3LLM: 0 to 0.8).
         complementary: a batch has two views of every example; the second one masks what the first one shows.
         window: what is asked at once: one "block" after clean ones; a "group" of blocks whose rates rise along it
@@ -149,38 +150,44 @@ class Objective:
         """The masks of the rows' views, and the tokens that all views of a row ask together, bool [B, T]."""
         if self.objective == "masked":
             return noise.masked(rows.answer_BT, generator), rows.answer_BT
-        asked_BT, later_BT, block_BT = self._window(rows, spec, generator, progress)
-        if self.window == "group" and spec.block is None:
-            rate_BT = noise.rising_rates(block_BT, generator)
-            first_BT = noise.bernoulli(asked_BT, rate_BT, generator)
-            return noise.known_views(asked_BT, later_BT, first_BT, complementary=False), asked_BT
+        length, blocks_B = self._blocks(rows, spec, progress)
+        if self.window == "group":
+            return self._group(rows.answer_BT, length, blocks_B, spec, generator)
+        if spec.block is not None:
+            asked_BT, later_BT = rows.answer_BT, torch.zeros_like(rows.answer_BT)
+        elif self.window == "answer":
+            asked_BT, later_BT = noise.first_blocks(rows.answer_BT, length, blocks_B)
+        else:
+            asked_BT, later_BT = noise.draw_block(rows.answer_BT, length, blocks_B, generator)
         rate = self._rate(len(asked_BT), generator, progress)
         if self.pattern == "random":
             return noise.views(asked_BT, later_BT, rate, generator, complementary=self.complementary), asked_BT
         if not (rows.steps_BT * rows.answer_BT).any(dim=1).all():
             raise ConfigError("pattern: trajectory needs answers with `steps`: collect them anew with `unmask train collect`")
-        order = noise.Trajectory.of(asked_BT, rows.steps_BT, block_BT)
+        state_T = torch.arange(asked_BT.shape[1]) // (spec.block or asked_BT.shape[1])
+        order = noise.Trajectory.of(asked_BT, rows.steps_BT, state_T.expand_as(asked_BT))
         first_BT = order.masked(torch.as_tensor(rate))
         made = noise.known_views(asked_BT, later_BT, first_BT, complementary=self.complementary)
         return made if self.near is None else noise.split(made, order, first_BT, self.near), asked_BT
 
-    def _window(
-        self, rows: Rows, spec: ModelSpec, generator: torch.Generator, progress: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens that are asked, tokens after them, and the number of the block of each asked one where blocks count."""
-        answer_BT = rows.answer_BT
-        if spec.block is not None:
-            grid_T = torch.arange(answer_BT.shape[1]) // spec.block
-            return answer_BT, torch.zeros_like(answer_BT), grid_T.expand_as(answer_BT)
-        length, blocks_B = self.block(spec), rows.blocks_B
-        if isinstance(self.block_length, Sequence):
-            length = self.block_length[min(int(progress * len(self.block_length)), len(self.block_length) - 1)]
-            blocks_B = noise.filled_blocks(rows.tokens_BT, answer_BT, length, spec.eos_ids[0])
-        if self.window == "group":
-            return noise.draw_group(answer_BT, length, blocks_B, self.group, generator)
-        draw = noise.draw_block(answer_BT, length, blocks_B, generator) if self.window == "block" else None
-        asked_BT, later_BT = draw or noise.first_blocks(answer_BT, length, blocks_B)
-        return asked_BT, later_BT, torch.zeros_like(rows.tokens_BT)
+    def _group(
+        self, answer_BT: Tensor, length: int, blocks_B: Tensor, spec: ModelSpec, generator: torch.Generator
+    ) -> tuple[noise.Hidden, Tensor]:
+        begin_BT, later_BT = None, torch.zeros_like(answer_BT)
+        if spec.block is None:
+            asked_BT, later_BT, group = noise.draw_group(answer_BT, length, blocks_B, self.group, generator)
+        else:
+            asked_BT, (group, begin_BT) = answer_BT, noise.groups_on_grid(answer_BT, length, self.group, generator)
+        first_BT = noise.bernoulli(asked_BT, noise.rising_rates(group, generator), generator)
+        made = noise.known_views(asked_BT, later_BT, first_BT, complementary=False)
+        return made._replace(begin_BT=begin_BT), asked_BT
+
+    def _blocks(self, rows: Rows, spec: ModelSpec, progress: float) -> tuple[int, Tensor]:
+        """The block length at this point of the run, and how many such blocks each answer fills."""
+        if not isinstance(self.block_length, Sequence):
+            return self.block(spec), rows.blocks_B
+        length = self.block_length[min(int(progress * len(self.block_length)), len(self.block_length) - 1)]
+        return length, noise.filled_blocks(rows.tokens_BT, rows.answer_BT, length, spec.eos_ids[0])
 
     def _rate(self, rows: int, generator: torch.Generator, progress: float) -> float | Tensor:
         if not isinstance(self.mask_rate, Sequence):

@@ -8,8 +8,10 @@ Under full attention the masks behind an answer are seen. If they always ended w
 room it is given, so now and then a step's rows are longer than need be.
 """
 
+import bisect
 import functools
 import hashlib
+import itertools
 import random
 from array import array
 from collections.abc import Sequence
@@ -125,6 +127,12 @@ class Examples:
             return None
         return tuple(example.width(self.block_length, on_grid=self.on_grid) for example in self.examples)
 
+    @functools.cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks that the answers of each example fill, the first EOS included."""
+        written = (sum(end - begin for begin, end in example.answers) for example in self.examples)
+        return tuple(tokens // self.block_length + 1 for tokens in written)
+
     @property
     def digest(self) -> str:
         """Sixteen hex digits that tell these examples from others."""
@@ -135,7 +143,8 @@ class Examples:
 
     def rows(self, config: BatchConfig, step: int) -> Rows:
         """The rows of a step."""
-        picked = order(len(self.examples), config, step, self.widths)
+        shares = self.blocks if config.draw == "blocks" else None
+        picked = order(len(self.examples), config, step, self.widths, shares)
         length = self.length
         if self.widths is not None:
             least = max(self.widths[index] for index in picked)
@@ -146,30 +155,49 @@ class Examples:
         return lay_out(chosen, length=length, block_length=self.block_length, eos_id=self.eos_id, on_grid=self.on_grid)
 
 
-def order(count: int, config: BatchConfig, step: int, widths: tuple[int, ...] | None = None) -> list[int]:
-    """The examples of a step: epoch after epoch, each in its own shuffle; with `widths` a step takes similar ones."""
+def order(
+    count: int,
+    config: BatchConfig,
+    step: int,
+    widths: tuple[int, ...] | None = None,
+    shares: tuple[int, ...] | None = None,
+) -> list[int]:
+    """The examples of a step: epoch after epoch, each in its own shuffle.
+
+    With `widths` a step takes similar ones; with `shares` an epoch takes each in proportion to its share.
+    """
     found, size = list[int](), config.batch_size
     for place in range(step * size, (step + 1) * size):
         epoch, index = divmod(place, count)
         seed = f"{config.seed}-{epoch}"
-        drawn = _shuffled(count, seed) if widths is None else _similar(widths, seed, size, -epoch * count % size)
+        if widths is None:
+            drawn = _shuffled(count, seed, shares)
+        else:
+            drawn = _similar(widths, seed, size, -epoch * count % size, shares)
         found.append(drawn[index])
     return found
 
 
 @functools.lru_cache(maxsize=2)
-def _shuffled(count: int, seed: str) -> list[int]:
-    return random.Random(seed).sample(range(count), count)
+def _shuffled(count: int, seed: str, shares: tuple[int, ...] | None) -> list[int]:
+    rng = random.Random(seed)
+    drawn = rng.sample(range(count), count)
+    if shares is None:
+        return drawn
+    # So many points, evenly spaced over all shares laid end to end.
+    ends, offset = list(itertools.accumulate(shares[index] for index in drawn)), rng.random()
+    points = ((number + offset) * ends[-1] / count for number in range(count))
+    spread = [drawn[bisect.bisect_right(ends, point)] for point in points]
+    return rng.sample(spread, count)
 
 
 @functools.lru_cache(maxsize=2)
-def _similar(widths: tuple[int, ...], seed: str, batch_size: int, first: int) -> list[int]:
+def _similar(widths: tuple[int, ...], seed: str, batch_size: int, first: int, shares: tuple[int, ...] | None) -> list[int]:
     """A shuffle of batches of similar widths; the first `first` examples complete the batch of the epoch before."""
-    rng = random.Random(seed)
-    drawn, pool = rng.sample(range(len(widths)), len(widths)), POOL * batch_size
+    drawn, pool = _shuffled(len(widths), seed, shares), POOL * batch_size
     pools = [sorted(drawn[begin : begin + pool], key=widths.__getitem__) for begin in range(0, len(drawn), pool)]
     near = [index for some in pools for index in some]
     batches = [near[begin : begin + batch_size] for begin in range(first, len(near), batch_size)]
     rest = batches.pop() if batches and len(batches[-1]) < batch_size else []
-    rng.shuffle(batches)
+    random.Random(f"{seed}-batches").shuffle(batches)
     return [*near[:first], *(index for batch in batches for index in batch), *rest]
