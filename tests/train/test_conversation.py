@@ -2,7 +2,9 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -127,6 +129,18 @@ def test_a_template_that_rewrites_answers_makes_an_example_of_each(model: Denois
     assert [piece for piece in first if piece[1]] == [("assistant", True, "Hm. It is 7.")]
     assert [piece for piece in second if piece[1]] == [("assistant", True, "Hm. It is 9.")]
     assert "It is 7." in "".join(text for _, _, text in second)
+
+
+def test_an_answer_ends_with_the_end_of_its_turn_where_that_is_not_the_filler(model: Denoiser) -> None:
+    """As LLaDA-8B's <|eot_id|>, which its answers have before the EOS; here <|user|> stands for it."""
+    template = (
+        "{% for m in messages %}<|assistant|>{{ m.role }}: {{ m.content }}<|user|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>assistant: {% endif %}"
+    )
+    spec = replace(model.spec, turn_ids=(model.tokenizer.convert_tokens_to_ids("<|user|>"),))
+    ending: Any = SimpleNamespace(spec=spec, tokenizer=templated(model, template).tokenizer, name="m")
+    (pieces,) = said(ending, {"messages": TALK})
+    assert [text for _, learned, text in pieces if learned] == ["It is 7.<|user|>", "It is 9.<|user|>"]
 
 
 def test_text_behind_the_end_of_a_turn_is_not_learned(model: Denoiser) -> None:
