@@ -93,7 +93,7 @@ def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "pretrain", "--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["train", "pretrain", "--config", "configs/unmask-tiny.yaml", "--set", "step=3"], ["step", "did you mean 'steps'"]),
         (["train", "collect", "--config", "configs/collect-tiny.yaml", "--set", "limit=0"], ["limit", "at least 1"]),
-        (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "data=no.jsonl"], ["no.jsonl", "unmask train collect"]),
+        (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "data=no.jsonl"], ["no.jsonl", "no such file"]),
         (["train", "sft", "--config", "configs/r2-tiny.yaml", "--set", "learning_rate=fast"], ["learning_rate", "fast"]),
         (["train", "merge", "--config", "configs/r2-tiny.yaml"], ["without LoRA", "whole model"]),
         (
@@ -210,6 +210,30 @@ def test_training_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_
     assert (code, out.strip()) == (0, f"{tmp_path}/tuned/merged")
     code, out, _ = run(capsys, "generate", QUESTION, "--model", out.strip(), "--json")
     assert "31" in json.loads(out)["text"]
+
+
+def test_own_conversations_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One example shown, a run that leaves two out, and the memory it needs."""
+    config = Path(__file__).parents[2] / "configs" / "chat-tiny.yaml"
+    data = tmp_path / "talk.jsonl"
+    good = {"prompt": "3 + 4?", "completion": "3 + 4 = 7."}
+    data.write_text("nonsense\n" + f"{json.dumps(good)}\n" * 4 + json.dumps({"text": "Hi"}))
+    settings = ["--config", str(config), "--set", f"data={data}", "--set", f"output={tmp_path}/tuned", "--set", "batch_size=4"]
+    code, out, _ = run(capsys, "train", "sft", *settings, "--show-example", "1")
+    assert code == 0
+    assert out.startswith(f"{data}:2: ")
+    assert re.search(r"^user +given +\d+  '<\|user\|> 3 \+ 4\?'$", out, re.MULTILINE)
+    assert re.search(r"^assistant +asked ", out, re.MULTILINE)
+    code, out, err = run(capsys, "train", "sft", *settings, "--set", "epochs=1")
+    assert (code, out.strip()) == (0, f"{tmp_path}/tuned")
+    assert err.splitlines()[:2] == [
+        f"left out: {line}" for line in (tmp_path / "tuned" / "left_out.txt").read_text().splitlines()
+    ]
+    assert err.splitlines()[2].startswith("2 examples were left out")
+    code, out, _ = run(capsys, "train", "sft", *settings, "--dry-run", "--json", "--set", "examples=null")
+    assert (code, json.loads(out)["examples"]) == (0, 4)
+    code, _, err = run(capsys, "train", "sft", *settings, "--show-example", "9")
+    assert (code, err.strip()) == (2, "error: example 9: the data has 4")
 
 
 def test_a_dry_run_of_the_real_thing_is_readable(capsys: pytest.CaptureFixture[str]) -> None:

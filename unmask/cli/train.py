@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Train models.", rich_markup_mode=None)
 Config = Annotated[Path, typer.Option(help="A YAML file of settings; see configs/.")]
+NAMED = 20  # examples that are left out and named on the terminal
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
 
 
@@ -62,9 +63,15 @@ def sft(
     config: Config,
     settings: Changes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print memory, steps and FLOPs; needs no weights.")] = False,
+    example: Annotated[
+        int | None, typer.Option("--show-example", metavar="N", min=1, help="Print example N as the model will see it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model on the chosen answers of `collect`; a killed run resumes from its last checkpoint.
+    """Fine-tune a model on what `collect` wrote, or on conversations; a killed run resumes from its last checkpoint.
+
+    Conversations are JSONL, JSON or parquet files, or folders of them, of messages, prompt and completion, or instruction,
+    input and output. Broken and too long examples are left out and named.
 
     For a dry run without model and data, the settings may hold `shape` (the model's config.json) and `examples`.
     """
@@ -72,6 +79,11 @@ def sft(
 
     from unmask.train.sft import sft as run
 
+    if example is not None:
+        from unmask.cli.example import print_example
+
+        print_example(plan, example)
+        return
     if dry_run:
         from unmask.train.budget import estimate
 
@@ -81,8 +93,15 @@ def sft(
         else:
             _show(budget)
         return
+    told: list[object] = []
     with _steps(None) as report:
-        folder = run(plan, report)
+        folder = run(plan, report, told.append)
+    for one in told[:NAMED]:
+        _left_out(one)
+    if len(told) > NAMED:
+        _left_out(f"and {len(told) - NAMED} more")
+    if told:
+        typer.echo(f"{len(told)} examples were left out; {folder}/left_out.txt names all of them", err=True)
     _say(json.dumps({"output": str(folder)}) if as_json else str(folder))
 
 
@@ -112,7 +131,7 @@ def _tuning(config: Path, settings: list[str] | None) -> "tuple[SFTConfig, dict[
     return SFTConfig.from_dict(chosen), shape, examples
 
 
-def _left_out(what: str) -> None:
+def _left_out(what: object) -> None:
     typer.echo(f"left out: {what}", err=True)
 
 

@@ -38,7 +38,8 @@ def matrices(network: Network, names: Sequence[str] | None = None) -> dict[str, 
     for wanted in names:
         found = {name: part for name, part in linear.items() if f".{_within(network, name)}".endswith(f".{wanted}")}
         if not found:
-            raise unknown("lora target module", wanted, {_within(network, name) for name in linear})
+            known = {name if _within(network, name) == name else name.rpartition(".")[2] for name in linear}
+            raise unknown("lora target module", wanted, known)
         chosen |= found
     return chosen
 
@@ -80,7 +81,16 @@ def add(
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)  # peft draws from the global generator
         warnings.filterwarnings("ignore", message=_RENAMED)
-        return get_peft_model(wrap(network, settings), config)
+        wrapped = wrap(network, settings)
+        model = get_peft_model(wrapped, config)
+    _adopt(network, wrapped)
+    return model
+
+
+def _adopt(network: Network, wrapped: nn.Module) -> None:
+    """Have the network hold what peft has put in place of modules that its wrapper holds too, such as an output matrix."""
+    for name, _ in list(network.named_children()):
+        setattr(network, name, getattr(wrapped, name))
 
 
 def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -102,8 +112,10 @@ def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
+            wrapped = wrap(network, settings)
+            model = PeftModel.from_pretrained(wrapped, str(folder))
     except (ValueError, RuntimeError, OSError, UserWarning, SafetensorError) as error:
         raise ConfigError(f"{folder}: not an adapter for this model ({str(error).splitlines()[0][:200]})") from None
     model.merge_and_unload()
+    _adopt(network, wrapped)
     return dict(network.state_dict())

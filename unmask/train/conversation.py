@@ -42,7 +42,7 @@ def turns(values: Mapping[str, Any]) -> list[Turn]:
     >>> turns({"question": "3 + 4?", "answer": "7"})
     [Turn(role='user', content='3 + 4?', learned=False), Turn(role='assistant', content='7', learned=True)]
     """
-    if "messages" in values:
+    if values.get("messages") is not None:
         found = _listed(values["messages"], "messages")
     else:
         pair = next((pair for pair in PAIRS if values.get(pair[0]) and pair[1] in values), None)

@@ -6,6 +6,9 @@ saves most of the filling; several examples in one row would see each other unde
 
 Under full attention the masks behind an answer are seen. If they always ended with it, the model would learn to fill whatever
 room it is given, so now and then a step's rows are longer than need be.
+
+Of a row with several answers a block-causal model is asked for all, each after the clean blocks before it; the block that
+holds an answer's end shows how the next question begins. Under full attention a step asks for one (noise.draw_answer).
 """
 
 import bisect

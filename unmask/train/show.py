@@ -13,14 +13,14 @@ from unmask.train.noise import Hidden
 from unmask.train.rows import lay_out
 from unmask.train.sft import SFTConfig
 
-State = Literal["given", "learned", "asked", "masked"]
+State = Literal["given", "hidden", "learned", "asked", "later"]
 
 
 class Run(NamedTuple):
     """Neighbouring tokens of one role in one state, and their text.
 
-    The state is "given" where the model never learns to write them, "learned" where it does and this draw shows them,
-    "asked" where this draw masks and asks them, and "masked" where it masks them and asks nothing.
+    The model never learns to write what is "given" or, masked in this draw, "hidden". What it does learn is "learned" where
+    this draw shows it, "asked" where the draw masks and asks it, and "later" where it is masked for other draws to ask.
     """
 
     role: str
@@ -67,7 +67,7 @@ def _shown(config: SFTConfig, model: Denoiser, sample: Sample, number: int) -> t
 def _states(answer: list[bool], hidden: Hidden) -> list[State]:
     masked, asked = hidden.hidden_BT[0].tolist(), (hidden.weight_BT[0] > 0).tolist()
     return [
-        "asked" if masks and asks else "masked" if masks else "learned" if learns else "given"
+        ("asked" if asks else "later" if masks else "learned") if learns else "hidden" if masks else "given"
         for learns, masks, asks in zip(answer, masked, asked, strict=True)
     ]
 
