@@ -149,5 +149,7 @@ def test_an_example_is_shown_as_the_model_sees_it(pattern: str, bases: dict[str,
     sample = found[number - 1]
     assert isinstance(sample, Sample)
     assert sum(run.tokens for run in runs if run.role != "filler") == len(sample.encoded.tokens)
+    written = "".join(run.text for run in runs if run.role != "filler")
+    assert written == model.tokenizer.decode(sample.encoded.tokens.tolist())
     with pytest.raises(unmask.ConfigError, match="example 99: the data has 24"):
         show(config, 99)

@@ -57,7 +57,7 @@ def _shown(config: SFTConfig, model: Denoiser, sample: Sample, number: int) -> t
     runs, place = [], 0
     for (role, state), some in itertools.groupby(zip(roles, states, strict=True)):
         end = place + len(list(some))
-        runs.append(Run(role, state, end - place, _text(model, rows.tokens_BT[0, place:end].tolist())))
+        runs.append(Run(role, state, end - place, _text(model, rows.tokens_BT[0, :end].tolist(), place)))
         place = end
     learned = int(rows.answer_BT.sum())
     kind = "block-causal" if on_grid else "full attention"
@@ -72,9 +72,12 @@ def _states(answer: list[bool], hidden: Hidden) -> list[State]:
     ]
 
 
-def _text(model: Denoiser, tokens: list[int]) -> str:
+def _text(model: Denoiser, tokens: list[int], begin: int) -> str:
+    """The text of the last tokens, from `begin` on, as it stands behind the others: with its spaces."""
+    part = tokens[begin:]
     if model.tokenizer is None:
-        return " ".join(map(str, tokens))
-    if len(set(tokens)) == 1 and len(tokens) > 2:
-        return f"{model.tokenizer.decode(tokens[:1])} x {len(tokens)}"
-    return str(model.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+        return " ".join(map(str, part))
+    if len(set(part)) == 1 and len(part) > 2:
+        return f"{model.tokenizer.decode(part[:1])} x {len(part)}"
+    before, after = model.tokenizer.decode(tokens[:begin]), model.tokenizer.decode(tokens)
+    return str(after[len(before) :] if after.startswith(before) else model.tokenizer.decode(part))
