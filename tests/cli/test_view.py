@@ -10,6 +10,7 @@ from unmask.view.trace import read
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 SHORT = ("--max-new-tokens", "64")
+NAMED = ("--method", "r2-dllm", "--set", "threshold=0.8")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -31,7 +32,7 @@ def test_a_trace_that_generate_kept_is_replayed_and_set_beside_another(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     kept, other, page = tmp_path / "kept.json", tmp_path / "other.json", tmp_path / "both.html"
-    code, out, _ = run(capsys, "generate", QUESTION, "--trace", str(kept), "--set", "threshold=0.8", "--json", *SHORT)
+    code, out, _ = run(capsys, "generate", QUESTION, "--trace", str(kept), *NAMED, "--json", *SHORT)
     document = json.loads(out.splitlines()[-1])
     assert code == 0
     (trace,) = read(kept)
@@ -48,7 +49,7 @@ def test_a_trace_that_generate_kept_is_replayed_and_set_beside_another(
 
 def test_watching_and_keeping_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
-    code, out, _ = run(capsys, "generate", QUESTION, "--trace", str(kept), "--watch", *SHORT)
+    code, out, _ = run(capsys, "generate", QUESTION, "--trace", str(kept), *NAMED, "--watch", *SHORT)
     assert code == 0
     assert "■ threshold" in out
     assert read(kept)[0].text.split()[0] in out

@@ -60,10 +60,13 @@ def test_every_preset_for_one_request_alone(live: Live, name: str) -> None:
 @pytest.mark.parametrize(
     ("diffusion", "method"),
     [
-        ({"threshold": 0.6, "cache": "prefix"}, unmask.method("r2-dllm", threshold=0.6, cache="prefix")),
+        ({"method": "r2-dllm", "threshold": 0.6, "cache": "prefix"}, unmask.method("r2-dllm", threshold=0.6, cache="prefix")),
         ({"method": "fast-dllm", "draft_steps": 3}, unmask.method("fast-dllm", draft_steps=3)),
         ({"method": unmask.method("streaming-dllm").to_dict()}, unmask.method("streaming-dllm")),
-        ({"max_new_tokens": 32, "temperature": 1.0}, unmask.method("r2-dllm", max_new_tokens=32, temperature=1.0)),
+        (
+            {"method": "r2-dllm", "max_new_tokens": 32, "temperature": 1.0},
+            unmask.method("r2-dllm", max_new_tokens=32, temperature=1.0),
+        ),
     ],
 )
 def test_settings_for_one_request_alone(live: Live, diffusion: dict[str, Any], method: unmask.Method) -> None:
