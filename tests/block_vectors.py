@@ -201,8 +201,8 @@ def experts(folder: Path, name: str) -> Iterator[tuple[str, bool]]:
         yield f"{name}.layers.{number}", same
 
 
-def batches(folder: Path) -> Iterator[tuple[Vector, bool]]:
-    """Every published batch, and whether each of its rows is what ours writes, up to its stop."""
+def batches(folder: Path) -> Iterator[tuple[Vector, str]]:
+    """Every published batch, and which of its rows are not what ours writes, up to their stop; "" where all are."""
     for line in (folder / "batches.jsonl").read_text().splitlines():
         batch = json.loads(line)
         vectors = [
@@ -211,10 +211,23 @@ def batches(folder: Path) -> Iterator[tuple[Vector, bool]]:
         ]
         try:
             made = watched(vectors, folder / "models" / batch["model"], mixed=True)
-        except unmask.UnmaskError:
-            yield batch, False
+        except unmask.UnmaskError as error:
+            yield batch, str(error)
             continue
-        yield batch, all(_same_row(vector, one) for vector, one in zip(vectors, made, strict=True))
+        rows = enumerate(zip(vectors, made, strict=True))
+        yield batch, "; ".join(f"row {row} differs{_why(batch, row)}" for row, two in rows if not _same_row(*two))
+
+
+def _why(batch: Vector, row: int) -> str:
+    """What makes a row of a published batch depend on the others, as ours never do."""
+    lengths, block = [len(prompt) for prompt in batch["prompts"]], batch["settings"]["block_length"]
+    own = lengths[row]
+    if batch["settings"]["sub_block_cache"]:
+        return ": upstream refreshes the cache within a block for all rows at once"
+    if own % block == 0 and min(lengths) // block * block < own < max(lengths):
+        # It writes the seed behind a prompt of whole blocks only where the batch begins or no prompt is longer.
+        return ": upstream loses its first token, which the prompt predicts, because another prompt is longer"
+    return ""
 
 
 def _same_row(vector: Vector, made: Decode) -> bool:
@@ -251,6 +264,6 @@ def _everything(folder: Path, systems: Sequence[str]) -> Iterator[tuple[str, str
             name = file.name.removesuffix(".safetensors")
             kind, found = ("experts", experts) if name.endswith(".moe") else ("logits", logits)
             yield from ((kind, key, "" if same else "differs") for key, same in found(folder, name.removesuffix(".moe")))
-        yield from (("batches", batch["id"], "" if same else "differs") for batch, same in batches(folder))
+        yield from (("batches", batch["id"], wrong) for batch, wrong in batches(folder))
     for vector, wrong in trajectories(folder, lambda one: not systems or one["system"] in systems):
         yield vector["system"], vector["id"], wrong

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import block_vectors as vectors
 
@@ -39,13 +40,31 @@ def test_decodes_equal_the_authors(every: int) -> None:
 def test_batches_equal_the_authors() -> None:
     """But for two, in which rows of a published batch depend on each other, as ours never do.
 
-    The cache within a block is refreshed for all rows at once, and where rows stop one row begins with another token than in
-    every other batch and by itself.
+    The cache within a block is refreshed for all rows at once. And a prompt of whole blocks that is neither among the
+    shortest nor the longest of its batch loses its first token, which its last row predicts: the block begins with a mask,
+    whose own row predicts it.
     """
-    made = {batch["id"].split("/")[1]: same for batch, same in vectors.batches(GOLDEN)}
+    made = {batch["id"].split("/")[1]: wrong.split(":")[0] for batch, wrong in vectors.batches(GOLDEN)}
     assert made == {
-        "batch_b8_sub4_t0.9": True,
-        "batch_b8_sub4_t0.7_subcache": False,
-        "batch_b16_sub4_t0.7_stop": True,
-        "batch_b8_sub4_t0.7_stop": False,
+        "batch_b8_sub4_t0.9": "",
+        "batch_b8_sub4_t0.7_subcache": "row 1 differs",
+        "batch_b16_sub4_t0.7_stop": "",
+        "batch_b8_sub4_t0.7_stop": "row 3 differs",
     }
+
+
+def test_the_one_unlike_row_is_the_authors_without_its_first_token() -> None:
+    """Where a block begins with a mask for want of its seed, its own row predicts that one: so the stop token came there."""
+    batch = next(one for one, _ in vectors.batches(GOLDEN) if one["id"].endswith("batch_b8_sub4_t0.7_stop"))
+    settings, prompt = batch["settings"], batch["prompts"][3]
+    length, threshold = settings["block_length"], settings["commit"]["threshold"]
+    network = vectors.model(GOLDEN / "models" / batch["model"]).with_block(length).network
+    block = torch.tensor([vectors.MASK] * length)
+    inside = torch.arange(length) < settings["sub_block"]
+    while (open_L := (block == vectors.MASK) & inside).any():
+        with torch.inference_mode():
+            rows_LV = network(torch.cat((torch.tensor(prompt), block))[None])[0, len(prompt) :]
+        confidence_L, token_L = torch.cat((rows_LV[:1], rows_LV[:-1])).softmax(-1).max(-1)
+        best = torch.arange(length) == confidence_L.where(open_L, -1.0).argmax()
+        block = torch.where(open_L & ((confidence_L > threshold) | best), token_L, block)
+    assert [int(block[0])] == batch["completions"][3][:1] == settings["stop"]

@@ -34,6 +34,15 @@ def test_confidence_is_fp32_whatever_the_logits_are() -> None:
     assert made.filler_BL.item() is True
 
 
+@pytest.mark.parametrize("temperature", [None, 0.0, 2.0])
+def test_tokens_that_no_position_becomes_keep_their_share(temperature: float | None) -> None:
+    logits = torch.tensor([[[1.0, 0.5, 4.0, 6.0]]]).expand(-1, 30, -1)
+    made = proposed(logits, None if temperature is None else sampling(temperature, 30), never=(2,))
+    assert set(made.candidate_BL[0].tolist()) == ({0, 1} if temperature else {0})
+    share_BL = logits.softmax(-1).gather(-1, made.candidate_BL[..., None])[..., 0]
+    torch.testing.assert_close(made.confidence_BL, share_BL)
+
+
 def test_the_mask_is_never_a_candidate() -> None:
     made = proposed(torch.tensor([[[1.0, 2.0, 0.0, 50.0]]]))
     assert made.candidate_BL.item() == 1

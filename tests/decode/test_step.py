@@ -28,7 +28,10 @@ class Counting(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if load(name).draft is None])
 def test_a_decision_never_waits_and_stays_small(name: str) -> None:
-    """Everything from the logits to the flags: no sync (the flags' own read is a plain copy), at most 136 operations."""
+    """Everything from the logits to the flags: no sync (the flags' own read is a plain copy), few operations.
+
+    A rule that moves tokens takes more: it remembers what the block has been and looks for other tokens.
+    """
     logits, window = step_inputs(2, 32, 500)
     memory = Streak.empty(2, 32, logits.device, torch.float32)
     method = load(name, temperature=None)
@@ -38,7 +41,7 @@ def test_a_decision_never_waits_and_stays_small(name: str) -> None:
         step()
     waits = {name: count for name, count in counting.operations.items() if any(sync in name for sync in SYNCS)}
     assert not waits
-    assert counting.operations.total() <= 136
+    assert counting.operations.total() <= (184 if method.commit.moves else 136)
 
 
 def test_ours_and_the_plain_loop_of_the_bench_leave_the_same_masks() -> None:

@@ -260,3 +260,18 @@ def test_a_model_that_routes_by_blocks_is_asked_about_whole_blocks() -> None:
         unmask.generate(model("llada2_2"), [[1]], method=method, max_new_tokens=8)
     with pytest.raises(unmask.ConfigError, match="it runs with no other block_length"):
         unmask.generate(model("llada2_2"), [[1]], method=unmask.method("vanilla", block_length=8), max_new_tokens=8)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_marks_for_moving_tokens_are_no_text_where_no_rule_reads_them(temperature: float) -> None:
+    """LLaDA2.2 may predict DELETE and SPLIT anywhere; a published loop that knows neither writes them."""
+    sure = toy("llada2_2", seed=3, sharpness=8.0)
+    delete, split = sure.spec.marks
+
+    def marks(method: str) -> int:
+        made = unmask.generate(sure, [[1, 2, 3], [5], [7, 8]], method=method, max_new_tokens=24, temperature=temperature)
+        return sum(token in (delete, split) for one in made for token in one.token_ids)
+
+    assert marks("vanilla-official") > 0
+    for method in ("vanilla", "fast-dllm", "r2-dllm", "eb-sampler", "llada2.1", "llada2.2", "llada2.2-official"):
+        assert marks(method) == 0, method

@@ -17,10 +17,12 @@ from torch import Tensor
 
 Whole = Annotated[Tensor, "whole"]  # [B, L], int64
 Real = Annotated[Tensor, "real"]  # [B, L], in the precision of confidences
+Trace = Annotated[Tensor, "trace"]  # [B, L, TRACE], int64: something of each of a block's last steps
+TRACE = 64  # as many as a block of 32 tokens takes, and some over
 
 
 class State(Protocol):
-    """What every NamedTuple of `Whole` and `Real` fields is, `empty` included where it is written as in `Streak`."""
+    """What every NamedTuple of `Whole`, `Real` and `Trace` fields is, `empty` included where it is written as in `Streak`."""
 
     def __init__(self, *parts: Tensor) -> None: ...
 
@@ -40,10 +42,13 @@ S = TypeVar("S", bound=State)
 
 
 def empty(kind: type[S], rows: int, length: int, device: torch.device, dtype: torch.dtype) -> S:
-    """A state of zeros [rows, length]: `Whole` fields as int64, `Real` ones in `dtype`, which is that of confidences."""
-    hints = get_type_hints(kind, include_extras=True)
-    types = (torch.int64 if hint == Whole else dtype for hint in hints.values())
-    return kind(*(torch.zeros((rows, length), device=device, dtype=own) for own in types))
+    """A state of zeros as its fields declare them; `dtype` is that of confidences."""
+
+    def zeros(hint: object) -> Tensor:
+        shape = (rows, length, TRACE) if hint == Trace else (rows, length)
+        return torch.zeros(shape, device=device, dtype=dtype if hint == Real else torch.int64)
+
+    return kind(*map(zeros, get_type_hints(kind, include_extras=True).values()))
 
 
 class Streak(NamedTuple):
@@ -63,4 +68,8 @@ def choose(mask_B: Tensor, yes: Memory, no: Memory) -> Memory:
     """Row by row, `yes` where the mask [B] holds and `no` elsewhere."""
     if yes is None or no is None:
         return None
-    return type(yes)(*(torch.where(mask_B[:, None], new, old) for new, old in zip(yes, no, strict=True)))
+
+    def pick(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(mask_B.view(-1, *(1 for _ in new.shape[1:])), new, old)
+
+    return type(yes)(*map(pick, yes, no))

@@ -1,10 +1,12 @@
 """The evidence that every rule of a step reads. Pure data; `step.propose` makes it of logits.
 
-Shapes: B rows, L window positions, C model width.
+Shapes: B rows, L window positions, C model width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from unmask.kernels.vocabulary import Score as Score
@@ -25,7 +27,7 @@ class Proposal(NamedTuple):
         token_BL: int64, the block's tokens before this step.
         fixed_BL: bool, given from the start (a prompt's tail, or fixed text): never written, and its EOS ends nothing.
         hidden_BLC: the last layer's normalised states that predict each position; None unless a rule reads them.
-        plain_BL: int64, the most probable token that is no mark of a rule that moves tokens; None without such a rule.
+        logits_BLV: of the whole vocabulary, the mask's at -inf; None without a rule that moves tokens, which reads them.
     """
 
     candidate_BL: Tensor
@@ -39,7 +41,7 @@ class Proposal(NamedTuple):
     token_BL: Tensor
     fixed_BL: Tensor
     hidden_BLC: Tensor | None = None
-    plain_BL: Tensor | None = None
+    logits_BLV: Tensor | None = None
 
     @property
     def editable(self) -> Tensor:
@@ -50,4 +52,16 @@ class Proposal(NamedTuple):
         """The evidence of these rows."""
         numbers = {name: part[index_B] for name, part in zip(self._fields, self[:10], strict=False)}
         more = [None if part is None else part[index_B] for part in self[10:]]
-        return Proposal(**numbers, hidden_BLC=more[0], plain_BL=more[1])
+        return Proposal(**numbers, hidden_BLC=more[0], logits_BLV=more[1])
+
+
+def without(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    """A copy of logits [..., V] in which none of these tokens can be chosen.
+
+    >>> without(torch.tensor([1.0, 3.0, 2.0]), (1,)).argmax().item()
+    2
+    """
+    offered = logits.clone()
+    for token in tokens:  # one by one: a list of ids would be copied to the device, which no captured graph may do
+        offered[..., token] = -torch.inf
+    return offered

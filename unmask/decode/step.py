@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode.memory import Memory, choose
-from unmask.decode.proposal import Proposal, Score
+from unmask.decode.proposal import Proposal, Score, without
 from unmask.decode.rule import Rule, Selection, ranks, select
 from unmask.decode.sampling import Sampling, sample
 from unmask.kernels.vocabulary import evidence
@@ -39,7 +39,7 @@ class StepSettings:
         precision: of confidences, or the logits' own if that is better.
         subset: the published match of drafts, as in `advance`.
         ending: when an answer is over before its last block, as in `status`.
-        marks: tokens that a rule which moves others is told by, and that no answer holds.
+        never: tokens that no position becomes, as the mask: DELETE and SPLIT of a model where no rule knows what they mean.
         seed: how the first token of a block is decoded that only the forward before the block's own predicts, as in `sown`;
             None: as all others.
     """
@@ -50,7 +50,7 @@ class StepSettings:
     precision: torch.dtype = torch.float32
     subset: bool = False
     ending: Ending = "never"
-    marks: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
     seed: Seed | None = None
 
     @property
@@ -139,11 +139,12 @@ def decide(
         eos_E=eos_E,
         score=settings.score,
         precision=settings.precision,
+        never=settings.never,
     )
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
-    if settings.marks:
-        proposal = proposal._replace(plain_BL=_plain(logits_BLV, (mask_id, *settings.marks)))
+    if settings.moves:
+        proposal = proposal._replace(logits_BLV=without(logits_BLV, (mask_id,)))
     if narrow is not None:
         proposal = narrow(logits_BLV, proposal)
     if settings.seed is not None:
@@ -178,11 +179,12 @@ def propose(
     eos_E: Tensor,
     score: Score = "confidence",
     precision: torch.dtype = torch.float32,
+    never: tuple[int, ...] = (),
 ) -> Proposal:
     """Candidate and confidence of every position, in `precision` or the logits' own if that is better.
 
     `eos_E` are the ids that end an answer. Without sampling the candidate is the most probable token (the lowest id among
-    equals). The mask itself is never a candidate, though it has its share of the distribution.
+    equals). The mask and the tokens of `never` are no candidates, though they have their share of the distribution.
 
     >>> logits, zero = torch.tensor([[[0.0, 0.0, 2.0, 0.0]]]), torch.zeros(1, dtype=torch.long)
     >>> facts = BlockFacts(torch.tensor([[False]]), zero, zero, None)
@@ -192,12 +194,13 @@ def propose(
     """
     if precision == torch.float64:
         logits_BLV = logits_BLV.double()
-    if facts.sampling is None:
+    if facts.sampling is None and not never:
         # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
         candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
     else:
         logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
-        candidate_BL = sample(logits, facts.sampling, mask_id)
+        offered = without(logits, (mask_id, *never)) if never else logits
+        candidate_BL = offered.argmax(dim=-1) if facts.sampling is None else sample(offered, facts.sampling, mask_id)
         confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
         score_BL = confidence_BL if score == "confidence" else evidence(logits, mask_id, score).score_BL
     masked_BL = token_BL == mask_id
@@ -312,14 +315,6 @@ def _write(rules: tuple[Rule, ...], proposal: Proposal, selected: Selection, mas
             changed_BL = torch.where(window_BL != proposal.token_BL, taken_BL.clamp(min=number + 1), 0)
             return Selection(changed_BL, (*memories[:number], memory, *memories[number + 1 :])), window_BL
     return selected, torch.where(taken_BL > 0, proposal.candidate_BL, proposal.token_BL)
-
-
-def _plain(logits_BLV: Tensor, marks: tuple[int, ...]) -> Tensor:
-    """The most probable token that is none of these, [B, L]."""
-    logits_BLV = logits_BLV.clone()
-    for mark in marks:
-        logits_BLV[..., mark] = -torch.inf
-    return logits_BLV.argmax(dim=-1)
 
 
 def _final(rules: tuple[Rule, ...], selected: Selection, window_BL: Tensor, mask_id: int) -> Tensor | None:

@@ -114,7 +114,7 @@ class DeviceState:
                 for table in (self._window_SL, self._fixed_SL, self._clean_SL, self._candidate_SL, self._score_SL)
             )
             for key, tables in self._memories.items():
-                self._memories[key] = type(tables)(*(pad(table, (0, longer)) for table in tables))
+                self._memories[key] = type(tables)(*(_longer(table, longer) for table in tables))
         for key in _states(recipe):
             if key not in self._memories:
                 self._memories[key] = self._empty(key[1], self.padding + 1)
@@ -213,3 +213,8 @@ def widened(pages: int) -> int:
 
 def _rows(table_SL: Tensor, index_B: Tensor, length: int) -> Tensor:
     return table_SL[:, :length].index_select(0, index_B)
+
+
+def _longer(table_SL: Tensor, more: int) -> Tensor:
+    """With that many further positions, of zeros; what a rule keeps of each may be more than one number."""
+    return pad(table_SL, (*(0 for _ in 2 * table_SL.shape[2:]), 0, more))

@@ -3,7 +3,8 @@
     unmask.method("llada2.2")                                 # fill at 0.5, edit wherever another token is likelier
     unmask.method("llada2.2", edit_threshold=0.8)
 
-On a model without tokens for DELETE and SPLIT nothing moves. The official twin is SGLang's loop, the
+On a model without tokens for DELETE and SPLIT nothing moves; on one that has them, rules which do not know what they mean
+never write them, but for the published methods. The official twin is SGLang's loop, the
 public one: a forward for each block of the prompt, and a clean one for each block.
 
 What ours mends: a prompt takes as few forwards as it can, the clean forward of a block rides in the next one's first, and a

@@ -113,7 +113,7 @@ def recipe(
     return Recipe(
         **context._asdict(),
         rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks),
-        marks=spec.marks if method.commit.moves else (),
+        never=() if method.commit.moves or method.official else spec.marks,
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
