@@ -207,7 +207,8 @@ class Method(Part):
         """A copy with these settings changed, which count as named.
 
         A key with a dot reaches into a part (`commit.threshold`) and turns it on if it is off; a part may be given as a
-        mapping. Raises ConfigError on a name that is no setting.
+        mapping. With a base rule that has no falling threshold an unnamed `dynamic_threshold`, a preset's, goes.
+        Raises ConfigError on a name that is no setting.
 
         >>> Method().change(**{"suffix.window": 16}).suffix
         Suffix(window=16, tail=1)
@@ -230,7 +231,11 @@ class Method(Part):
             bound = bounds(type(self))[name]
             if isinstance(bound, Child) and isinstance(value, Mapping):
                 new[name] = from_mapping(bound.kind, value, name)
-        return replace(self, **new, named=self.named.union(changes)) if changes else self
+        named = self.named.union(changes)
+        commit = new.get("commit")
+        if isinstance(commit, Commit) and "alpha" not in filled(type(commit)) and not _names(named, "dynamic_threshold"):
+            new["dynamic_threshold"] = None
+        return replace(self, **new, named=named) if changes else self
 
     def naming(self, paths: Iterable[str]) -> Self:
         """The same method, with these settings named as well."""
@@ -248,11 +253,8 @@ class Method(Part):
         """
         if self.official:
             return self
-        free = {path: value for path, value in own.items() if not self._names(path) and self._has(path)}
+        free = {path: value for path, value in own.items() if not _names(self.named, path) and self._has(path)}
         return replace(self.change(**free), named=self.named) if free else self
-
-    def _names(self, path: str) -> bool:
-        return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in self.named)
 
     def _has(self, path: str) -> bool:
         name, _, leaf = path.partition(".")
@@ -301,6 +303,11 @@ def _with(kind: type[Method], name: str, part: Any, leaves: Mapping[str, Any]) -
             kind_of = f"{name} setting of the rule {part.name}" if isinstance(part, Commit) else f"{name} setting"
             raise unknown(kind_of, leaf, bounds(type(part)))
     return replace(part, **leaves)
+
+
+def _names(named: Iterable[str], path: str) -> bool:
+    """Whether a setting, what holds it or anything in it is among these paths."""
+    return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in named)
 
 
 def _paths(settings: Mapping[str, Any]) -> list[str]:
