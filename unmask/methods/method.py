@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from unmask.decode.around import Anchored, WithinSubBlock
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.editing import Edit
 from unmask.decode.proposal import Score
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
@@ -129,7 +130,13 @@ class Method(Part):
         return length
 
     def rules(
-        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+        self,
+        answer_length: int,
+        *,
+        shifted: bool,
+        block: int | None = None,
+        marks: tuple[int, ...] = (),
+        head: CommitHead | None = None,
     ) -> tuple[Rule, ...]:
         """The rules in order, for answers of this length.
 
@@ -138,9 +145,10 @@ class Method(Part):
             shifted: whether row i - 1 of the model predicts token i.
             block: tokens per block of the grid, where the model is block-causal; steps are then per block.
             marks: the model's ids for DELETE and SPLIT, if it has any.
+            head: the model's commit head, if it has one.
 
         Raises:
-            ConfigError: blocks or steps do not come out even.
+            ConfigError: blocks or steps do not come out even, or a rule asks a head and there is none.
         """
         terms = Terms(
             answer_length=answer_length,
@@ -149,6 +157,7 @@ class Method(Part):
             edit_threshold=None if self.edit is None else self.edit.threshold,
             max_post_steps=0 if self.edit is None else self.edit.max_post_steps,
             marks=marks,
+            head=head,
             official=self.official,
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,

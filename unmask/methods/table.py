@@ -36,7 +36,7 @@ TABLE: Mapping[str, str] = {
 }
 
 # The files whose base rules any method may name, beside those that the presets' files define or use.
-BASE = ("unmask.decode.rules",)
+BASE = ("unmask.decode.rules", "unmask.decode.learned")
 
 # The rules that a method may run behind its base rule.
 FURTHER: tuple[type[RulePart], ...] = (ConfidenceCluster, TokenCluster, Temporal, Edit)

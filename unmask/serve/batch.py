@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError, require
+from unmask.models import commit_head
 from unmask.models.denoiser import Denoiser
 from unmask.models.loading import build, fingerprint, load, locate, read_json, shards
 from unmask.serve.cluster import cluster
@@ -69,10 +70,12 @@ def run(
     require("a batch", "ray", "scale")
     folder = locate(job.model)
     network = build(read_json(folder / "config.json"), folder)
-    job.check(Denoiser(network=network, tokenizer=None, name=job.model))  # mistakes are found before Ray starts
+    weights = fingerprint(folder)
+    head = commit_head.read(folder, weights, width=network.shape.width)
+    job.check(Denoiser(network=network, tokenizer=None, name=job.model, head=head))  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
-    provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
+    provenance = {"input": lines.digest, "weights": weights, **job.to_dict()}
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing
         done = len(lines) - len(missing)
