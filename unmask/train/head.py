@@ -60,7 +60,7 @@ class HeadConfig:
     limit: int = 512
     passes: int = 3
     threshold: float = 0.9
-    width: int = 64
+    width: int = 128
     steps: int = 1000
     sample: int = 2048
     learning_rate: float = 2e-3
