@@ -92,3 +92,21 @@ def test_hidden_states_are_those_of_the_form_that_decodes_and_followers_hear_of_
     assert leader.head is denoiser.head
     assert torch.equal(denoiser.running.project(hidden_RC), logits_RV)
     assert torch.equal(hidden_RC, denoiser.running.hidden(tokens_N, plan, None)[3:5])
+
+
+def test_editing_goes_with_every_rule_on_full_attention_and_leaves_fixed_text_alone() -> None:
+    """R2-dLLM's rules behind each base rule, in one batch: as alone, to the end, and what was given stands."""
+    fixed = {1: 7, 5: 4, 20: 1}
+    edits: dict[str, Any] = {"edit_threshold": 0.3, "max_post_steps": 3, "block_length": 8}
+    methods = [
+        unmask.method("r2-dllm", **edits, **{"commit.rule": rule, "threshold": 0.5})
+        for rule in ("threshold", "entropy", "localleap", "learned")
+    ]
+    methods += [unmask.method("llada2.1", max_post_steps=3, block_length=8, cache="none")]
+    asked = [dataclasses.replace(request, fixed=fixed) for request in requests(methods, length=24) * 3]
+    decoded_to_the_end = [method.change(stop_at_eos=None) for method in methods]
+    asked = [dataclasses.replace(request, method=decoded_to_the_end[place % 5]) for place, request in enumerate(asked)]
+    done = expect_equal(model("llada"), asked)
+    assert all(row.token_ids[offset] == token for row in done for offset, token in fixed.items())
+    assert sum(row.commits["edit"] for row in done) > 0
+    assert all(row.forwards <= 24 + 3 * 3 for row in done)
