@@ -35,6 +35,10 @@ def test_a_head_is_found_beside_its_weights(folder: Path) -> None:
     assert found is not None
     assert all(torch.equal(*pair) for pair in zip(found.weights, written.weights, strict=True))
     assert repr(found) == f"CommitHead({before})"
+    commit_head.write(head(before), folder / commit_head.FILE)
+    again = unmask.load(folder).head
+    assert again is not None
+    assert again.digest != found.digest
 
 
 def test_a_head_of_other_weights_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:

@@ -56,10 +56,14 @@ class HeadWeights(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CommitHead:
-    """The weights, and the fingerprint of the model's that they were trained for. Two heads are equal if they are one."""
+    """The weights, and the fingerprint of the model's that they were trained for. Two heads are equal if they are one.
+
+    `digest` tells heads of one model apart: what a run with the head wrote is not another head's.
+    """
 
     weights: HeadWeights
     fingerprint: str
+    digest: str = ""
 
     def __repr__(self) -> str:
         return f"CommitHead({self.fingerprint})"

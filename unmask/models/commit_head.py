@@ -1,5 +1,6 @@
 """A commit head's file: `commit_head.safetensors` beside the weights that it was trained for, or nowhere."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ def read(folder: Path, fingerprint: str, *, width: int, device: torch.device | s
             f"{path} was trained for the weights {trained_for}, and here are {fingerprint}: "
             "train it again (`unmask train head`) or remove it"
         )
-    head = CommitHead(weights, fingerprint)
+    head = CommitHead(weights, fingerprint, digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     if head.width != width:
         raise ModelError(f"{path} is for hidden states of {head.width} channels, and the model's have {width}: train it again")
     return head

@@ -75,7 +75,7 @@ def run(
     job.check(Denoiser(network=network, tokenizer=None, name=job.model, head=head))  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
-    provenance = {"input": lines.digest, "weights": weights, **job.to_dict()}
+    provenance = {"input": lines.digest, "weights": weights, "head": head and head.digest, **job.to_dict()}
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing
         done = len(lines) - len(missing)
