@@ -31,7 +31,7 @@ class Learned(Commit):
     name: ClassVar[str] = "learned"
     look: ClassVar[Look] = Look(label="learned", sentence="all that the model's commit head takes for final", **SURE)
     reads_hidden: ClassVar[bool] = True
-    threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
+    threshold: float = number_field(0.0, 1.0, default=0.97, search=(0.8, 1.0))
     head: CommitHead | None = filled_field(None)
 
     def bind(self, terms: Terms) -> Self:

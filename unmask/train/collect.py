@@ -79,7 +79,7 @@ class CollectConfig:
         for name in ("limit", "candidates", "batch"):
             whole(f"collect: {name}", getattr(self, name), 1, required=True)
         check_number("collect: temperature", self.temperature, 0.0)
-        if self.temperature == 0 and self.candidates > 1:
+        if self.temperature == 0:
             raise ConfigError("collect: a temperature of 0 makes all candidates of a prompt the same")
 
 
