@@ -37,6 +37,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
+        head=model.head,
     )
     limit = request.limit or request.max_new_tokens
     kept, ids = _until_enough(model, request, decoded, made)

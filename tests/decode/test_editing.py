@@ -12,9 +12,11 @@ from torch.nn.functional import one_hot
 from unmask.decode.editing import Edit, Posts
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.rule import Rule
-from unmask.decode.rules import Threshold
+from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
+from unmask.decode.rule import Commit, Rule, RulePart
+from unmask.decode.rules import EntropyThreshold, Threshold
 from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide, drafts
+from unmask.methods.localleap import LocalLeap
 
 MASK, EOS, VOCABULARY = 9, 8, 10
 
@@ -144,3 +146,43 @@ def test_a_block_is_the_published_loops_and_drafts_change_nothing(budget: int) -
         assert drafted[2] <= forwards
         ends.add(forwards)
     assert len(ends) > 1
+
+
+# --- editing around every rule --------------------------------------------------------------------------------------------
+
+BASES: tuple[Commit, ...] = (Threshold(threshold=0.6), EntropyThreshold(threshold=0.8), LocalLeap(threshold=0.7, radius=1))
+R2: tuple[RulePart, ...] = (
+    TokenCluster(threshold=0.3),
+    ConfidenceCluster(size=3, threshold=0.5, max_unmasked=1),
+    Temporal(steps=2, threshold=0.3),
+)
+
+
+@settings(max_examples=80)
+@given(
+    st.integers(0, 2**20), st.sampled_from(BASES), st.booleans(), st.booleans(), st.sampled_from([0, 1, 5]), st.integers(1, 3)
+)
+def test_an_edit_never_touches_what_is_fixed_and_every_block_ends(
+    seed: int, base: Commit, with_r2: bool, one_per_run: bool, budget: int, branches: int
+) -> None:
+    """Whatever fills the masks, with drafts or without: at most a step per mask and `budget` more."""
+    generator, model = torch.Generator().manual_seed(seed), made_up(seed)
+    fixed_BL = torch.rand(1, 6, generator=generator) < 0.3
+    given_BL = torch.where(fixed_BL, torch.randint(0, EOS, (1, 6), generator=generator), MASK)
+    rules = (base, *(R2 if with_r2 else ()), Edit(threshold=0.2, max_post_steps=budget))
+    settings = StepSettings(rules=rules, score=base.evidence(), one_per_run=one_per_run)
+    memories = tuple(rule.state and rule.state.empty(1, 6, torch.device("cpu"), torch.float32) for rule in rules)
+    zero, eos_E = torch.zeros(1, dtype=torch.long), torch.tensor([EOS])
+    facts, window_BL, last, left = BlockFacts(fixed_BL, zero, zero, None), given_BL, None, int((~fixed_BL).sum())
+    open_before = left
+    while left != 0:
+        states_BKL = window_BL[:, None]
+        if last is not None and branches > 1:
+            states_BKL = drafts(window_BL, last.candidate_BL, last.score_BL, branches, MASK)
+        logits_RV = model(states_BKL.flatten(0, 1)).flatten(0, 1)
+        outcome, left_B = decide(settings, logits_RV, states_BKL, facts, memories, mask_id=MASK, eos_E=eos_E)
+        window_BL, memories, last = outcome.window_BL, outcome.memories, outcome.last
+        facts, left = facts._replace(step_B=outcome.step_B), int(left_B)
+        assert torch.equal(window_BL[fixed_BL], given_BL[fixed_BL])
+        assert int(facts.step_B) <= open_before + budget
+    assert (window_BL != MASK).all()

@@ -13,9 +13,11 @@ from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Rule, Terms, select
-from unmask.decode.rules import All, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
+from unmask.decode.rules import All, EntropyThreshold, Factor, Leftmost, Quota, QuotaOrThreshold, Schedule, Threshold
+from unmask.decode.step import BlockFacts, propose
 from unmask.errors import ConfigError
 from unmask.methods.eb_sampler import EntropyBound
+from unmask.methods.localleap import LocalLeap
 
 BASE: list[Rule] = [
     Quota(steps=3),
@@ -26,6 +28,8 @@ BASE: list[Rule] = [
     Factor(factor=1.0),
     Factor(factor=1.0, official=True),
     EntropyBound(gamma=0.2),
+    EntropyThreshold(threshold=0.5),
+    LocalLeap(radius=2),
     Threshold(threshold=0.9, strict=True),
     Leftmost(steps=3),
     All(),
@@ -307,3 +311,51 @@ def test_sub_blocks_come_one_after_the_other() -> None:
     later = shown._replace(open_BL=shown.open_BL & torch.tensor([[True, False, True, True]]))
     assert places(WithinSubBlock(rule=All(), length=2)(later, None)[0]) == [[], [2, 3]]
     assert places(WithinSubBlock(rule=All(), length=99)(later, None)[0]) == [[2, 3], [2, 3]]
+
+
+# --- entropy and LocalLeap ----------------------------------------------------------------------------------------------
+
+
+def test_entropy_by_hand() -> None:
+    """All at most this many nats, and the least anyway; confidences play no part."""
+    proposal = evidence([[0.3, 0.9, 0.6, 0.5]])._replace(score_BL=-torch.tensor([[0.5, 0.6, 2.0, 0.1]]))
+    for threshold, taken in ((0.5, [0, 3]), (0.49, [3]), (0.0, [3]), (1.0, [0, 1, 3])):
+        assert places(EntropyThreshold(threshold=threshold)(proposal, None)[0]) == [taken]
+    closed = proposal._replace(open_BL=torch.tensor([[False, True, True, False]]))
+    assert places(EntropyThreshold(threshold=0.5)(closed, None)[0]) == [[1]]
+
+
+def test_entropy_of_a_forward_is_in_nats() -> None:
+    """Two equal tokens of four, the others impossible: ln 2."""
+    logits = torch.tensor([[[0.0, 0.0, -torch.inf, -torch.inf]]])
+    zero = torch.zeros(1, dtype=torch.long)
+    facts = BlockFacts(torch.tensor([[False]]), zero, zero, None)
+    made = propose(logits, torch.tensor([[3]]), facts, mask_id=3, eos_E=zero, score=EntropyThreshold().evidence())
+    assert made.entropy.item() == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_localleap_by_hand() -> None:
+    row = evidence([[0.8, 0.7, 0.95, 0.5, 0.8, 0.74, 0.8]])
+    for radius, taken in ((0, [2]), (1, [2]), (2, [0, 2, 4]), (4, [0, 2, 4, 6]), (99, [0, 2, 4, 6])):
+        assert places(LocalLeap(threshold=0.9, relaxed_threshold=0.75, radius=radius)(row, None)[0]) == [taken]
+    # What is committed already is no anchor, and without an anchor only the best goes.
+    closed = row._replace(open_BL=torch.tensor([[True, True, False, True, True, True, True]]))
+    assert places(LocalLeap(radius=4)(closed, None)[0]) == [[0]]
+
+
+@settings(max_examples=80)
+@given(situations(), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(0, 9))
+def test_lower_bars_and_wider_radii_take_no_less(proposal: Proposal, bar: float, low: float, less: float, radius: int) -> None:
+    def leap(threshold: float, relaxed: float, radius: int) -> Tensor:
+        return LocalLeap(threshold=threshold, relaxed_threshold=relaxed, radius=radius)(proposal, None)[0]
+
+    usual = leap(bar, low, radius)
+    for wider in (leap(bar * less, low, radius), leap(bar, low * less, radius), leap(bar, low, radius + 1)):
+        assert not (usual & ~wider).any()
+    plain_BL, _ = Threshold(threshold=bar)(proposal, None)
+    assert torch.equal(leap(bar, low, 0), plain_BL)
+    assert torch.equal(leap(bar, bar, radius), plain_BL)
+    surprise = proposal._replace(score_BL=proposal.confidence_BL.log())  # -ln p is an entropy as good as any
+    few_BL, _ = EntropyThreshold(threshold=bar)(surprise, None)
+    more_BL, _ = EntropyThreshold(threshold=bar + low)(surprise, None)
+    assert not (few_BL & ~more_BL).any()

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -90,10 +90,8 @@ class With(Method):
     rule: Rule = filled_field(None)
     first: bool = filled_field(False)
 
-    def rules(
-        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
-    ) -> tuple[Rule, ...]:
-        own = super().rules(answer_length, shifted=shifted, block=block, marks=marks)
+    def rules(self, answer_length: int, **facts: Any) -> tuple[Rule, ...]:
+        own = super().rules(answer_length, **facts)
         return (self.rule, *own) if self.first else (*own, self.rule)
 
 

@@ -35,6 +35,8 @@ METHODS = (
     ("r2-dllm", {"cache": "prefix", "temperature": 1.0, "top_p": 0.9}),
     ("freedave", {}),
     ("eb-sampler", {}),
+    ("localleap", {}),
+    ("r2-dllm", {"commit.rule": "entropy", "draft_steps": 3}),
     ("sdar", {}),
     ("sdar-official", {}),
     ("llada2", {}),

@@ -17,6 +17,7 @@ from unmask.bench.measure import Timing, rounds
 from unmask.bench.workload import ANSWER, BLOCK, Load
 from unmask.context.plan import Query
 from unmask.context.pool import pages_for
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
@@ -113,7 +114,13 @@ class Replay(Method):
     forwards: int = whole_field(1, search=PUBLISHED)
 
     def rules(
-        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+        self,
+        answer_length: int,
+        *,
+        shifted: bool,
+        block: int | None = None,
+        marks: tuple[int, ...] = (),
+        head: CommitHead | None = None,
     ) -> tuple[Rule, ...]:
         """The replayed count, followed by the method's other rules."""
         blocks = answer_length // (block or self.block(answer_length))
@@ -127,7 +134,7 @@ class Replay(Method):
             )
         return (
             Replayed(forwards=self.forwards, blocks=blocks),
-            *super().rules(answer_length, shifted=shifted, block=block, marks=marks)[1:],
+            *super().rules(answer_length, shifted=shifted, block=block, marks=marks, head=head)[1:],
         )
 
 

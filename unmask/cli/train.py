@@ -115,6 +115,19 @@ def merge(config: Config, settings: Changes = None) -> None:
     print(run(plan))
 
 
+@app.command()
+def head(config: Config, settings: Changes = None) -> None:
+    """Train a commit head, which the rule `learned` asks, on the model's own answers that `collect` wrote."""
+    chosen = _read(config, settings)
+
+    from unmask.train.head import HeadConfig, train_head
+
+    plan = HeadConfig.from_dict(chosen)
+    with _bar(plan.passes) as update:
+        path = train_head(plan, lambda done, text: update(done, text))
+    print(path)
+
+
 def _read(config: Path, settings: list[str] | None) -> dict[str, Any]:
     from unmask.methods.settings import read_mapping
 

@@ -48,6 +48,11 @@ class Proposal(NamedTuple):
         """Committed positions, which a rule with `edits` may rewrite."""
         return ~(self.masked_BL | self.fixed_BL)
 
+    @property
+    def entropy(self) -> Tensor:
+        """Of the distribution over the vocabulary, in nats; for rules whose evidence is "negative_entropy"."""
+        return -self.score_BL
+
     def rows(self, index_B: Tensor) -> "Proposal":
         """The evidence of these rows."""
         numbers = {name: part[index_B] for name, part in zip(self._fields, self[:10], strict=False)}

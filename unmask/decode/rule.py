@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.settings import Part, filled
@@ -108,6 +109,7 @@ class Terms:
         on_grid: whether the model is block-causal: its blocks lie on a grid from position 0, and steps are per block.
         edit_threshold, max_post_steps: of the method's `edit`; no threshold: it has none.
         marks: the model's ids for DELETE and SPLIT, if it has any.
+        head: the model's commit head, if it has one.
     """
 
     answer_length: int
@@ -119,6 +121,7 @@ class Terms:
     edit_threshold: float | None = None
     max_post_steps: int = 0
     marks: tuple[int, ...] = ()
+    head: CommitHead | None = None
 
     @property
     def strict(self) -> bool:

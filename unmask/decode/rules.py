@@ -210,6 +210,27 @@ class Threshold(Commit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EntropyThreshold(Commit):
+    """Every open position whose entropy is at most `threshold` nats, and the one of least entropy anyway.
+
+    The rule of dParallel (arXiv 2509.26488) and d3LLM (arXiv 2601.07568), whose models decode at 0.4 to 0.5 nats. Other than
+    a confidence, an entropy tells a doubt between two tokens from one between many.
+    Example: entropies .1, .6 and 2.0, threshold .5: the first goes; threshold .05: the first goes as the best.
+    """
+
+    name: ClassVar[str] = "entropy"
+    look: ClassVar[Look] = Look(label="entropy", sentence="all of little entropy, and the one of least anyway", **SURE)
+    threshold: float = number_field(0.0, 1000.0, default=0.5, search=(0.01, 2.0))
+
+    def evidence(self) -> Score:
+        return "negative_entropy"
+
+    def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
+        sure_BL = proposal.open_BL & (proposal.entropy <= self.threshold)
+        return sure_BL | best(proposal.score_BL, proposal.open_BL), memory
+
+
+@dataclass(frozen=True, kw_only=True)
 class Factor(Commit):
     """Fast-dLLM's parallel rule: the n most confident positions, n the largest with (n + 1)(1 - c_n) < factor, at least 1.
 

@@ -75,7 +75,15 @@ def decode(
     >>> len(made.token_ids), [len(forward.committed) for forward in made.forwards]
     (4, [1, 1, 1, 1])
     """
-    settings = recipe(method, model.spec, answer_length=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
+    settings = recipe(
+        method,
+        model.spec,
+        answer_length=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        head=model.head,
+    )
     mask_id = model.spec.mask_id
     blocks = windows(len(prompt), max_new_tokens, settings.length, block=settings.block, lookbehind=settings.lookbehind)
     total = blocks[-1].total

@@ -124,6 +124,7 @@ class RequestState:
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=request.top_k,
+            head=model.head,
         )
         blocks = windows(len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind)
         state = cls(

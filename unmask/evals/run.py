@@ -170,6 +170,7 @@ def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch:
         "stop": list(task.stop),
         "batch": batch,
         "method": method.to_dict(),
+        **({"head": model.head.digest} if model.head is not None and method.commit.reads_hidden else {}),
     }
 
 

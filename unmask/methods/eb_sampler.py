@@ -45,7 +45,7 @@ class EntropyBound(Commit):
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         open_BL = proposal.open_BL
         rank_BL = ranks(proposal.confidence_BL, open_BL)
-        entropy_BL = torch.where(open_BL, -proposal.score_BL, 0.0)
+        entropy_BL = torch.where(open_BL, proposal.entropy, 0.0)
         sorted_BL = torch.zeros_like(entropy_BL).scatter(1, rank_BL, entropy_BL)
         bound_BL = sorted_BL.cumsum(dim=1) - sorted_BL.cummax(dim=1).values  # never falls along a row
         count_B = (bound_BL <= self.gamma).sum(dim=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from unmask.decode.around import Anchored, WithinSubBlock
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.editing import Edit
 from unmask.decode.proposal import Score
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
@@ -129,7 +130,13 @@ class Method(Part):
         return length
 
     def rules(
-        self, answer_length: int, *, shifted: bool, block: int | None = None, marks: tuple[int, ...] = ()
+        self,
+        answer_length: int,
+        *,
+        shifted: bool,
+        block: int | None = None,
+        marks: tuple[int, ...] = (),
+        head: CommitHead | None = None,
     ) -> tuple[Rule, ...]:
         """The rules in order, for answers of this length.
 
@@ -138,9 +145,10 @@ class Method(Part):
             shifted: whether row i - 1 of the model predicts token i.
             block: tokens per block of the grid, where the model is block-causal; steps are then per block.
             marks: the model's ids for DELETE and SPLIT, if it has any.
+            head: the model's commit head, if it has one.
 
         Raises:
-            ConfigError: blocks or steps do not come out even.
+            ConfigError: blocks or steps do not come out even, or a rule asks a head and there is none.
         """
         terms = Terms(
             answer_length=answer_length,
@@ -149,6 +157,7 @@ class Method(Part):
             edit_threshold=None if self.edit is None else self.edit.threshold,
             max_post_steps=0 if self.edit is None else self.edit.max_post_steps,
             marks=marks,
+            head=head,
             official=self.official,
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,
@@ -207,7 +216,8 @@ class Method(Part):
         """A copy with these settings changed, which count as named.
 
         A key with a dot reaches into a part (`commit.threshold`) and turns it on if it is off; a part may be given as a
-        mapping. Raises ConfigError on a name that is no setting.
+        mapping. With a base rule that has no falling threshold an unnamed `dynamic_threshold`, a preset's, goes.
+        Raises ConfigError on a name that is no setting.
 
         >>> Method().change(**{"suffix.window": 16}).suffix
         Suffix(window=16, tail=1)
@@ -230,7 +240,11 @@ class Method(Part):
             bound = bounds(type(self))[name]
             if isinstance(bound, Child) and isinstance(value, Mapping):
                 new[name] = from_mapping(bound.kind, value, name)
-        return replace(self, **new, named=self.named.union(changes)) if changes else self
+        named = self.named.union(changes)
+        commit = new.get("commit")
+        if isinstance(commit, Commit) and "alpha" not in filled(type(commit)) and not _names(named, "dynamic_threshold"):
+            new["dynamic_threshold"] = None
+        return replace(self, **new, named=named) if changes else self
 
     def naming(self, paths: Iterable[str]) -> Self:
         """The same method, with these settings named as well."""
@@ -248,11 +262,8 @@ class Method(Part):
         """
         if self.official:
             return self
-        free = {path: value for path, value in own.items() if not self._names(path) and self.has(path)}
+        free = {path: value for path, value in own.items() if not _names(self.named, path) and self.has(path)}
         return replace(self.change(**free), named=self.named) if free else self
-
-    def _names(self, path: str) -> bool:
-        return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in self.named)
 
     def has(self, path: str) -> bool:
         """Whether it has the setting of this dotted path: a part that is off has none.
@@ -306,6 +317,11 @@ def _with(kind: type[Method], name: str, part: Any, leaves: Mapping[str, Any]) -
             kind_of = f"{name} setting of the rule {part.name}" if isinstance(part, Commit) else f"{name} setting"
             raise unknown(kind_of, leaf, bounds(type(part)))
     return replace(part, **leaves)
+
+
+def _names(named: Iterable[str], path: str) -> bool:
+    """Whether a setting, what holds it or anything in it is among these paths."""
+    return any(f"{path}.".startswith(f"{one}.") or f"{one}.".startswith(f"{path}.") for one in named)
 
 
 def _paths(settings: Mapping[str, Any]) -> list[str]:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from unmask.decode.rule import Commit
 from unmask.decode.settings import Child, bounds
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import Method
 from unmask.methods.settings import leaves
-from unmask.methods.table import TABLE, resolve
+from unmask.methods.table import TABLE, commit_rule, commit_rules, resolve, rule_name
 
 NEVER = object()
 
@@ -91,18 +92,21 @@ def options(name: str) -> list[str]:
     ['factor', 'threshold']
     """
     make = preset(name)
-    return _options(make, make())
+    usual = make()
+    return _options(make, usual, type(usual.commit))
 
 
-def _options(make: Callable[..., Method], usual: Method) -> list[str]:
-    settings = [f"{part}.{leaf}" for part, held in usual.parts.items() for leaf in bounds(type(held))]
+def _options(make: Callable[..., Method], usual: Method, base: type[Commit]) -> list[str]:
+    kinds = {part: type(held) for part, held in usual.parts.items()} | {"commit": base}
+    settings = [f"{part}.{leaf}" for part, kind in kinds.items() for leaf in bounds(kind)]
     own = [_name(path) for path in settings if path in NAMES or path.startswith("commit.")]
     return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *AROUND]))
 
 
 def takes(name: str, key: str) -> bool:
     """Whether a preset has the option or setting of this name."""
-    return _name(key) in options(name) or _is_setting(preset(name)(), key)
+    usual = preset(name)()
+    return _name(key) in options(name) or _is_setting(usual, key, type(usual.commit))
 
 
 def build(name: str, chosen: Mapping[str, Any]) -> Method:
@@ -110,19 +114,22 @@ def build(name: str, chosen: Mapping[str, Any]) -> Method:
     make = preset(name)
     parameters = inspect.signature(make).parameters
     given = {_name(key): value for key, value in chosen.items()}
-    shaping = {option: value for option, value in given.items() if option in parameters}
     usual = make()
+    if not isinstance(usual, Method):
+        raise ConfigError(f"method '{name}': expected a Method, got {usual!r:.60}")
+    base = _base(given, usual)
+    # Where another rule is named, what that one has a setting for is no longer the function's to choose.
+    own = parameters if base is type(usual.commit) else parameters.keys() - bounds(base).keys()
+    shaping = {option: value for option, value in given.items() if option in own}
     method = make(**shaping) if shaping else usual
-    if not isinstance(method, Method):
-        raise ConfigError(f"method '{name}': expected a Method, got {method!r:.60}")
     rest = {option: value for option, value in given.items() if option not in shaping}
-    valid = _options(make, usual)
+    valid = _options(make, usual, base)
     for option in rest:
-        if option not in valid and not _is_setting(usual, option):
+        if option not in valid and not _is_setting(usual, option, base):
             raise unknown(f"option of {name}", option, valid)
     # What the function itself has chosen is the preset's default.
     method = replace(method, named=frozenset()).naming(_shaped(shaping, method, usual) if shaping else ())
-    return apply(method, {_option(option, usual).setting: value for option, value in rest.items()})
+    return apply(method, {_option(option, base).setting: value for option, value in rest.items()})
 
 
 def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
@@ -133,7 +140,8 @@ def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
     >>> apply(Method(), {"suffix_window": 8, "commit.steps": 64}).suffix
     Suffix(window=8, tail=1)
     """
-    given = {option.setting: (option, value) for key, value in chosen.items() for option in [_option(key, method)]}
+    base = _base(chosen, method)
+    given = {option.setting: (option, value) for key, value in chosen.items() for option in [_option(key, base)]}
     off = {option.part: _name(path) for path, (option, value) in given.items() if option.turns_off(value)}
     changes = {path: value for path, (option, value) in given.items() if not option.turns_off(value)}
     for path in changes:
@@ -145,7 +153,8 @@ def apply(method: Method, chosen: Mapping[str, Any]) -> Method:
 def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two layers of options, the upper one winning in either spelling: a server's own settings, and a request's.
 
-    What the upper layer turns off takes the lower one's settings of that part with it.
+    What the upper layer turns off takes the lower one's settings of that part with it, and a base rule that it names those of
+    the lower one's base rule.
 
     >>> layered({"temporal.steps": 4, "temporal_threshold": 0.5, "threshold": 0.8}, {"temporal_steps": None})
     {'threshold': 0.8, 'temporal_steps': None}
@@ -153,6 +162,10 @@ def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     upper = {_name(key): value for key, value in above.items()}
     off = {OPTIONS[name].part for name, value in upper.items() if name in OPTIONS and OPTIONS[name].turns_off(value)}
     lower = {_name(key): value for key, value in below.items()}
+    if upper.keys() & {"commit", "commit.rule"}:
+        lower = {
+            name: value for name, value in lower.items() if not any(name in bounds(rule) for rule in commit_rules().values())
+        }
     return {name: value for name, value in lower.items() if name not in OPTIONS or OPTIONS[name].part not in off} | upper
 
 
@@ -161,23 +174,33 @@ def _name(key: str) -> str:
     return NAMES.get(key, key if key == "commit.rule" else key.removeprefix("commit."))
 
 
-def _option(key: str, method: Method) -> Option:
-    """The setting of a method for either spelling."""
+def _base(chosen: Mapping[str, Any], method: Method) -> type[Commit]:
+    """The kind of base rule that the options name, or else the method's own. Raises ConfigError on an unknown name."""
+    commit, named = chosen.get("commit"), chosen.get("commit.rule")
+    if isinstance(commit, Commit):
+        return type(commit)
+    if isinstance(commit, Mapping):
+        named = commit.get("rule")
+    return type(method.commit) if named in (None, rule_name(type(method.commit))) else commit_rule(str(named), outside=False)
+
+
+def _option(key: str, base: type[Commit]) -> Option:
+    """The setting of a method with this kind of base rule, for either spelling."""
     name = NAMES.get(key, key)
     if name in OPTIONS:
         return OPTIONS[name]
-    is_commits = name not in bounds(type(method)) and name in bounds(type(method.commit))
+    is_commits = name not in bounds(Method) and name in bounds(base)
     return Option(f"commit.{name}" if is_commits else name)
 
 
-def _is_setting(method: Method, path: str) -> bool:
+def _is_setting(method: Method, path: str, base: type[Commit]) -> bool:
     """Whether it is a setting of a method as a preset's method may have it changed: the name is the preset's own."""
     name, _, leaf = path.partition(".")
     bound = bounds(type(method)).get(name)
     if name in ("name", "parity") or bound is None or not leaf:
         return name not in ("name", "parity") and bound is not None
     held = method.parts.get(name)
-    kind = type(held) if held is not None else bound.kind if isinstance(bound, Child) else None
+    kind = base if name == "commit" else type(held) if held is not None else bound.kind if isinstance(bound, Child) else None
     return kind is not None and (leaf in bounds(kind) or path == "commit.rule")
 
 
@@ -188,7 +211,7 @@ def _shaped(shaping: Mapping[str, Any], method: Method, usual: Method) -> set[st
     """
     named = set()
     for argument in shaping:
-        settings = {_option(argument, made).setting for made in (method, usual)} - {argument}
+        settings = {_option(argument, type(made.commit)).setting for made in (method, usual)} - {argument}
         named |= settings or {"commit"}
     ours, theirs = (dict(leaves(made.to_dict())) for made in (method, usual))
     return named | {path for path, value in ours.items() if path not in theirs or value != theirs[path]}

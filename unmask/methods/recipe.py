@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
 from unmask.errors import ConfigError
@@ -93,11 +94,12 @@ def recipe(
     temperature: float = 0.0,
     top_p: float | None = None,
     top_k: int | None = None,
+    head: CommitHead | None = None,
 ) -> Recipe:
-    """What the method comes to for answers of this many tokens, on this model, sampled like this.
+    """What the method comes to for answers of this many tokens, on this model and its commit head, sampled like this.
 
     Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
-    means nothing to the model.
+    means nothing to the model, or a rule asks a head that is not there.
     """
     stop = method.stop_at_eos
     eos_ids = spec.eos_ids if stop is None else stop.ids(spec.eos_ids)
@@ -112,7 +114,7 @@ def recipe(
     shifted = spec.lookbehind > 0 and context.block is None
     return Recipe(
         **context._asdict(),
-        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks),
+        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks, head=head),
         never=() if method.commit.moves or method.official else spec.marks,
         score=method.score,
         one_per_run=method.one_per_run,

@@ -22,6 +22,7 @@ TABLE: Mapping[str, str] = {
     "freedave": "unmask.methods.freedave:freedave",
     "freedave-official": "unmask.methods.freedave:official",
     "eb-sampler": "unmask.methods.eb_sampler:eb_sampler",
+    "localleap": "unmask.methods.localleap:localleap",
     "sdar": "unmask.methods.sdar:sdar",
     "sdar-official": "unmask.methods.sdar:official",
     "llada2": "unmask.methods.llada2:llada2",
@@ -34,14 +35,17 @@ TABLE: Mapping[str, str] = {
     "fast-dllm-v2-official": "unmask.methods.fast_dllm_v2:official",
 }
 
+# The files whose base rules any method may name, beside those that the presets' files define or use.
+BASE = ("unmask.decode.rules", "unmask.decode.learned")
+
 # The rules that a method may run behind its base rule.
 FURTHER: tuple[type[RulePart], ...] = (ConfidenceCluster, TokenCluster, Temporal, Edit)
 
 
 @functools.cache
 def commit_rules() -> Mapping[str, type[Commit]]:
-    """The base rules by name: those that the presets' files define or use."""
-    modules = dict.fromkeys(entry.partition(":")[0] for entry in TABLE.values())
+    """The base rules by name: the shared ones, and those that the presets' files define or use."""
+    modules = dict.fromkeys((*BASE, *(entry.partition(":")[0] for entry in TABLE.values())))
     kinds = [kind for name in modules for kind in vars(importlib.import_module(name)).values() if isinstance(kind, type)]
     return {kind.name: kind for kind in kinds if issubclass(kind, Commit) and hasattr(kind, "name")}
 

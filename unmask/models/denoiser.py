@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import PAGE, KVPool
+from unmask.decode.commit_head import CommitHead
 from unmask.decode.spec import ModelSpec as ModelSpec
 from unmask.errors import ConfigError
 from unmask.models.network import Decoding, Network
@@ -27,6 +28,7 @@ class Denoiser:
         graphs: whether block forwards may be replayed as CUDA graphs.
         steps: how the form that decodes is made from it (models/running.py).
         own: what its checkpoint says about decoding it (models/own.py).
+        head: the commit head that was trained for these weights, if there is one (models/commit_head.py).
     """
 
     network: Network
@@ -35,6 +37,7 @@ class Denoiser:
     graphs: bool = True
     steps: tuple[Step, ...] = ()
     own: Own = field(default_factory=Own)
+    head: CommitHead | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -112,11 +115,8 @@ class Denoiser:
         self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None, *, hidden: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`forward`, and with `hidden` the last layer's normalised states [R, C] that its logits are made of."""
-        if not hidden:
-            return self.forward(tokens_N, plan, pool), None
-        states_NC = self.network.hidden(tokens_N[None], plan, pool)[0]
-        hidden_RC = states_NC[self.network.predicting(plan.read_R, plan.before_R)]
-        return self.network.project(hidden_RC), hidden_RC
+        hidden_RC = self.states(tokens_N, plan, pool)
+        return self.project(hidden_RC), hidden_RC if hidden else None
 
     @property
     def page_bytes(self) -> int:

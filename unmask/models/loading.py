@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, own, parallel
+from unmask.models import REFUSED, TABLE, commit_head, own, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
@@ -52,7 +52,8 @@ def load(
 
     Raises:
         ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
-        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen.
+        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, a commit
+            head of other weights.
 
     >>> load("unmask-tiny").spec.mask_id
     2
@@ -68,8 +69,14 @@ def load(
         vocabulary = reader.get_vocab()
         turns = tuple(vocabulary[token] for token in network.turn_ends if token in vocabulary)
         network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
-    network.eval().requires_grad_(False)
-    return Denoiser(network=network, tokenizer=reader, name=str(name), graphs=graphs, own=own.read(folder))
+    return Denoiser(
+        network=network.eval().requires_grad_(False),
+        tokenizer=reader,
+        name=str(name),
+        graphs=graphs,
+        own=own.read(folder),
+        head=commit_head.read(folder, fingerprint(folder), width=network.shape.width, device=place),
+    )
 
 
 def described(name: str) -> Denoiser:
@@ -82,7 +89,8 @@ def described(name: str) -> Denoiser:
     """
     folder = locate(name)
     network = build(read_json(folder / "config.json"), folder)
-    return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder))
+    head = commit_head.read(folder, fingerprint(folder), width=network.shape.width)
+    return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder), head=head)
 
 
 def find_device(name: str) -> torch.device:
@@ -129,9 +137,12 @@ def locate(name: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends."""
+    """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends.
+
+    A commit head is no part of that: it says itself which model it is for.
+    """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(set(folder.glob("*.safetensors")) - {folder / commit_head.FILE}):
         digest.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(1 << 20))

@@ -71,7 +71,8 @@ def run(
     job.check(model)  # mistakes are found before Ray starts
     shards(folder)
     lines = scan(source, job.keep)
-    provenance = {"input": lines.digest, "weights": fingerprint(folder), **job.to_dict()}
+    head = model.head and model.head.digest
+    provenance = {"input": lines.digest, "weights": fingerprint(folder), "head": head, **job.to_dict()}
     if chosen := model.own.to_dict():  # a line may name any preset
         provenance["own"] = chosen
     with Ledger(output, provenance, len(lines)) as ledger:

@@ -61,7 +61,7 @@ class Job:
     def check(self, model: Denoiser) -> None:
         """Raises ConfigError where no line could be answered by this model: its blocks, or the steps, do not come out even."""
         method = completed(model, self._method())
-        recipe(method, model.spec, answer_length=method.max_new_tokens or DEFAULT_NEW_TOKENS)
+        recipe(method, model.spec, answer_length=method.max_new_tokens or DEFAULT_NEW_TOKENS, head=model.head)
 
     def _method(self) -> Method:
         """The method with the job's own numbers. Raises ConfigError where one is wrong."""
