@@ -14,7 +14,8 @@ from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Rule
 from unmask.decode.rules import Threshold
-from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide, drafts
+from unmask.decode.advance import drafts
+from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide
 
 MASK, EOS, VOCABULARY = 9, 8, 10
 

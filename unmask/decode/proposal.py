@@ -26,6 +26,7 @@ class Proposal(NamedTuple):
         fixed_BL: bool, given from the start (a prompt's tail, or fixed text): never written, and its EOS ends nothing.
         hidden_BLC: the last layer's normalised states that predict each position; None unless a rule reads them.
         plain_BL: int64, the most probable token that is no mark of a rule that moves tokens; None without such a rule.
+        forced_B: bool, whether the row must take a position though none is sure; None: every row must.
     """
 
     candidate_BL: Tensor
@@ -40,6 +41,7 @@ class Proposal(NamedTuple):
     fixed_BL: Tensor
     hidden_BLC: Tensor | None = None
     plain_BL: Tensor | None = None
+    forced_B: Tensor | None = None
 
     @property
     def editable(self) -> Tensor:
@@ -48,6 +50,4 @@ class Proposal(NamedTuple):
 
     def rows(self, index_B: Tensor) -> "Proposal":
         """The evidence of these rows."""
-        numbers = {name: part[index_B] for name, part in zip(self._fields, self[:10], strict=False)}
-        more = [None if part is None else part[index_B] for part in self[10:]]
-        return Proposal(**numbers, hidden_BLC=more[0], plain_BL=more[1])
+        return Proposal(*(None if part is None else part[index_B] for part in self))  # type: ignore[arg-type]
