@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from unmask.decode.advance import drafts
 from unmask.decode.editing import Edit, Posts
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Rule
 from unmask.decode.rules import Threshold
-from unmask.decode.advance import drafts
 from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide
 
 MASK, EOS, VOCABULARY = 9, 8, 10

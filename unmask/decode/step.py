@@ -109,7 +109,7 @@ def decide(
     hidden_RC: Tensor | None = None,
     narrow: Narrow | None = None,
 ) -> tuple[Outcome, Tensor]:
-    """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row afterwards; of several blocks [B, N].
+    """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
     `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them.
     """

@@ -95,7 +95,9 @@ class Method(Part):
                 f"sub_blocks and the rule {self.commit.name} do not go together: it moves tokens of the whole block"
             )
         if self.sub_blocks is not None and self.blocks is not None:
-            raise ConfigError("sub_blocks and several blocks at once do not go together: within sub-blocks one goes after the other")
+            raise ConfigError(
+                "sub_blocks and several blocks at once do not go together: within sub-blocks one goes after the other"
+            )
         if self.refresh is not None and self.cache == "none":
             raise ConfigError("a prompt_interval needs cache=prefix or cache=dual: with cache=none nothing is kept")
         if self.refresh is not None and self.official:
