@@ -68,7 +68,10 @@ def advance(
     device = window_BL.device
     taken_BL = torch.zeros_like(window_BL)
     step_B = proposal.step_B[::branches]
-    at_B = torch.zeros_like(window_BL[:, 0])  # the state that each row is in
+    # Other rows of the batch may have more guesses: one that leaves nothing masked is no row's own, and rules that edit
+    # would go on from it.
+    own_B = (window_BL == mask_id).sum(dim=1)
+    at_B = torch.zeros_like(own_B)  # the state that each row is in
     live_B = torch.ones_like(at_B, dtype=torch.bool)  # whether its evidence is still to be used
     final_BN: Tensor | None = None
     for _ in range(branches):
@@ -85,7 +88,8 @@ def advance(
         equal_BKL = states_BKL == after_BL[:, None]
         if subset:
             equal_BKL = equal_BKL | (states_BKL == mask_id)
-        hits_BK = equal_BKL.all(dim=-1) & (torch.arange(branches, device=device) > at_B[:, None])
+        branch_K = torch.arange(branches, device=device)
+        hits_BK = equal_BKL.all(dim=-1) & (branch_K > at_B[:, None]) & (branch_K < own_B[:, None])
         live_B = live_B & hits_BK.any(dim=1)
         last_hit_B = branches - 1 - hits_BK.flip(1).to(torch.uint8).argmax(dim=1)
         at_B = torch.where(live_B, last_hit_B, at_B)
