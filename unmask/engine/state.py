@@ -5,7 +5,6 @@ It owns all that is its own (tokens, block, pages), so requests come and go with
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unmask.context.plan import Query
@@ -26,42 +25,12 @@ from unmask.context.policy import (
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
-from unmask.decode.spec import ModelSpec
 from unmask.decode.step import ENDED
+from unmask.engine.check import check, check_fixed
 from unmask.engine.request import Completion, Request
 from unmask.engine.text import Answer, read, settled
-from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
-
-
-def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
-    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
-    if not prompt:
-        raise EmptyPrompt("the prompt is empty: give it at least one token")
-    if spec.mask_id in prompt:
-        place = prompt.index(spec.mask_id)
-        raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
-    odd = [token for token in prompt if not 0 <= token < spec.vocab_size]
-    if odd:
-        raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
-    surplus = len(prompt) + answer - spec.max_length
-    if surplus > 0:
-        raise PromptTooLong(
-            f"{len(prompt)} prompt tokens and {answer} new ones exceed the model's "
-            f"{spec.max_length} by {surplus}: shorten the prompt or ask for fewer new tokens"
-        )
-
-
-def _check_fixed(request: Request, spec: ModelSpec) -> None:
-    """Raises a RequestError where fixed text does not fit into the answer, or leaves nothing to decode."""
-    for offset, token in request.fixed.items():
-        if not 0 <= offset < request.max_new_tokens:
-            raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
-        if not 0 <= token < spec.vocab_size or token == spec.mask_id:
-            raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
-    if len(request.fixed) == request.max_new_tokens:
-        raise RequestError("every token of the answer is fixed: leave at least one open")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -119,7 +88,7 @@ class RequestState:
         """Before the first forward. Raises RequestError, ConfigError or ModelError where the request cannot be answered."""
         spec, prompt, answer = model.spec, request.prompt, request.max_new_tokens
         check(prompt, answer, spec)
-        _check_fixed(request, spec)
+        check_fixed(request, spec)
         made = recipe(
             request.method,
             spec,
