@@ -76,7 +76,7 @@ def openings(proposal: Proposal, blocks: MultiBlock, ends_E: Tensor | None) -> O
     added_BN, active_BN = _written(proposal.masked_BL, blocks)
     if ends_E is not None:
         ends_BW = (proposal.token_BL[..., None] == ends_E).any(dim=-1) & proposal.editable
-        added_BN = added_BN & ~ends_BW.unflatten(1, (blocks.count, -1)).any(dim=2)
+        added_BN = added_BN & ~ends_BW.view(len(ends_BW), blocks.count, -1).any(dim=2)
     open_BN = _behind(added_BN)
     return Openings(open_BN, open_BN & _behind(active_BN))
 
@@ -90,7 +90,7 @@ def later(masked_BW: Tensor, blocks: MultiBlock) -> Tensor:
 
 def _written(masked_BW: Tensor, blocks: MultiBlock) -> tuple[Tensor, Tensor]:
     """Blocks [B, N] of which enough is written for the next one to open, and for it to have to go on."""
-    masked_BNL = masked_BW.unflatten(1, (blocks.count, -1))
+    masked_BNL = masked_BW.reshape(len(masked_BW), blocks.count, -1)
     length = masked_BNL.shape[2]
     written_BN = length - masked_BNL.sum(dim=2)
     return written_BN >= blocks.least(length, blocks.add), written_BN >= blocks.least(length, blocks.active)
@@ -104,7 +104,7 @@ def _behind(passed_BN: Tensor) -> Tensor:
 
 def split(part_BW: Tensor, count: int) -> Tensor:
     """Every block a row, [B N, L, ...]."""
-    return part_BW if count == 1 else part_BW.unflatten(1, (count, -1)).flatten(0, 1)
+    return part_BW if count == 1 else part_BW.reshape(count * len(part_BW), -1, *part_BW.shape[2:])
 
 
 def by_block(proposal: Proposal, blocks: MultiBlock, opened: Openings) -> Proposal:
@@ -128,7 +128,7 @@ def by_block(proposal: Proposal, blocks: MultiBlock, opened: Openings) -> Propos
 
 def join(part_RL: Tensor, count: int) -> Tensor:
     """Windows of rows that are blocks, [B, W]."""
-    return part_RL.unflatten(0, (-1, count)).flatten(1)
+    return part_RL.reshape(len(part_RL) // count, -1)
 
 
 def each(memory: Memory, change: Callable[[Tensor, int], Tensor], count: int) -> Memory:
