@@ -76,8 +76,9 @@ def method(vector: Vector) -> unmask.Method:
     if "sub_block" in settings:
         read["sub_blocks"] = {"length": settings["sub_block"], "cache": settings["sub_block_cache"]}
     if settings.get("draft_steps", 1) > 1:
-        # Guesses at future blocks change the price and not the tokens: ours are of the block alone.
         read["draft"] = {"steps": settings["draft_steps"], "match": "exact"}
+        if settings["eager"]:  # guesses run into the next blocks, each of which opens when the one before is complete
+            read["blocks"] = {"count": 1 + -(-settings["draft_steps"] // settings["block_length"]), "add": 1.0}
     return unmask.Method.from_dict(read)
 
 

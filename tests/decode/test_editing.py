@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from unmask.decode.advance import drafts
 from unmask.decode.editing import Edit, Posts
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Rule, RulePart
 from unmask.decode.rules import EntropyThreshold, Threshold
-from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide, drafts
+from unmask.decode.step import UNSETTLED, BlockFacts, StepSettings, decide
 from unmask.methods.localleap import LocalLeap
 
 MASK, EOS, VOCABULARY = 9, 8, 10

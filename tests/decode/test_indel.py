@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from unmask.decode.advance import drafts
 from unmask.decode.indel import Indel, Rounds, moved
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import select
-from unmask.decode.step import BlockFacts, StepSettings, decide, drafts
+from unmask.decode.step import BlockFacts, StepSettings, decide
 from unmask.errors import ConfigError
 from unmask.methods import load
 

@@ -38,6 +38,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "max_post_steps": (0, 3),
     "sub_block": (4, 16),
     "sub_block_cache": (True, False),
+    "multi_block": (2, 4),
+    "block_add": (0.1, 0.75),
+    "block_active": (0.5, 0.95),
 }
 
 

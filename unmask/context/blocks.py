@@ -21,7 +21,8 @@ class Blocks(NamedTuple):
     """Block forwards of like rows: `tokens` are the queries of every state, the last Q - `before` of each to be predicted.
 
     Row b queries its slots from `begin[b]` on, sees `seen[b]` slots, and keeps its states' copies behind `copies[b]`. `clean`
-    are the tokens of the finished block before it, whose keys and values become final first; None: they are.
+    are the tokens of the finished block before it, whose keys and values become final first; None: they are. `block` as in
+    `Past`, where the query is several blocks.
     """
 
     tokens_BKQ: Tensor
@@ -31,6 +32,7 @@ class Blocks(NamedTuple):
     copies_B: Tensor
     pages_BP: Tensor
     clean_BQ: Tensor | None = None
+    block: int | None = None
 
     @property
     def queried(self) -> Tensor:
@@ -73,7 +75,7 @@ def _both(part: Blocks, clean_BQ: Tensor, first: int) -> ForwardPlan:
     return ForwardPlan(
         positions_N=torch.cat((clean.positions_N, own.positions_N)),
         read_R=own.read_R,
-        before_R=torch.cat((last_B1, own.before_R.view(-1, length)[:, 1:]), dim=1).flatten(),
+        before_R=torch.cat((last_B1, own.before_R.view(len(last_B1), -1)[:, 1:]), dim=1).flatten(),
         groups=(*clean.groups, *own.groups),
         slots_M=torch.cat((clean.slots_M, own.slots_M)),
     )
@@ -100,12 +102,14 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
         shift_B=shift_BK.flatten(),
         shortest=0,
         longest=part.pages_BP.shape[1] * PAGE,
+        block=part.block,
+        length=length,
     )
     return ForwardPlan(
         # Before the suffix a slot's number is its position.
         positions_N=slot_BKQ.flatten(),
         read_R=(begin_N1 + read_Q).flatten(),
         before_R=(begin_N1 + (read_Q - 1).clamp(min=0)).flatten(),
-        groups=(Group(rows * states, length, past),),
+        groups=(Group(rows * states, length, past, part.block),),
         slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None], page=PAGE).flatten(),
     )

@@ -16,6 +16,7 @@ nothing behind its end: what is kept is exact, and every forward queries the blo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from unmask.decode.spec import Keeping
@@ -26,7 +27,8 @@ class Window:
     """Where a row's block stands, in token positions: the prompt is [0, prompt), the block [start, end), the row [0, total).
 
     `lookbehind` is how far before what it predicts a query must begin, 0 or 1: the model's own. `origin` is where the grid
-    of blocks begins; None: behind the prompt. On another grid the first block holds the end of the prompt too.
+    of blocks begins; None: behind the prompt. On another grid the first block holds the end of the prompt too. `count` is
+    how many blocks [start, end) is, where several are decoded at once.
 
     >>> Window(prompt=5, start=13, end=17, total=21).number, Window(prompt=5, start=12, end=16, total=20, origin=0).number
     (2, 2)
@@ -38,33 +40,42 @@ class Window:
     total: int
     lookbehind: int = 0
     origin: int | None = None
+    count: int = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of a block."""
+        return (self.end - self.start) // self.count
 
     @property
     def number(self) -> int:
         """How many blocks of the answer lie before this one."""
-        origin, length = self.prompt if self.origin is None else self.origin, self.end - self.start
+        origin, length = self.prompt if self.origin is None else self.origin, self.length
         return (self.start - origin) // length - (self.prompt - origin) // length
 
 
-def windows(prompt: int, answer: int, length: int, *, block: int | None = None, lookbehind: int = 0) -> tuple[Window, ...]:
+def windows(
+    prompt: int, answer: int, length: int, *, block: int | None = None, lookbehind: int = 0, count: int = 1
+) -> tuple[Window, ...]:
     """The blocks of `length` tokens that an answer is decoded in, in order; the last one may reach behind the answer.
 
     They begin behind the prompt, or stand on the grid from position 0 where the model's attention has blocks of its own
-    (`ModelSpec.block`).
+    (`ModelSpec.block`). With `count`, at most the answer's number of blocks, a window is that many blocks and moves on by
+    one; the last one stays until all of its blocks are finished.
 
     >>> [(window.start, window.end) for window in windows(5, 8, 4)]
     [(5, 9), (9, 13)]
     >>> [(window.start, window.end) for window in windows(5, 8, 4, block=4)]
     [(4, 8), (8, 12), (12, 16)]
+    >>> [(window.start, window.end) for window in windows(5, 16, 4, count=3)]
+    [(5, 17), (9, 21)]
     """
     origin = None if block is None else 0
     first = prompt if origin is None else prompt - prompt % length
     starts = range(first, prompt + answer, length)
     total = starts[-1] + length
-    return tuple(
-        Window(prompt=prompt, start=start, end=start + length, total=total, lookbehind=lookbehind, origin=origin)
-        for start in starts
-    )
+    whole = partial(Window, prompt=prompt, total=total, lookbehind=lookbehind, origin=origin, count=count)
+    return tuple(whole(start=start, end=start + count * length) for start in starts[: len(starts) - count + 1])
 
 
 class RowPlan(NamedTuple):
@@ -236,14 +247,15 @@ class Turn(NamedTuple):
         return sum(plan.tokens for plan in self if plan is not None)
 
 
-def keeping(begin: int, end: int, *, block: int, how: Keeping, room: int | None) -> RowPlan | None:
+def keeping(begin: int, end: int, *, block: int, how: Keeping, room: int | None, count: int = 1) -> RowPlan | None:
     """The query that makes final what lies between `begin` and `end`, or as much as one forward does; None: nothing does.
 
     Args:
         begin: up to where keys and values are final.
         block: tokens per block of the model.
         how: along with the first forward of the block at `end`, or not (`Keeping`).
-        room: tokens of a forward, at least two blocks; None: any number.
+        room: tokens of a forward, at least two blocks, or with `count` that many and one; None: any number.
+        count: blocks that are decoded at once.
 
     >>> [keeping(begin, 40, block=4, how="along", room=19).query for begin in (0, 16, 32)]
     [slice(0, 16, None), slice(16, 32, None), slice(32, 40, None)]
@@ -256,38 +268,40 @@ def keeping(begin: int, end: int, *, block: int, how: Keeping, room: int | None)
         most = block
     elif room is not None and how == "own":
         most = room // block * block
-    elif room is not None and lacking + block > room:
+    elif room is not None and lacking + count * block > room:
         most = min(lacking - block, room // block * block)  # one block at least goes along with the last
     return clean(begin, begin + min(lacking, most), block)
 
 
-def most_slots(cache: str, total: int, block_length: int, branches: int) -> int:
+def most_slots(cache: str, total: int, width: int, branches: int) -> int:
     """Slots of key/value memory that a row of `total` positions can need, its drafts' copies of the query included.
+
+    `width` are the tokens of a window.
 
     >>> most_slots("none", 100, 32, 4), most_slots("dual", 100, 32, 1), most_slots("dual", 100, 32, 4)
     (0, 100, 199)
     """
-    return 0 if cache == "none" else total + (branches - 1) * _most_queried(cache, total, block_length)
+    return 0 if cache == "none" else total + (branches - 1) * _most_queried(cache, total, width)
 
 
-def most_tokens(cache: str, total: int, block_length: int, branches: int) -> int:
+def most_tokens(cache: str, total: int, width: int, branches: int) -> int:
     """Query tokens that a forward of a row of `total` positions can need: a refresh, or that many states of its query.
 
     >>> most_tokens("dual", 100, 32, 1), most_tokens("dual", 100, 32, 4)
     (100, 132)
     """
-    return max(total, branches * _most_queried(cache, total, block_length))
+    return max(total, branches * _most_queried(cache, total, width))
 
 
-def least_tokens(cache: str, total: int, block_length: int, branches: int) -> int:
+def least_tokens(cache: str, total: int, block_length: int, branches: int, count: int = 1) -> int:
     """Query tokens that a forward must hold for a row to get on; less than `most_tokens` where a prompt may come in parts.
 
     >>> least_tokens("dual", 100, 32, 1), least_tokens("block", 100, 32, 1), least_tokens("block", 100, 32, 4)
     (100, 64, 128)
     """
-    most = most_tokens(cache, total, block_length, branches)
-    return min(most, block_length * max(2, branches)) if cache == "block" else most
+    most = most_tokens(cache, total, count * block_length, branches)
+    return min(most, block_length * max(1 + count, count * branches)) if cache == "block" else most
 
 
-def _most_queried(cache: str, total: int, block_length: int) -> int:
-    return {"dual": block_length + 1, "block": block_length}.get(cache, total)
+def _most_queried(cache: str, total: int, width: int) -> int:
+    return {"dual": width + 1, "block": width}.get(cache, total)

@@ -13,7 +13,7 @@ from torch import Tensor
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Commit, Look, Terms, best
+from unmask.decode.rule import Commit, Look, Terms, surest
 from unmask.decode.rules import SURE
 from unmask.decode.settings import filled_field, number_field
 from unmask.errors import ConfigError
@@ -46,4 +46,4 @@ class Learned(Commit):
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         assert self.head is not None, "the rule is not bound"
         final_BL = self.head(proposal)
-        return proposal.open_BL & (final_BL >= self.threshold) | best(final_BL, proposal.open_BL), memory
+        return proposal.open_BL & (final_BL >= self.threshold) | surest(proposal, final_BL), memory

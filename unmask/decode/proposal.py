@@ -28,6 +28,7 @@ class Proposal(NamedTuple):
         fixed_BL: bool, given from the start (a prompt's tail, or fixed text): never written, and its EOS ends nothing.
         hidden_BLC: the last layer's normalised states that predict each position; None unless a rule reads them.
         logits_BLV: of the whole vocabulary, the mask's at -inf; None without a rule that moves tokens, which reads them.
+        forced_B: bool, whether the row must take a position though none is sure; None: every row must.
     """
 
     candidate_BL: Tensor
@@ -42,6 +43,7 @@ class Proposal(NamedTuple):
     fixed_BL: Tensor
     hidden_BLC: Tensor | None = None
     logits_BLV: Tensor | None = None
+    forced_B: Tensor | None = None
 
     @property
     def editable(self) -> Tensor:
@@ -55,9 +57,7 @@ class Proposal(NamedTuple):
 
     def rows(self, index_B: Tensor) -> "Proposal":
         """The evidence of these rows."""
-        numbers = {name: part[index_B] for name, part in zip(self._fields, self[:10], strict=False)}
-        more = [None if part is None else part[index_B] for part in self[10:]]
-        return Proposal(**numbers, hidden_BLC=more[0], logits_BLV=more[1])
+        return Proposal(*(None if part is None else part[index_B] for part in self))  # type: ignore[arg-type]
 
 
 def without(logits: Tensor, tokens: Sequence[int]) -> Tensor:

@@ -165,7 +165,10 @@ class RulePart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Commit(RulePart):
-    """A method's first rule: it takes at least one position of every row that has one open."""
+    """A method's first rule: it takes at least one position of every row that has one open.
+
+    Except where `proposal.forced_B` says that a row may take none: of several blocks at once the later ones need not go on.
+    """
 
     where: ClassVar[str] = "commit"
 
@@ -230,6 +233,12 @@ def best(score_BL: Tensor, among_BL: Tensor) -> Tensor:
     """The mask [B, L] of the one best position of each row; empty where `among` is empty. Ties: lower index."""
     top_B1 = score_BL.masked_fill(~among_BL, -torch.inf).argmax(dim=1, keepdim=True)
     return among_BL & (positions(score_BL) == top_B1)
+
+
+def surest(proposal: Proposal, by_BL: Tensor | None = None) -> Tensor:
+    """The one surest open position [B, L] of each row that must take one, by confidence or `by_BL`. Ties: lower index."""
+    top_BL = best(proposal.confidence_BL if by_BL is None else by_BL, proposal.open_BL)
+    return top_BL if proposal.forced_B is None else top_BL & proposal.forced_B[:, None]
 
 
 def positions(like_BL: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Commit, Look, Terms, best, positions, ranks
+from unmask.decode.rule import Commit, Look, Terms, positions, ranks, surest
 from unmask.decode.schedule import timestep_shares
 from unmask.decode.settings import Range, choice_field, filled_field, number_field, whole_field
 from unmask.errors import ConfigError
@@ -142,6 +142,8 @@ class QuotaOrThreshold(Counted):
         sure_BL = exceeds(proposal, self.threshold, strict=self.strict)
         rank_BL = ranks(proposal.confidence_BL, proposal.open_BL)
         quota_BL = proposal.open_BL & (rank_BL < count_B1)
+        if proposal.forced_B is not None:
+            quota_BL = torch.where(proposal.forced_B[:, None], quota_BL, sure_BL)
         return torch.where(sure_BL.sum(dim=1, keepdim=True) >= count_B1, sure_BL, quota_BL), memory
 
 
@@ -206,7 +208,7 @@ class Threshold(Commit):
                 ratio_B = masked_B / length
             bar = (self.threshold * (1 - self.alpha * (1 - ratio_B)))[:, None]
         sure_BL = exceeds(proposal, bar, strict=self.strict)
-        return sure_BL | best(proposal.confidence_BL, proposal.open_BL), memory
+        return sure_BL | surest(proposal), memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +229,7 @@ class EntropyThreshold(Commit):
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         sure_BL = proposal.open_BL & (proposal.entropy <= self.threshold)
-        return sure_BL | best(proposal.score_BL, proposal.open_BL), memory
+        return sure_BL | surest(proposal, proposal.score_BL), memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +253,8 @@ class Factor(Commit):
             passes_BL = falling_BL >= 1 - self.factor / (place + 1)
         else:
             passes_BL = (place + 1) * (1 - falling_BL) < self.factor
-        passes_BL = passes_BL | (place == 1)
+        first_BL = (place == 1).expand_as(passes_BL)
+        passes_BL = passes_BL | (first_BL if proposal.forced_B is None else first_BL & proposal.forced_B[:, None])
         count_B = passes_BL.long().cumprod(dim=1).sum(dim=1)
         if self.official:
             open_B = open_BL.sum(dim=1)

@@ -5,8 +5,8 @@
     advance   the rules take positions; with drafts, step after step while the evidence is at hand
     status    what is left of the block, or that the answer has ended
 
-Shapes: B rows, L block length, V vocabulary, C model width, K states of a row's block that a forward has tried (1 unless
-drafting), R = B K L tokens that the forward has predicted.
+Shapes: B rows, N blocks that are decoded at once (1 unless a method says otherwise), L their positions, V vocabulary, C model
+width, K states of them that a forward has tried (1 unless drafting), R = B K L tokens that the forward has predicted.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.decode.memory import Memory, choose
+from unmask.decode.advance import Outcome, advance
+from unmask.decode.memory import Memory
+from unmask.decode.multi_block import ONE, MultiBlock, split
 from unmask.decode.proposal import Proposal, Score, without
-from unmask.decode.rule import Rule, Selection, ranks, select
+from unmask.decode.rule import Rule
 from unmask.decode.sampling import Sampling, sample
 from unmask.kernels.vocabulary import evidence
 
@@ -42,6 +44,7 @@ class StepSettings:
         never: tokens that no position becomes, as the mask: DELETE and SPLIT of a model where no rule knows what they mean.
         seed: how the first token of a block is decoded that only the forward before the block's own predicts, as in `sown`;
             None: as all others.
+        blocks: how many blocks are decoded at once, and when they open.
     """
 
     rules: tuple[Rule, ...]
@@ -52,6 +55,7 @@ class StepSettings:
     ending: Ending = "never"
     never: tuple[int, ...] = ()
     seed: Seed | None = None
+    blocks: MultiBlock = ONE
 
     @property
     def edits(self) -> bool:
@@ -73,7 +77,7 @@ class BlockFacts(NamedTuple):
     """What a decision must know of rows' blocks beside their tokens.
 
     Attributes:
-        fixed_BL, step_B, suffix_B: as in `Proposal`.
+        fixed_BL, step_B, suffix_B: as in `Proposal`; of several blocks `step_B` is [B, N].
         sampling: None takes the most probable token.
     """
 
@@ -93,26 +97,6 @@ class BlockFacts(NamedTuple):
 Narrow = Callable[[Tensor, Proposal], Proposal]
 
 
-class Outcome(NamedTuple):
-    """What a forward's evidence led to.
-
-    Attributes:
-        window_BL: the block's tokens afterwards.
-        taken_BL: 0 where nothing was committed, else 1 + the index of the rule.
-        step_B: commit steps made in the block so far.
-        memories: one per rule.
-        last: the evidence of the last step of each row, from which drafts are made.
-        final_B: rows whose block is complete and will not change; None where no rule edits.
-    """
-
-    window_BL: Tensor
-    taken_BL: Tensor
-    step_B: Tensor
-    memories: tuple[Memory, ...]
-    last: Proposal
-    final_B: Tensor | None = None
-
-
 def decide(
     settings: StepSettings,
     logits_RV: Tensor,
@@ -125,7 +109,7 @@ def decide(
     hidden_RC: Tensor | None = None,
     narrow: Narrow | None = None,
 ) -> tuple[Outcome, Tensor]:
-    """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row afterwards.
+    """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
     `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them.
     """
@@ -149,6 +133,7 @@ def decide(
         proposal = narrow(logits_BLV, proposal)
     if settings.seed is not None:
         proposal = sown(proposal, settings)
+    ends_E = None if settings.ending in ("never", "whole block") else eos_E
     outcome = advance(
         settings.rules,
         proposal,
@@ -157,17 +142,20 @@ def decide(
         mask_id=mask_id,
         one_per_run=settings.one_per_run,
         subset=settings.subset,
+        blocks=settings.blocks,
+        ends_E=ends_E,
     )
-    left_B = status(
-        outcome.window_BL,
-        facts.fixed_BL,
-        outcome.taken_BL,
+    count = settings.blocks.count
+    left_R = status(
+        split(outcome.window_BL, count),
+        split(facts.fixed_BL, count),
+        split(outcome.taken_BL, count),
         mask_id=mask_id,
         eos_E=eos_E,
         ending=settings.ending,
-        final_B=outcome.final_B,
+        final_B=None if outcome.final_BN is None else outcome.final_BN.flatten(),
     )
-    return outcome, left_B
+    return outcome, left_R if count == 1 else left_R.view(rows, count)
 
 
 def propose(
@@ -243,103 +231,6 @@ def sown(proposal: Proposal, settings: StepSettings) -> Proposal:
         score_BL=proposal.score_BL.masked_fill(seed_BL, 0.0 if settings.score == "negative_entropy" else 1.0),
         fixed_BL=proposal.fixed_BL | (~begins_B1 & first_L),
     )
-
-
-def advance(
-    rules: tuple[Rule, ...],
-    proposal: Proposal,
-    states_BKL: Tensor,
-    memories: tuple[Memory, ...],
-    *,
-    mask_id: int,
-    one_per_run: bool = False,
-    subset: bool = False,
-) -> Outcome:
-    """Take as many commit steps as one forward has evidence for.
-
-    `states` are the block's true state and K - 1 guessed ones; `proposal` holds the evidence of all, [B * K, L]. The
-    first step is taken from the true state. While the state that it leads to is among the guesses, its evidence is at
-    hand and the next step costs no forward (FreeDave, arXiv 2510.00294, section 4). Every step is made on a state that
-    a forward has seen, with the memory of the true path, so for any rules the path is that of K = 1.
-
-    `subset` is the published match for full-attention models: a guess counts if the step's state contains it.
-    """
-    rows, branches, length = states_BKL.shape
-    window_BL = states_BKL[:, 0]
-    if branches == 1:
-        selected = select(rules, proposal, memories, one_per_run=one_per_run)
-        selected, window_BL = _write(rules, proposal, selected, mask_id)
-        over_B = _final(rules, selected, window_BL, mask_id)
-        return Outcome(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, proposal, over_B)
-
-    device = window_BL.device
-    taken_BL = torch.zeros_like(window_BL)
-    step_B = proposal.step_B[::branches]
-    at_B = torch.zeros_like(step_B)  # the state that each row is in
-    live_B = torch.ones_like(step_B, dtype=torch.bool)  # whether its evidence is still to be used
-    final_B: Tensor | None = None
-    for _ in range(branches):
-        index_B = torch.arange(rows, device=device) * branches + at_B
-        shown = proposal.rows(index_B)._replace(step_B=step_B)
-        selected = select(rules, shown, memories, one_per_run=one_per_run)
-        selected, after_BL = _write(rules, shown, selected, mask_id)
-        new_BL = selected.taken_BL * live_B[:, None]
-        after_BL = torch.where(live_B[:, None], after_BL, window_BL)
-        memories = tuple(choose(live_B, new, old) for new, old in zip(selected.memories, memories, strict=True))
-        step_B = step_B + live_B
-        over_B = _final(rules, selected, after_BL, mask_id)
-        if over_B is not None:
-            final_B = over_B if final_B is None else torch.where(live_B, over_B, final_B)
-            live_B = live_B & ~over_B
-        equal_BKL = states_BKL == after_BL[:, None]
-        if subset:
-            equal_BKL = equal_BKL | (states_BKL == mask_id)
-        hits_BK = equal_BKL.all(dim=-1) & (torch.arange(branches, device=device) > at_B[:, None])
-        live_B = live_B & hits_BK.any(dim=1)
-        last_hit_B = branches - 1 - hits_BK.flip(1).to(torch.uint8).argmax(dim=1)
-        at_B = torch.where(live_B, last_hit_B, at_B)
-        if subset:
-            guess_BL = states_BKL.gather(1, at_B[:, None, None].expand(-1, 1, length))[:, 0]
-            after_BL = torch.where(live_B[:, None], guess_BL, after_BL)
-        taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
-        window_BL = after_BL
-    return Outcome(window_BL, taken_BL, step_B, memories, shown, final_B)
-
-
-def _write(rules: tuple[Rule, ...], proposal: Proposal, selected: Selection, mask_id: int) -> tuple[Selection, Tensor]:
-    """The block [B, L] with what was taken written into it. Where a rule moves tokens all that has changed counts as taken."""
-    taken_BL, memories = selected
-    for number, rule in enumerate(rules):
-        if rule.moves:
-            window_BL, memory = rule.write(proposal, taken_BL, memories[number], mask_id)
-            changed_BL = torch.where(window_BL != proposal.token_BL, taken_BL.clamp(min=number + 1), 0)
-            return Selection(changed_BL, (*memories[:number], memory, *memories[number + 1 :])), window_BL
-    return selected, torch.where(taken_BL > 0, proposal.candidate_BL, proposal.token_BL)
-
-
-def _final(rules: tuple[Rule, ...], selected: Selection, window_BL: Tensor, mask_id: int) -> Tensor | None:
-    """Rows [B] whose block is complete, and no rule that edits has changed it or will; None where no rule edits."""
-    editing = [(rule, memory) for rule, memory in zip(rules, selected.memories, strict=True) if rule.edits]
-    if not editing:
-        return None
-    settled = [settled_B for rule, memory in editing if (settled_B := rule.settled(memory)) is not None]
-    over_B = (selected.taken_BL == 0).all(dim=1)
-    if len(settled) == len(editing):
-        over_B = over_B | torch.stack(settled).all(dim=0)
-    return over_B & (window_BL != mask_id).all(dim=1)
-
-
-def drafts(window_BL: Tensor, candidate_BL: Tensor, score_BL: Tensor, count: int, mask_id: int) -> Tensor:
-    """The true state and `count` - 1 guesses, [B, K, L]: guess k fills the k positions that ranked best a step ago.
-
-    Candidates and scores are that step's evidence.
-    The guesses are a chain, each containing the one before (FreeDave, section 4.1); once nothing is masked they repeat.
-    """
-    open_BL = window_BL == mask_id
-    rank_BL = ranks(score_BL, open_BL)
-    kept_K = torch.arange(count, device=window_BL.device)
-    fills_BKL = open_BL[:, None] & (rank_BL[:, None] < kept_K[:, None])
-    return torch.where(fills_BKL, candidate_BL[:, None], window_BL[:, None])
 
 
 def status(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unmask.context.blocks import Blocks
+from unmask.decode.advance import Outcome, drafts
 from unmask.decode.sampling import Sampling
-from unmask.decode.step import BlockFacts, Narrow, Outcome, decide, drafts
+from unmask.decode.step import BlockFacts, Narrow, decide
 from unmask.engine.device_state import DeviceState, Facts
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Recipe
@@ -23,9 +24,9 @@ from unmask.models.denoiser import Denoiser
 class StepOutput(NamedTuple):
     """What the host learns of one row."""
 
-    left: int  # masks left in its block, or ENDED
-    step: int
-    block: list[int]
+    left: list[int]  # of each block of its window: masks left, or ENDED
+    step: int  # of the first
+    block: list[int]  # the window's tokens
     taken: list[int]
 
 
@@ -51,24 +52,26 @@ class DecisionKey(NamedTuple):
         """Of rows with one recipe that all draft, or all do not."""
         recipe, states = rows[0].recipe, 1
         if rows[0].drafts:
-            states = min(recipe.branches, max(1, *(row.left for row in rows)))
+            states = min(recipe.branches, max(1, *(row.masks for row in rows)))
         return cls(recipe, states, len(rows))
 
     @property
     def width(self) -> int:
         """W."""
-        return 2 + (4 + self.states) * self.recipe.length
+        return 2 * self.recipe.blocks.count + (4 + self.states) * self.recipe.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
-        length = self.recipe.length
-        rows = numbers_BW[:, : 2 + 2 * length].tolist()
-        return [StepOutput(left, step, rest[:length], rest[length:]) for left, step, *rest in rows]
+        count, width = self.recipe.blocks.count, self.recipe.width
+        sizes = [count, count, width, width]
+        parts = (part.tolist() for part in torch.split(numbers_BW[:, : sum(sizes)], sizes, dim=1))
+        return [StepOutput(left, step[0], block, taken) for left, step, block, taken in zip(*parts, strict=True)]
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
-        length = self.recipe.length
-        candidate_L, confidence_L, states = torch.split(numbers_W[2 + 2 * length :], [length, length, self.states * length])
+        count, length = self.recipe.blocks.count, self.recipe.width
+        rest = numbers_W[2 * count + 2 * length :]
+        candidate_L, confidence_L, states = torch.split(rest, [length, length, self.states * length])
         return Evidence(
             states=states.view(self.states, length).tolist(),
             candidate=candidate_L.tolist(),
@@ -93,14 +96,16 @@ class DecisionBatch:
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
         recipe, states = self.key.recipe, self.key.states
-        window_BL = self.device_state.window(self.index_B, recipe.length)
+        window_BL = self.device_state.window(self.index_B, recipe.width)
         if states == 1:
             return window_BL[:, None]
-        return drafts(window_BL, *self.device_state.guess(self.index_B, recipe.length), states, self.model.spec.mask_id)
+        guess = self.device_state.guess(self.index_B, recipe.width)
+        return drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
 
     def blocks(self, states_BKL: Tensor) -> Blocks:
         """The block forward that tries them."""
-        facts, before = self.device_state.facts(self.index_B), self.key.recipe.lookbehind
+        recipe = self.key.recipe
+        facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
         before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
         return Blocks(
             tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
@@ -109,7 +114,8 @@ class DecisionBatch:
             seen_B=facts.seen,
             copies_B=facts.copies,
             pages_BP=self.device_state.pages(self.index_B, self.key.pages),
-            clean_BQ=self.device_state.clean(self.index_B, self.key.recipe.length) if self.key.clean else None,
+            clean_BQ=self.device_state.clean(self.index_B, recipe.length) if self.key.clean else None,
+            block=recipe.block if recipe.blocks.count > 1 else None,
         )
 
     def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Tensor:
@@ -121,8 +127,8 @@ class DecisionBatch:
             logits_RV,
             states_BKL,
             BlockFacts(
-                fixed_BL=self.device_state.fixed(self.index_B, recipe.length),
-                step_B=self.device_state.step(self.index_B),
+                fixed_BL=self.device_state.fixed(self.index_B, recipe.width),
+                step_B=self.device_state.step(self.index_B, recipe),
                 suffix_B=facts.suffix,
                 sampling=_sampling(recipe, facts),
             ),
@@ -157,7 +163,8 @@ def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
 
 def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
     confidence_BL = outcome.last.confidence_BL.to(torch.float64).view(torch.int64)
-    output = (left_B[:, None], outcome.step_B[:, None], outcome.window_BL, outcome.taken_BL)
+    rows = len(left_B)
+    output = (left_B.view(rows, -1), outcome.step_B.view(rows, -1), outcome.window_BL, outcome.taken_BL)
     evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
     return torch.cat((*output, *evidence), dim=1)
 
@@ -173,7 +180,7 @@ def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:
     return Sampling(
         temperature_B1=real(facts.temperature),
         seed_B1=facts.seed[:, None],
-        positions_BL=facts.offset[:, None] + torch.arange(recipe.length, device=facts.offset.device),
+        positions_BL=facts.offset[:, None] + torch.arange(recipe.width, device=facts.offset.device),
         top_p_B1=real(facts.top_p) if recipe.sampled.top_p else None,
         top_k_B1=facts.top_k[:, None] if recipe.sampled.top_k else None,
     )

@@ -5,7 +5,7 @@ its place; every forward reads it and writes back in place what it decided, so n
 the next one. It knows no rule: a rule's state is kept as the rule declares it (decode/memory.py).
 
 Shapes: S places, the last of which is padding, which no request holds; B rows of a forward; F facts and P pages of a row; L
-the longest block.
+the longest window.
 """
 
 import struct
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from unmask.decode.advance import Outcome
 from unmask.decode.memory import Memory, State
-from unmask.decode.step import Outcome
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Recipe
 
@@ -25,15 +25,16 @@ Number = TypeVar("Number", int, Tensor)
 
 
 class Facts(NamedTuple, Generic[Number]):
-    """What stays as it is for a block: whole numbers of one row on the host, columns [B] on the device.
+    """What stays as it is for a window: whole numbers of one row on the host, columns [B] on the device.
 
     Attributes:
         begin: the slot at which a block forward's query begins, before the block by the model's lookbehind.
         seen: slots that the row sees.
-        suffix: how many of them lie behind the block.
+        suffix: how many of them lie behind the window.
         copies: the slot behind which drafts keep their copies.
         before: the token at `begin`.
-        offset: where the block stands in the answer; below 0 where it holds the prompt's end.
+        offset: where the window stands in the answer; below 0 where it holds the prompt's end.
+        stays, moved: how many of its tokens were in the row's last window too, and how far behind its beginning.
         seed, temperature, top_p, top_k: how it is sampled; the floats as the bits of a float64.
     """
 
@@ -43,6 +44,8 @@ class Facts(NamedTuple, Generic[Number]):
     copies: Number
     before: Number
     offset: Number
+    stays: Number
+    moved: Number
     seed: Number
     temperature: Number
     top_p: Number
@@ -50,7 +53,7 @@ class Facts(NamedTuple, Generic[Number]):
 
     @classmethod
     def of(cls, row: RequestState) -> "Facts[int]":
-        """Of a request that stands before its block's first forward."""
+        """Of a request that stands before its window's first forward."""
         window, request = row.window, row.request
         plan = row.policy(window, 1)  # of all forwards but its first
         begin = window.start - window.lookbehind
@@ -61,6 +64,8 @@ class Facts(NamedTuple, Generic[Number]):
             copies=window.total,
             before=row.canvas.tokens[begin],
             offset=window.start - window.prompt,
+            stays=max(0, window.end - window.start - row.moved) if row.moved else 0,
+            moved=row.moved,
             seed=request.seed,
             temperature=_bits(request.temperature),
             top_p=_bits(1.0 if request.top_p is None else request.top_p),
@@ -88,8 +93,8 @@ class DeviceState:
 
         self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
-        self._step_S = torch.zeros(rows + 1, dtype=torch.int64, device=device)
         self._pages_SP = table(torch.int64)
+        self._step_SL = table(torch.int64)  # of each position's block
         self._window_SL, self._fixed_SL, self._clean_SL = table(torch.int64), table(torch.bool), table(torch.int64)
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
         # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
@@ -104,14 +109,16 @@ class DeviceState:
     def take(self, recipe: Recipe, pages: int) -> int:
         """An index for a request of this recipe and that many pages; the caller knows that there is one."""
         widest, longest = self.shape
-        longer, wider = max(0, recipe.length - longest), max(0, widened(pages) - widest)
+        longer, wider = max(0, recipe.width - longest), max(0, widened(pages) - widest)
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
         if longer:
-            self._window_SL, self._fixed_SL, self._clean_SL, self._candidate_SL, self._score_SL = (
-                pad(table, (0, longer))
-                for table in (self._window_SL, self._fixed_SL, self._clean_SL, self._candidate_SL, self._score_SL)
+            self._window_SL, self._fixed_SL, self._clean_SL = (
+                pad(table, (0, longer)) for table in (self._window_SL, self._fixed_SL, self._clean_SL)
+            )
+            self._step_SL, self._candidate_SL, self._score_SL = (
+                pad(table, (0, longer)) for table in (self._step_SL, self._candidate_SL, self._score_SL)
             )
             for key, tables in self._memories.items():
                 self._memories[key] = type(tables)(*(_longer(table, longer) for table in tables))
@@ -124,16 +131,24 @@ class DeviceState:
         """Take an index back."""
         self._free.append(index)
 
-    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, mask_id: int) -> None:
-        """Before a block's first forward: what its forwards will need, its tokens, no step made and every rule's state new."""
+    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, fixed_BL: Tensor) -> None:
+        """Before a window's first forward: what its forwards will need, its tokens, and which of them were given.
+
+        Of a block that is new to the window no step is made and every rule's state is new.
+        """
+        stays_B1, moved_B1 = (facts_BF[:, Facts._fields.index(name), None] for name in ("stays", "moved"))
         self._facts_FS.index_copy_(1, index_B, facts_BF.t())
         self._pages_SP.index_copy_(0, index_B, pages_BP)
-        self._step_S.index_fill_(0, index_B, 0)
         self._window_SL.index_copy_(0, index_B, window_BL)
-        self._fixed_SL.index_copy_(0, index_B, window_BL != mask_id)  # what is not masked now was given
+        self._fixed_SL.index_copy_(0, index_B, fixed_BL > 0)
+        kept = [(self._step_SL, torch.zeros_like(window_BL))]
         for tables in self._memories.values():
-            for table, part_BL in zip(tables, self._empty(type(tables), len(index_B)), strict=True):
-                table.index_copy_(0, index_B, part_BL)
+            kept += zip(tables, self._empty(type(tables), len(index_B)), strict=True)
+        place_BL = torch.arange(window_BL.shape[1], device=window_BL.device).expand_as(window_BL)
+        from_BL = torch.where(place_BL < stays_B1, place_BL + moved_B1, 0)
+        for table, new_BL in kept:
+            old_BL = table.index_select(0, index_B).gather(1, from_BL)
+            table.index_copy_(0, index_B, torch.where(place_BL < stays_B1, old_BL, new_BL))
 
     def open_behind(self, index_B: Tensor, clean_BL: Tensor) -> None:
         """Before a forward that queries the finished block before the rows' own too: its tokens."""
@@ -151,9 +166,9 @@ class DeviceState:
         """The first pages of each row, [B, widest]."""
         return _rows(self._pages_SP, index_B, widest)
 
-    def step(self, index_B: Tensor) -> Tensor:
-        """Commit steps made in the block, [B]."""
-        return self._step_S.index_select(0, index_B)
+    def step(self, index_B: Tensor, recipe: Recipe) -> Tensor:
+        """Commit steps made in the block, [B], or in each of N, [B, N]."""
+        return _rows(self._step_SL, index_B, recipe.width)[:, :: recipe.length].squeeze(1)
 
     def window(self, index_B: Tensor, length: int) -> Tensor:
         """The block's tokens, [B, L]."""
@@ -171,7 +186,7 @@ class DeviceState:
         """What each rule carries, real numbers in `precision`."""
 
         def rows(table: Tensor) -> Tensor:
-            part = _rows(table, index_B, recipe.length)
+            part = _rows(table, index_B, recipe.width)
             return part.to(precision) if table.is_floating_point() else part
 
         kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(recipe)}
@@ -179,7 +194,8 @@ class DeviceState:
 
     def keep(self, index_B: Tensor, outcome: Outcome, recipe: Recipe) -> None:
         """What a forward decided becomes what the next one starts from."""
-        kept = [(self._window_SL, outcome.window_BL)]
+        step_BN = outcome.step_B.view(len(index_B), -1)
+        kept = [(self._window_SL, outcome.window_BL), (self._step_SL, step_BN.repeat_interleave(recipe.length, dim=1))]
         for place, tables in self._tables(recipe):
             memory = outcome.memories[place]
             assert memory is not None, "a rule that carries a state hands it back"
@@ -187,8 +203,7 @@ class DeviceState:
         if recipe.branches > 1:
             kept += [(self._candidate_SL, outcome.last.candidate_BL), (self._score_SL, outcome.last.score_BL)]
         for table, part_BL in kept:
-            table[:, : recipe.length].index_copy_(0, index_B, part_BL.to(table.dtype))
-        self._step_S.index_copy_(0, index_B, outcome.step_B)
+            table[:, : recipe.width].index_copy_(0, index_B, part_BL.to(table.dtype))
 
     def _empty(self, kind: type[State], rows: int) -> State:
         return kind.empty(rows, self._window_SL.shape[1], self._window_SL.device, torch.float64)

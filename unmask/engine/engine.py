@@ -297,7 +297,7 @@ def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
 def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
     """The guess at what is not written yet of the forward's block; None where nothing of it is open, or nothing was guessed."""
     state, begin = entry.state, record.start[0]
-    tokens = state.canvas.tokens[: begin + state.recipe.length]
+    tokens = state.canvas.tokens[: begin + state.recipe.width]
     places = [place for place in range(begin, len(tokens)) if tokens[place] == state.canvas.mask_id]
     for place in places:
         tokens[place] = record.candidate[0][place - begin]

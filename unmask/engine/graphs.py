@@ -38,7 +38,7 @@ def graphable(row: RequestState) -> bool:
     clean, block = row.turn()
     if recipe.cache == "dual":
         return not row.refreshes
-    return block is not None and block.tokens == recipe.length and (clean is None or clean.tokens == recipe.length)
+    return block is not None and block.tokens == recipe.width and (clean is None or clean.tokens == recipe.length)
 
 
 def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:

@@ -52,7 +52,8 @@ class _Launch(NamedTuple, Generic[Part]):
     opened: Part  # indices of the rows whose block begins; of each:
     facts: Part
     pages: Part
-    blocks: Part  # its tokens, masks up to the longest block
+    windows: Part  # its tokens, masks up to the longest window
+    fixed: Part  # which of them were given, 0 or 1
     indices: Part  # indices of all rows, batch after batch
     eos: Part  # what ends an answer, batch after batch
 
@@ -165,8 +166,8 @@ class Runner:
                 numbers.opened,
                 numbers.facts.view(-1, FACTS),
                 numbers.pages.view(count, widest),
-                numbers.blocks.view(-1, longest),
-                self.model.spec.mask_id,
+                numbers.windows.view(count, longest),
+                numbers.fixed.view(count, longest),
             )
 
     def _shipped(self, parts: Sequence[Rows], opening: Sequence[RequestState]) -> _Launch[Tensor]:
@@ -177,7 +178,8 @@ class Runner:
             opened=[row.index for row in opening],
             facts=[number for row in opening for number in Facts.of(row)],
             pages=page_table([row.pages for row in opening], widest),
-            blocks=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.length))],
+            windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
+            fixed=[given for row in opening for given in (*row.given(), *[0] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
             eos=[token for key, _ in parts for token in key.recipe.eos_ids],
         )
@@ -232,7 +234,7 @@ def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | N
         start=[begin],
         block=[row.block()],
         candidate=[row.block() if evidence is None else evidence.candidate],
-        confidence=[[0.0] * row.recipe.length if evidence is None else evidence.confidence],
+        confidence=[[0.0] * row.recipe.width if evidence is None else evidence.confidence],
         looks=[{rule.name: rule.look for rule in row.recipe.rules}],
     )
 

@@ -24,11 +24,11 @@ from torch import Tensor
 from unmask.context.plan import Query, assemble
 from unmask.context.policy import ContextPolicy, RowPlan, Window, clean, keeping, most_slots, policy, sub_block, windows
 from unmask.context.pool import KVPool, pages_for
+from unmask.decode.advance import Outcome, drafts
 from unmask.decode.constraint import Constraint
 from unmask.decode.memory import Memory
-from unmask.decode.proposal import Proposal
 from unmask.decode.sampling import Sampling
-from unmask.decode.step import ENDED, BlockFacts, Outcome, decide, drafts
+from unmask.decode.step import ENDED, BlockFacts, decide
 from unmask.methods.method import Method
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
@@ -85,26 +85,33 @@ def decode(
         head=model.head,
     )
     mask_id = model.spec.mask_id
-    blocks = windows(len(prompt), max_new_tokens, settings.length, block=settings.block, lookbehind=settings.lookbehind)
-    total = blocks[-1].total
-    pool = model.pool(pages_for(most_slots(settings.cache, total, settings.length, settings.branches)))
+    length, count = settings.length, settings.blocks.count
+    parts = windows(len(prompt), max_new_tokens, length, block=settings.block, lookbehind=settings.lookbehind, count=count)
+    total = parts[-1].total
+    tokens = [*prompt, *(fixed.get(offset, mask_id) for offset in range(total - len(prompt)))]
+    pool = model.pool(pages_for(most_slots(settings.cache, total, settings.width, settings.branches)))
     row = _Row(
         model=model,
         settings=settings,
         policy=policy(settings.cache, settings.suffix, settings.prompt_interval, block=settings.block),
-        tokens=[*prompt, *(fixed.get(offset, mask_id) for offset in range(total - len(prompt)))],
+        windows=parts,
+        tokens=tokens,
+        given=[token != mask_id for token in tokens],
+        left=[tokens[start : start + length].count(mask_id) for start in range(parts[0].start, total, length)],
         end=len(prompt) + max_new_tokens,
         sampling=_sampling(settings, temperature, top_p, top_k, seed, model.device),
         pool=pool,
         pages=pool.take(pool.pages),
         forwards=[],
     )
-    for window in blocks:
-        if row.decode_block(window, constraint) == ENDED:
+    for number, window in enumerate(parts):
+        row.decode_window(number, constraint)
+        if row.over:
             break
-        constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.end])
+        constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.start + length])
     answer = row.tokens[len(prompt) : len(prompt) + max_new_tokens]
-    return Decoded(_cut(answer, settings, mask_id, fixed, end=window.end - len(prompt)), row.forwards)
+    end = row.finished(number) if row.ended(number) else window.end
+    return Decoded(_cut(answer, settings, mask_id, fixed, end=end - len(prompt)), row.forwards)
 
 
 @dataclass(kw_only=True)
@@ -114,64 +121,106 @@ class _Row:
     model: Denoiser
     settings: Recipe
     policy: ContextPolicy
+    windows: tuple[Window, ...]
     tokens: list[int]
+    given: list[bool]  # which of them were there from the start
+    left: list[int]  # of each block: masks, or ENDED or UNSETTLED
     end: int
-    sampling: Sampling | None  # of a block at the start of the answer
+    sampling: Sampling | None  # of a window at the start of the answer
     pool: KVPool  # of keys and values
     pages: tuple[int, ...]
     forwards: list[Forward]
+    step_B: Tensor | None = None
+    memories: tuple[Memory, ...] = ()
+    over: bool = False
     kept: int = 0  # slots whose keys and values are final
-    cached: Window | None = None  # the last block that has been queried whole
+    cached: Window | None = None  # the last window that has been queried whole
 
-    def decode_block(self, window: Window, constraint: Constraint | None) -> int:
-        """Make forwards until nothing of the block is left to do; what `status` says of it then."""
+    def decode_window(self, number: int, constraint: Constraint | None) -> None:
+        """Make forwards until the window moves on: its first block is finished, or all of them if it is the last window."""
         settings, mask_id, device = self.settings, self.model.spec.mask_id, self.model.device
-        facts, narrow = self.facts(window), None
+        window, eos_E = self.windows[number], torch.tensor(settings.eos_ids, device=device)
+        narrow, last, age = None, None, 0
         if constraint is not None:
             prompt = max(0, window.prompt - window.start)
             narrow = partial(constraint.narrow, prompt=prompt, behind=self.tokens[window.end :])
-        eos_E = torch.tensor(settings.eos_ids, device=device)
-        precision = torch.promote_types(self.model.dtype, settings.precision)
-        memories: tuple[Memory, ...] = tuple(
-            None if rule.state is None else rule.state.empty(1, settings.length, device, precision) for rule in settings.rules
-        )
-        left, age = self.block(window).count(mask_id), 0
-        last: Proposal | None = None
-        if left > 0:
+        self.open(new=number == 0)
+        if self.stays(number):
             self.prefill(window)
-        # A block that is complete when it begins takes no forward; rules that edit may go on when it is complete.
-        while left not in (0, ENDED) or (settings.anchored and age == 1):
+        # Blocks that are complete when they begin take no forward; rules that edit may go on when they are complete.
+        while self.stays(number) or (settings.anchored and age == 1):
             states_BKL = torch.tensor([[self.block(window)]], device=device)
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
-                count = min(settings.branches, max(1, left))
-                states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id)
+                count = min(settings.branches, max(1, self.block(window).count(mask_id)))
+                states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id, settings.blocks)
             query_tokens, logits_RV, hidden_RC = self.predict(self.queries(window, age, states_BKL.shape[1]), states_BKL)
             outcome, left_B = decide(
                 settings,
                 logits_RV,
                 states_BKL,
-                facts,
-                memories,
+                self.facts(window),
+                self.memories,
                 mask_id=mask_id,
                 eos_E=eos_E,
                 hidden_RC=hidden_RC,
                 narrow=narrow,
             )
-            left, age = self.commit(window, age, query_tokens, outcome, int(left_B)), age + 1
-            facts, memories, last = facts._replace(step_B=outcome.step_B), outcome.memories, outcome.last
+            self.commit(number, age, query_tokens, outcome, left_B.flatten().tolist())
+            last, age = outcome.last, age + 1
         if age > 0:
-            self.close(window, left)
-        return left
+            self.close(number)
+
+    def open(self, *, new: bool) -> None:
+        """Before a window: what its blocks have learnt moves on by one; of the last of them nothing is known."""
+        settings, device = self.settings, self.model.device
+        count, length = settings.blocks.count, settings.length
+        precision = torch.promote_types(self.model.dtype, settings.precision)
+        empty: tuple[Memory, ...] = tuple(
+            None if rule.state is None else rule.state.empty(1, settings.width, device, precision) for rule in settings.rules
+        )
+        zero_B = torch.zeros(1 if count == 1 else (1, count), dtype=torch.int64, device=device)
+        if new or self.step_B is None or count == 1:
+            self.memories, self.step_B = empty, zero_B
+            return
+        self.step_B = torch.cat((self.step_B[:, 1:], zero_B[:, :1]), dim=1)
+        self.memories = tuple(
+            None
+            if old is None or none is None
+            else type(old)(
+                *(torch.cat((one[:, length:], fresh[:, :length]), dim=1) for one, fresh in zip(old, none, strict=True))
+            )
+            for old, none in zip(self.memories, empty, strict=True)
+        )
+
+    def ahead(self, number: int) -> int:
+        """The first block, from the window on, of which something is left to do, or that ends the answer."""
+        return next((place for place in range(number, len(self.left)) if self.left[place] != 0), len(self.left))
+
+    def stays(self, number: int) -> bool:
+        """Whether the window has something to decode before the next one has."""
+        ahead = self.ahead(number)
+        return not self.over and ahead < len(self.left) and min(ahead, len(self.windows) - 1) == number
+
+    def ended(self, number: int) -> bool:
+        """Whether a block ends the answer, and all before it are finished."""
+        return self.left[self.ahead(number) :][:1] == [ENDED]
+
+    def finished(self, number: int) -> int:
+        """Up to where its blocks are finished, as far as it moves on."""
+        ahead, last = self.ahead(number), len(self.windows) - 1
+        blocks = ahead + 1 if self.ended(number) else ahead if ahead == len(self.left) else min(ahead, last)
+        return min(self.windows[0].start + blocks * self.settings.length, self.windows[number].end)
 
     def block(self, window: Window) -> list[int]:
         return self.tokens[window.start : window.end]
 
     def facts(self, window: Window) -> BlockFacts:
-        """Of the block before its first step."""
+        """Of the window before its next step."""
         device, offset = self.model.device, window.start - window.prompt
+        assert self.step_B is not None
         return BlockFacts(
-            fixed_BL=torch.tensor([self.block(window)], device=device) != self.model.spec.mask_id,
-            step_B=torch.zeros(1, dtype=torch.int64, device=device),
+            fixed_BL=torch.tensor([self.given[window.start : window.end]], device=device),
+            step_B=self.step_B,
             suffix_B=torch.tensor([len(self.policy(window, 0).positions) - window.end], device=device),
             sampling=self.sampling and self.sampling._replace(positions_BL=self.sampling.positions_BL + offset),
         )
@@ -212,12 +261,12 @@ class _Row:
         self.kept = plan.query.stop
         self.forwards.append(Forward(refresh, tokens_N.tolist(), [], [], []))
 
-    def close(self, window: Window, left: int) -> None:
-        """A published loop's forwards on the finished block, the last one of an answer too."""
-        settings = self.settings
-        if settings.closes and not (left == ENDED and settings.ending in ("first", "written")):
-            for _ in range((self.kept < window.end) + settings.confirms):
-                self.encode(clean(window.start, window.end, settings.length), refresh=False)
+    def close(self, number: int) -> None:
+        """A published loop's forwards on the finished blocks, the last one of an answer too."""
+        settings, start, end = self.settings, self.windows[number].start, self.finished(number)
+        if settings.closes and not (self.over and settings.ending in ("first", "written")):
+            for _ in range((self.kept < end) + settings.confirms):
+                self.encode(clean(start, end, settings.length), refresh=False)
 
     def queries(self, window: Window, age: int, states: int) -> list[Query]:
         """What the block's next forward asks for, with this many states of the block."""
@@ -225,7 +274,7 @@ class _Row:
         if settings.sub_block is not None and self.cached == window:
             plan = sub_block(plan, window, self.block(window), settings.sub_block, self.model.spec.mask_id)
         kept = self.keeping(window.start) if age == 0 else None
-        own = self.query(plan, start=window.start, length=settings.length)._replace(states=states)
+        own = self.query(plan, start=window.start, length=settings.width)._replace(states=states)
         if kept is None:
             self.cached = window
             return [own]
@@ -249,9 +298,10 @@ class _Row:
             handed = tokens_N.tolist()
         return handed, *self.model.predict(tokens_N, plan, self.pool, hidden=self.settings.reads_hidden)
 
-    def commit(self, window: Window, age: int, query_tokens: list[int], outcome: Outcome, left: int) -> int:
-        """Write the block and record the forward; what is left to do, which may be nothing though the block is not complete."""
-        settings = self.settings
+    def commit(self, number: int, age: int, query_tokens: list[int], outcome: Outcome, left: list[int]) -> None:
+        """Write the window, record the forward, and look what is left to do."""
+        settings, window = self.settings, self.windows[number]
+        self.memories, self.step_B = outcome.memories, outcome.step_B
         self.tokens[window.start : window.end] = outcome.window_BL[0].tolist()
         taken = {place: rule for place, rule in enumerate(outcome.taken_BL[0].tolist(), window.start) if rule > 0}
         made = Forward(
@@ -262,9 +312,11 @@ class _Row:
             rule=[settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
-        if settings.finds_final and not taken and left in (0, ENDED):
-            self.kept = window.end  # the forward has seen the block as it stays
-        return ENDED if self.end < window.end and self.has_enough() else left
+        self.left[number : number + len(left)] = left
+        # An answer may be complete though the last block, which reaches behind it, is not.
+        self.over = self.ended(number) or (self.end < self.windows[-1].total and self.has_enough())
+        if settings.finds_final and not taken:
+            self.kept = max(self.kept, self.finished(number))  # the forward has seen them as they stay
 
 
 def _sampling(
@@ -276,7 +328,7 @@ def _sampling(
     return Sampling(
         temperature_B1=torch.tensor([[temperature]], device=device),
         seed_B1=torch.tensor([[seed]], device=device),
-        positions_BL=torch.arange(settings.length, device=device)[None],
+        positions_BL=torch.arange(settings.width, device=device)[None],
         top_p_B1=torch.tensor([[top_p]], device=device) if settings.sampled.top_p else None,
         top_k_B1=torch.tensor([[top_k]], device=device) if settings.sampled.top_k else None,
     )

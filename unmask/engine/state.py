@@ -5,7 +5,6 @@ It owns all that is its own (tokens, block, pages), so requests come and go with
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unmask.context.plan import Query
@@ -26,42 +25,12 @@ from unmask.context.policy import (
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
-from unmask.decode.spec import ModelSpec
 from unmask.decode.step import ENDED
+from unmask.engine.check import check, check_fixed
 from unmask.engine.request import Completion, Request
 from unmask.engine.text import Answer, read, settled
-from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
-
-
-def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
-    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
-    if not prompt:
-        raise EmptyPrompt("the prompt is empty: give it at least one token")
-    if spec.mask_id in prompt:
-        place = prompt.index(spec.mask_id)
-        raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
-    odd = [token for token in prompt if not 0 <= token < spec.vocab_size]
-    if odd:
-        raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
-    surplus = len(prompt) + answer - spec.max_length
-    if surplus > 0:
-        raise PromptTooLong(
-            f"{len(prompt)} prompt tokens and {answer} new ones exceed the model's "
-            f"{spec.max_length} by {surplus}: shorten the prompt or ask for fewer new tokens"
-        )
-
-
-def _check_fixed(request: Request, spec: ModelSpec) -> None:
-    """Raises a RequestError where fixed text does not fit into the answer, or leaves nothing to decode."""
-    for offset, token in request.fixed.items():
-        if not 0 <= offset < request.max_new_tokens:
-            raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
-        if not 0 <= token < spec.vocab_size or token == spec.mask_id:
-            raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
-    if len(request.fixed) == request.max_new_tokens:
-        raise RequestError("every token of the answer is fixed: leave at least one open")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,16 +38,18 @@ class RequestState:
     """Where one request stands; `start` makes one.
 
     Attributes:
-        windows: its blocks, in order; `block_number` is the place among them of the one that is decoded now.
-        constraint: what the answer must be behind the finished blocks.
-        left: masks left in the block when last looked at, or ENDED or UNSETTLED.
+        windows: of one block each, or of several that are decoded at once; in order. `block_number` is the place among them
+            of the one that is decoded now, and of its first block among the blocks.
+        constraint: what the answer must be behind the blocks before the window.
+        left: of each block the masks when last looked at, or ENDED or UNSETTLED.
+        moved: tokens by which the window moved on when it was opened; 0: it is the first.
         changed: whether the last forward wrote something.
-        block_forwards: forwards so far that decoded the block; 0 stands before its first, the refresh.
+        block_forwards: forwards so far that decoded the window; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
         seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
         closing: forwards that are still to be made of the decoded block, so that its keys and values are final.
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
-        step: commit steps made in the block.
+        step: commit steps made in the window's first block.
         commits: tokens that each rule wrote, by 1 + its index.
         lease: what it would like of the engine's key/value memory, its own and shared.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
@@ -93,7 +64,8 @@ class RequestState:
     windows: tuple[Window, ...]
     constraint: Constraint | None
     block_number: int = 0
-    left: int = 0
+    left: list[int] = field(default_factory=list)
+    moved: int = 0
     changed: bool = False
     block_forwards: int = 0
     kept: int = 0
@@ -116,7 +88,7 @@ class RequestState:
         """Before the first forward. Raises RequestError, ConfigError or ModelError where the request cannot be answered."""
         spec, prompt, answer = model.spec, request.prompt, request.max_new_tokens
         check(prompt, answer, spec)
-        _check_fixed(request, spec)
+        check_fixed(request, spec)
         made = recipe(
             request.method,
             spec,
@@ -126,7 +98,9 @@ class RequestState:
             top_k=request.top_k,
             head=model.head,
         )
-        blocks = windows(len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind)
+        blocks = windows(
+            len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind, count=made.blocks.count
+        )
         state = cls(
             request=request,
             recipe=made,
@@ -136,15 +110,33 @@ class RequestState:
             windows=blocks,
             constraint=request.constraint,
         )
-        state._open(0)
+        begin, end = blocks[0].start, blocks[-1].end
+        state.left = [state.masks_of(start, start + made.length) for start in range(begin, end, made.length)]
+        state._open(min(state.ahead, len(blocks) - 1))
+        state.moved = 0
         return state
 
     # --- the next forward
 
     @property
     def window(self) -> Window:
-        """Its block."""
+        """Its block, or its blocks."""
         return self.windows[self.block_number]
+
+    @property
+    def ahead(self) -> int:
+        """The place of the first block, from the window on, of which something is left to do, or that ends the answer."""
+        numbers = range(self.block_number, len(self.left))
+        return next((number for number in numbers if self.left[number] != 0), len(self.left))
+
+    @property
+    def masks(self) -> int:
+        """Masks in the window."""
+        return self.masks_of(self.window.start, self.window.end)
+
+    def masks_of(self, start: int, end: int) -> int:
+        """Masks among these positions."""
+        return self.canvas.tokens[start:end].count(self.canvas.mask_id)
 
     @property
     def total(self) -> int:
@@ -154,7 +146,7 @@ class RequestState:
     @property
     def slots(self) -> int:
         """Slots of key/value memory that it can need."""
-        return most_slots(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+        return most_slots(self.recipe.cache, self.total, self.recipe.width, self.recipe.branches)
 
     @property
     def shared_block(self) -> int | None:
@@ -186,12 +178,13 @@ class RequestState:
     @property
     def most_tokens(self) -> int:
         """Query tokens that any forward of it can need, where there is room for them."""
-        return most_tokens(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+        return most_tokens(self.recipe.cache, self.total, self.recipe.width, self.recipe.branches)
 
     @property
     def least_tokens(self) -> int:
         """Query tokens that a forward must have room for."""
-        return least_tokens(self.recipe.cache, self.total, self.recipe.length, self.recipe.branches)
+        recipe = self.recipe
+        return least_tokens(recipe.cache, self.total, recipe.length, recipe.branches, recipe.blocks.count)
 
     @property
     def refreshes(self) -> bool:
@@ -204,8 +197,13 @@ class RequestState:
         return self.recipe.branches > 1 and not self.refreshes and not self.closing
 
     def block(self) -> list[int]:
-        """The block's tokens."""
+        """The window's tokens."""
         return self.canvas.tokens[self.window.start : self.window.end]
+
+    def given(self) -> list[bool]:
+        """Which of them were given: the prompt's end, or fixed text."""
+        prompt, fixed = self.canvas.prompt, self.canvas.fixed
+        return [place < prompt or place in fixed for place in range(self.window.start, self.window.end)]
 
     def turn(self) -> Turn:
         """What the next forward sees and recomputes. All but a block's first are alike, so they are made once per block."""
@@ -224,8 +222,10 @@ class RequestState:
         kept = None
         if recipe.block is not None and recipe.keeping is not None:
             if self.closing:
-                return Turn(clean(window.start, window.end, recipe.block), None)
-            kept = keeping(self.kept, window.start, block=recipe.block, how=recipe.keeping, room=self.room)
+                return Turn(clean(window.start, self._finished, recipe.block), None)
+            kept = keeping(
+                self.kept, window.start, block=recipe.block, how=recipe.keeping, room=self.room, count=recipe.blocks.count
+            )
             if kept is not None and kept.query.stop < window.start:
                 return Turn(kept, None)
         block = self.policy(window, self.block_forwards)
@@ -242,7 +242,7 @@ class RequestState:
             asked.append(self._query(turn.clean, start=turn.clean.query.start, length=0))
         if turn.block is not None:
             asked.append(
-                self._query(turn.block, start=self.window.start, length=self.recipe.length)._replace(
+                self._query(turn.block, start=self.window.start, length=self.recipe.width)._replace(
                     states=states, follows=turn.clean is not None
                 )
             )
@@ -254,7 +254,7 @@ class RequestState:
 
     def tried(self, states: int) -> int:
         """How many of a forward's states are its own; the others repeat a complete block for the batch."""
-        return min(states, max(1, self.left))
+        return min(states, max(1, self.masks))
 
     # --- what came of it
 
@@ -265,53 +265,72 @@ class RequestState:
         self.forwards += 1
         self.query_tokens += query_tokens
 
-    def commit(self, block: list[int], taken: list[int], *, left: int, step: int) -> None:
-        """Take in the forward's decision: the block, and at each place 0 or 1 + the index of the rule that wrote it."""
+    def commit(self, block: list[int], taken: list[int], *, left: list[int], step: int) -> None:
+        """Take in the forward's decision: the window, and at each place 0 or 1 + the index of the rule that wrote it.
+
+        `left` is of each of its blocks.
+        """
         self.canvas.commit(self.window.start, block)
         self.commits.update(taken)
-        self.left, self.step, self.changed = left, step, any(taken)
+        self.left[self.block_number : self.block_number + len(left)] = left
+        self.step, self.changed = step, any(taken)
         self.block_forwards += 1
-        if self.recipe.finds_final and not self.changed and left in (0, ENDED):
-            self.kept = self.window.end  # the forward has seen the block as it stays
+        if self.recipe.finds_final and not self.changed:
+            self.kept = max(self.kept, self._finished)  # the forward has seen them as they stay
 
     def settle(self) -> bool:
-        """Whether the request is over; if only its block is, it moves to the next one that has something to decode."""
-        over = self.left == ENDED or self._complete() or (self.recipe.ending == "first" and self._has_enough())
-        if not (over or self._block_over()):
+        """Whether the request is over; if only its first blocks are, it moves on to what is left to decode."""
+        ahead = self.ahead
+        over = self._ended or self._complete() or (self.recipe.ending == "first" and self._has_enough())
+        if not (over or self._moves_on()):
             return False
         self.closing = self.closing - 1 if self.closing else self._closing(over)
         if self.closing:
             return False
-        if not over:
-            over = not self._open(self.block_number + 1)
-        if over:
+        if over or ahead == len(self.left):
             self.ended = time.perf_counter()
-        return over
+            return True
+        self._open(min(ahead, len(self.windows) - 1))
+        return False
+
+    @property
+    def _ended(self) -> bool:
+        """Whether a block ends the answer, and all before it are finished."""
+        return self.left[self.ahead :][:1] == [ENDED]
+
+    @property
+    def _finished(self) -> int:
+        """Up to where the window's blocks are finished, as far as it moves on."""
+        ahead = self.ahead + self._ended
+        place = self.windows[0].start + ahead * self.recipe.length
+        if ahead < len(self.left) and not self._ended:
+            place = min(place, self.windows[-1].start)
+        return min(place, self.window.end)
 
     def _closing(self, over: bool) -> int:
-        """Forwards that a published loop spends on the finished block, the last one of an answer too."""
+        """Forwards that a published loop spends on finished blocks, the last one of an answer too."""
         recipe = self.recipe
         if not recipe.closes or (over and recipe.ending in ("first", "written")):
             return 0
-        return int(self.kept < self.window.end) + int(recipe.confirms)
+        return int(self.kept < self._finished) + int(recipe.confirms)
 
-    def _block_over(self) -> bool:
+    def _moves_on(self) -> bool:
+        """Whether the window's first block is finished, and there is another window or nothing left to do."""
+        if self.ahead < len(self.left) and min(self.ahead, len(self.windows) - 1) == self.block_number:
+            return False
         # The published Dream loops spend one forward on the block even where the refresh has completed it.
-        return self.left == 0 and not (self.recipe.anchored and self.block_forwards < 2)
+        return not (self.recipe.anchored and self.block_forwards < 2)
 
-    def _open(self, number: int) -> bool:
-        """Go on to the first block from `number` on that holds a mask; False where there is none."""
-        for later in range(number, len(self.windows)):
-            if later > 0 and self.constraint is not None:
-                window = self.windows[later - 1]
-                self.constraint = self.constraint.after(self.canvas.tokens[max(window.start, window.prompt) : window.end])
-            window = self.windows[later]
-            self.left = self.canvas.tokens[window.start : window.end].count(self.canvas.mask_id)
-            if self.left > 0:
-                self.block_number, self.block_forwards, self.step, self.changed = later, 0, 0, False
-                self.seeds = self.recipe.seed == "alone" and self.block()[0] == self.canvas.mask_id
-                return True
-        return False
+    def _open(self, number: int) -> None:
+        """Go on to this window."""
+        start, length = self.window.start, self.recipe.length
+        for window in self.windows[self.block_number : number]:
+            if self.constraint is not None:
+                block = slice(max(window.start, window.prompt), window.start + length)
+                self.constraint = self.constraint.after(self.canvas.tokens[block])
+        self.block_number, self.block_forwards, self.step, self.changed = number, 0, 0, False
+        self.moved = self.window.start - start
+        self.seeds = self.recipe.seed == "alone" and self.block()[0] == self.canvas.mask_id
 
     def _complete(self) -> bool:
         """Whether the answer is complete, though its last block reaches behind it."""
@@ -357,7 +376,7 @@ class RequestState:
         if recipe.ending in ("first", "written"):
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
-            kept = min(self.window.end - self.canvas.prompt, len(ids)) if self.left == ENDED else len(ids)
+            kept = min(self._finished - self.canvas.prompt, len(ids)) if self._ended else len(ids)
         return Completion(
             text=answer.text,
             token_ids=ids[:kept] + [recipe.filler] * (self.limit - kept),

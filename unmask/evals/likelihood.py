@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unmask.context.plan import assemble, entire
-from unmask.engine.state import check
+from unmask.engine.check import check
 from unmask.kernels.vocabulary import evidence
 from unmask.models.denoiser import Denoiser
 

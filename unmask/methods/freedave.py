@@ -3,6 +3,7 @@
     unmask.method("freedave")                             # one token a step, several steps a forward
     unmask.method("freedave", threshold=0.9)              # the same around threshold decoding
     unmask.method("r2-dllm", draft_steps=4)               # the same around any method
+    unmask.method("freedave", draft_steps=8, multi_block=3, block_add=1.0)   # guesses run into the next blocks ("eager")
 
 In exact arithmetic the answer is that of the base method and the forwards are never more, because a step is only taken
 on a state whose own forward has been made: a guess is used if it turns out to be that state, else dropped.

@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool1d
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.rule import Commit, Look, best
+from unmask.decode.rule import Commit, Look, surest
 from unmask.decode.rules import SURE, exceeds
 from unmask.decode.settings import number_field, whole_field
 from unmask.methods.method import Method
@@ -47,7 +47,7 @@ class LocalLeap(Commit):
         reach = min(self.radius, anchor_BL.shape[1] - 1)
         near_BL = max_pool1d(anchor_BL[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
         leap_BL = near_BL & exceeds(proposal, self.relaxed_threshold, strict=False)
-        return anchor_BL | leap_BL | best(proposal.confidence_BL, proposal.open_BL), memory
+        return anchor_BL | leap_BL | surest(proposal), memory
 
 
 def localleap() -> Method:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 from unmask.decode.around import Anchored, WithinSubBlock
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.editing import Edit
+from unmask.decode.multi_block import MultiBlock
 from unmask.decode.proposal import Score
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Look, Rule, RulePart, Terms
@@ -56,6 +57,7 @@ class Method(Part):
         dynamic_threshold: Streaming-dLLM's falling threshold.
         stop_at_eos: None decodes every block to the end.
         draft: FreeDave around whatever the rest says.
+        blocks: several blocks at once; None: one after the other.
         named: which settings were named, by their dotted paths (`commit.threshold`); no part of equality or `to_dict`.
 
     >>> Method.from_dict({"commit": {"rule": "threshold", "threshold": 0.8}}).commit
@@ -82,6 +84,7 @@ class Method(Part):
     prefill: Literal["one by one"] | None = choice_field("one by one", default=None, none="unset")
     stop_at_eos: StopAtEos | None = part_field(StopAtEos)
     draft: Draft | None = part_field(Draft)
+    blocks: MultiBlock | None = part_field(MultiBlock)
     named: frozenset[str] = filled_field(frozenset(), compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,10 @@ class Method(Part):
         if self.sub_blocks is not None and self.commit.moves:
             raise ConfigError(
                 f"sub_blocks and the rule {self.commit.name} do not go together: it moves tokens of the whole block"
+            )
+        if self.sub_blocks is not None and self.blocks is not None:
+            raise ConfigError(
+                "sub_blocks and several blocks at once do not go together: within sub-blocks one goes after the other"
             )
         if self.refresh is not None and self.cache == "none":
             raise ConfigError("a prompt_interval needs cache=prefix or cache=dual: with cache=none nothing is kept")

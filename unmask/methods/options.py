@@ -52,6 +52,9 @@ OPTIONS: Mapping[str, Option] = {
     "suffix_tail": Option("suffix.tail"),
     "prompt_interval": Option("refresh.prompt_interval", off=1),
     "draft_steps": Option("draft.steps", off=1),
+    "multi_block": Option("blocks.count", off=1),
+    "block_add": Option("blocks.add"),
+    "block_active": Option("blocks.active"),
 }
 NAMES: Mapping[str, str] = {option.setting: name for name, option in OPTIONS.items()}
 
@@ -66,6 +69,9 @@ AROUND = (
     "max_post_steps",
     "sub_block",
     "sub_block_cache",
+    "multi_block",
+    "block_add",
+    "block_active",
 )
 
 

@@ -1,12 +1,13 @@
 """A Method made concrete for one model and one length of answers: what a decode really asks of it."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from unmask.decode.commit_head import CommitHead
+from unmask.decode.multi_block import ONE, MultiBlock
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
 from unmask.errors import ConfigError
@@ -61,6 +62,11 @@ class Recipe(StepSettings):
     anchored: bool
     eos_ids: tuple[int, ...]
     ends: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens of a window: of all blocks that are decoded at once."""
+        return self.length * self.blocks.count
 
     @property
     def finds_final(self) -> bool:
@@ -127,6 +133,7 @@ def recipe(
         anchored=method.anchored(shifted=shifted),
         seed=_seed(spec, context),
         sub_block=_sub_block(method, spec, context),
+        blocks=_blocks(method, spec, context, answer_length),
         # Of Fast-dLLM v2's loops, which write seeds, the answer's last token may be one.
         whole=method.official and spec.lookbehind == 0,
         ending="never" if stop is None else _ENDINGS[stop.check],
@@ -210,6 +217,21 @@ def _seed(spec: ModelSpec, context: _Context) -> Seed | None:
     if spec.lookbehind == 0 or context.keeping is None:
         return None
     return "with others" if context.keeping == "along" else "alone"
+
+
+def _blocks(method: Method, spec: ModelSpec, context: _Context, answer_length: int) -> MultiBlock:
+    """Several blocks at once, as many as the answer has."""
+    count = 1 if method.blocks is None else min(method.blocks.count, -(-answer_length // context.length))
+    if method.blocks is None or count == 1:
+        return ONE
+    if method.anchored(shifted=spec.lookbehind > 0 and context.block is None):
+        raise ConfigError("the published Dream loop decodes one block after the other: take the preset without -official")
+    if _seed(spec, context) is not None:
+        raise ConfigError(
+            "several blocks at once need a model whose row i predicts token i, or cache=none: of this one the first token of "
+            "a block is predicted with the block before it"
+        )
+    return replace(method.blocks, count=count)
 
 
 def _sub_block(method: Method, spec: ModelSpec, context: _Context) -> int | None:

@@ -1,0 +1,36 @@
+"""Whether a request can be answered at all, by its prompt and its fixed text."""
+
+from collections.abc import Sequence
+
+from unmask.decode.spec import ModelSpec
+from unmask.engine.request import Request
+from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
+
+
+def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
+    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
+    if not prompt:
+        raise EmptyPrompt("the prompt is empty: give it at least one token")
+    if spec.mask_id in prompt:
+        place = prompt.index(spec.mask_id)
+        raise MaskInPrompt(f"the prompt holds the mask id {spec.mask_id} at position {place}: it stands for an unwritten token")
+    odd = [token for token in prompt if not 0 <= token < spec.vocab_size]
+    if odd:
+        raise RequestError(f"the prompt holds the id {odd[0]}: ids run from 0 to {spec.vocab_size - 1}")
+    surplus = len(prompt) + answer - spec.max_length
+    if surplus > 0:
+        raise PromptTooLong(
+            f"{len(prompt)} prompt tokens and {answer} new ones exceed the model's "
+            f"{spec.max_length} by {surplus}: shorten the prompt or ask for fewer new tokens"
+        )
+
+
+def check_fixed(request: Request, spec: ModelSpec) -> None:
+    """Raises a RequestError where fixed text does not fit into the answer, or leaves nothing to decode."""
+    for offset, token in request.fixed.items():
+        if not 0 <= offset < request.max_new_tokens:
+            raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
+        if not 0 <= token < spec.vocab_size or token == spec.mask_id:
+            raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
+    if len(request.fixed) == request.max_new_tokens:
+        raise RequestError("every token of the answer is fixed: leave at least one open")
