@@ -115,8 +115,10 @@ class Denoiser:
         self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None, *, hidden: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`forward`, and with `hidden` the last layer's normalised states [R, C] that its logits are made of."""
+        if not hidden:
+            return self.forward(tokens_N, plan, pool), None
         hidden_RC = self.states(tokens_N, plan, pool)
-        return self.project(hidden_RC), hidden_RC if hidden else None
+        return self.project(hidden_RC), hidden_RC
 
     @property
     def page_bytes(self) -> int:
