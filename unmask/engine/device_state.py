@@ -146,9 +146,9 @@ class DeviceState:
             kept += zip(tables, self._empty(type(tables), len(index_B)), strict=True)
         place_BL = torch.arange(window_BL.shape[1], device=window_BL.device).expand_as(window_BL)
         from_BL = torch.where(place_BL < stays_B1, place_BL + moved_B1, 0)
-        for table, new_BL in kept:
-            old_BL = table.index_select(0, index_B).gather(1, from_BL)
-            table.index_copy_(0, index_B, torch.where(place_BL < stays_B1, old_BL, new_BL))
+        for table, new in kept:  # [B, L], or more numbers per place
+            stays = (place_BL < stays_B1).view(*place_BL.shape, *(1 for _ in new.shape[2:]))
+            table.index_copy_(0, index_B, torch.where(stays, table[index_B[:, None], from_BL], new))
 
     def open_behind(self, index_B: Tensor, clean_BL: Tensor) -> None:
         """Before a forward that queries the finished block before the rows' own too: its tokens."""
