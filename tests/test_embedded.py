@@ -82,7 +82,7 @@ def test_loading_in_half_precision_still_answers() -> None:
 
 def test_the_tuned_twin_needs_fewer_forwards() -> None:
     task, method = load_task("arithmetic", Source(limit=60, seed=6)), {"fast-dllm": load("fast-dllm")}
-    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2"))
+    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny-base", "unmask-tiny-r2"))
     assert sum(record.forwards for record in tuned.records) <= 0.85 * sum(record.forwards for record in base.records)
     assert sum(tuned.right()) >= 42
 
@@ -90,7 +90,7 @@ def test_the_tuned_twin_needs_fewer_forwards() -> None:
 @pytest.mark.slow
 def test_the_tuned_twin_is_as_right_on_a_thousand() -> None:
     task, method = load_task("arithmetic", Source(limit=1000, seed=12)), {"fast-dllm": load("fast-dllm")}
-    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny", "unmask-tiny-r2"))
+    base, tuned = (evaluate(unmask.load(name), task, method)[0] for name in ("unmask-tiny-base", "unmask-tiny-r2"))
     assert sum(tuned.right()) >= sum(base.right()) - 10
 
 

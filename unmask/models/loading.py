@@ -26,7 +26,7 @@ from unmask.models.weights import shards as shards
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-EMBEDDED = ("unmask-tiny", "unmask-tiny-r2", "unmask-tiny-block")
+EMBEDDED = ("unmask-tiny", "unmask-tiny-base", "unmask-tiny-r2", "unmask-tiny-block")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -42,8 +42,8 @@ def load(
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
-        name: "unmask-tiny", its tuned twin "unmask-tiny-r2", the block-causal "unmask-tiny-block", a path, or an id such as
-            "GSAI-ML/LLaDA-8B-Instruct".
+        name: "unmask-tiny", what it was trained from ("unmask-tiny-base"), the latter tuned as R2-dLLM does ("unmask-tiny-r2"),
+            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
         device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
