@@ -1,5 +1,6 @@
 """Every file of configs/ is one that this version can run, and the large ones fit where they say."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,21 @@ import yaml
 
 from unmask.train.budget import Budget, estimate
 from unmask.train.collect import CollectConfig
+from unmask.train.head import HeadConfig
 from unmask.train.pretrain import PretrainConfig
 from unmask.train.sft import SFTConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LARGE = sorted(path.stem for path in CONFIGS.glob("*.yaml") if "\nshape:" in path.read_text())
+
+
+def kind(settings: Mapping[str, object]) -> type[HeadConfig | PretrainConfig | CollectConfig | SFTConfig]:
+    """Whose settings a file holds, by one that only they have."""
+    if "passes" in settings:
+        return HeadConfig
+    if "steps" in settings:
+        return PretrainConfig
+    return CollectConfig if "limit" in settings else SFTConfig
 
 
 def budget(name: str, **changes: object) -> Budget:
@@ -23,10 +34,11 @@ def budget(name: str, **changes: object) -> Budget:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_read(path: Path) -> None:
     settings = yaml.safe_load(path.read_text())
-    kind = PretrainConfig if "steps" in settings else CollectConfig if "limit" in settings else SFTConfig
     for name in ("shape", "examples"):
         settings.pop(name, None)
-    assert kind.from_dict(settings).output == settings["output"]
+    made = kind(settings).from_dict(settings)
+    plain = {name: value for name, value in settings.items() if not isinstance(value, dict | list)}
+    assert {name: getattr(made, name) for name in plain} == plain
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -47,12 +59,19 @@ def test_the_recipes_that_the_issue_names_are_there() -> None:
 
 def test_what_is_new_costs_forwards_and_memory() -> None:
     """Under LoRA with checkpointing a token costs 2 + 2 + 2 per parameter; a forward without gradient 2 more."""
-    plain = budget("ours-llada-8b", on_policy=0.0)
-    assert budget("ours-llada-8b", on_policy=0.5).flops == pytest.approx(plain.flops * 7 / 6)
-    taught = budget("ours-llada-8b", on_policy=0.0, pattern="trajectory", near=8)
+    plain = budget("dparallel-llada-8b", certainty=0.0, gradient_checkpointing=True)
+
+    def changed(**settings: object) -> Budget:
+        return budget("dparallel-llada-8b", certainty=0.0, gradient_checkpointing=True, **settings)
+
+    assert changed(on_policy=0.5).flops == pytest.approx(plain.flops * 7 / 6)
+    taught = changed(pattern="trajectory", near=8)
     assert taught.flops == pytest.approx(plain.flops * 8 / 6)
     assert taught.weights_bytes == 2 * plain.weights_bytes
-    assert budget("ours-llada-8b", on_policy=0.0, certainty=1.0).activation_bytes > plain.activation_bytes
-    assert budget("ours-llada-8b", on_policy=0.0, window="answer").activation_bytes > plain.activation_bytes
+    assert changed(window="answer").activation_bytes > plain.activation_bytes
+    alone = changed(complementary=False, window="answer")
+    decoding = changed(complementary=False, window="answer", pattern="decode")
+    assert decoding.flops == pytest.approx(alone.flops * 14 / 6, rel=0.05)
+    assert budget("dparallel-llada-8b").activation_bytes > budget("dparallel-llada-8b", certainty=0.0).activation_bytes
     mini = budget("ours-llada2-mini")
     assert mini.active == pytest.approx(1.44e9, rel=0.15)  # published: 1.4 billion of 16
