@@ -106,3 +106,16 @@ def test_the_block_causal_one_answers_and_its_cache_costs_no_answer() -> None:
     assert [row.answer for row in kept] == [row.answer for row in recomputed]
     assert [row.forwards for row in kept] == [row.forwards for row in recomputed]
     assert sum(row.query_tokens for row in kept) < sum(row.query_tokens for row in recomputed) / 3
+
+
+def test_without_a_method_the_embedded_model_writes_many_tokens_per_forward() -> None:
+    """60 held-out problems: the settings that the model carries."""
+    model = unmask.load("unmask-tiny")
+    task = load_task("arithmetic", Source(limit=60, seed=8))
+    answers = unmask.generate(model, [item.prompt for item in task.items], max_new_tokens=160)
+    assert answers[0].method.name == "fast-dllm"
+    forwards, tokens = (sum(getattr(answer, name) for answer in answers) for name in ("forwards", "tokens"))
+    assert forwards <= 5.0 * len(answers)
+    assert tokens >= 12 * forwards
+    assert tokens >= 58 * len(answers)  # no shorter answers than before it was trained for this
+    assert sum(task.score(item, answer.text)["exact"] for item, answer in zip(task.items, answers, strict=True)) >= 55
