@@ -32,7 +32,7 @@ ARROWS = {
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
     "view": {"engine", "methods", "models", "decode"},
     "serve": {"engine", "methods", "models", "view"},
-    "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve"},
+    "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve", "tasks"},
 }
 # Third-party packages that only one package of unmask imports.
 HOMES = {

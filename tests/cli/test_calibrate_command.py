@@ -12,7 +12,8 @@ from unmask.cli.choose import read_method
 from unmask.files import writing
 from unmask.methods import TABLE, load
 
-CHAIN = ("calibrate", "chain", "--method", "fast-dllm", "--max-new-tokens", "64", "--limit", "30", "--trials", "3")
+BASE = ("--model", "unmask-tiny-base")  # it carries no settings of its own
+CHAIN = ("calibrate", "chain", *BASE, "--method", "fast-dllm", "--max-new-tokens", "64", "--limit", "30", "--trials", "3")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_calibration_writes_a_method_that_others_read(capsys: pytest.CaptureFi
     assert all(row["n"] == 9 for row in document["rows"])
     found = here / "new" / "found.yaml"
     assert read_method(str(found)).to_dict() == document["settings"]
-    assert found.read_text().startswith("# unmask calibrate chain --method fast-dllm --budget 60 on unmask-tiny: 3 trials")
+    assert found.read_text().startswith("# unmask calibrate chain --method fast-dllm --budget 60 on unmask-tiny-base: 3 trials")
     again = run(capsys, *command)
     assert json.loads(again[1].splitlines()[-1]) == document
     code, _, _ = run(capsys, "generate", "Compute 12 - 9.", "--method", str(found), "--max-new-tokens", "32")

@@ -63,7 +63,8 @@ def test_numbers_go_into_a_method_and_come_back(name: str, data: st.DataObject) 
 
 
 def test_every_number_belongs_to_some_preset_or_option() -> None:
-    methods = [*map(unmask.method, TABLE), unmask.method("fast-dllm", factor=1.0)]
+    more = [{"factor": 1.0}, {"multi_block": 2}]
+    methods = [*map(unmask.method, TABLE), *(unmask.method("fast-dllm", **one) for one in more)]
     assert {key for method in methods for key in space(method, 128)} == set(searchable())
 
 
@@ -230,7 +231,7 @@ def test_the_frontier_goes_from_safe_to_fast(drawn: list[tuple[int, float, bool]
 
 @pytest.fixture(scope="module")
 def model() -> unmask.Denoiser:
-    return unmask.load()
+    return unmask.load("unmask-tiny-base")
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def test_answers_are_those_of_generate(tasks: TaskManager, log: pytest.LogCaptur
     register()
     results = simple_evaluate(
         model="unmask",
-        model_args="model=unmask-tiny,method=fast-dllm,threshold=0.95,batch_size=3",
+        model_args="model=unmask-tiny-base,method=fast-dllm,threshold=0.95,batch_size=3",
         tasks=["write"],
         task_manager=tasks,
         limit=3,
@@ -117,7 +117,7 @@ def test_answers_are_those_of_generate(tasks: TaskManager, log: pytest.LogCaptur
     )
     questions = list(QUESTIONS)[:3]
     method = unmask.method("fast-dllm", threshold=0.95)
-    done = unmask.generate(unmask.load("unmask-tiny"), questions, method=method, max_new_tokens=64)
+    done = unmask.generate(unmask.load("unmask-tiny-base"), questions, method=method, max_new_tokens=64)
     assert [sample["resps"][0][0] for sample in results["samples"]["write"]] == [completion.text for completion in done]
     right = [
         completion.text.endswith(f"The answer is {QUESTIONS[question]}.")

@@ -22,7 +22,7 @@ METHODS = {name: unmask.method(name) for name in ("vanilla", "fast-dllm", "r2-dl
 
 @pytest.fixture(scope="module")
 def model() -> unmask.Denoiser:
-    return unmask.load()
+    return unmask.load("unmask-tiny-base")
 
 
 @pytest.fixture(scope="module")

@@ -203,10 +203,15 @@ def test_what_can_never_fit_is_refused_and_what_cannot_yet_waits(serving: Servin
         ({"queue": 0}, "queue must be a whole number"),
         ({"seconds": 0}, "seconds must be more than 0"),
         ({"method": "r2dllm"}, "did you mean 'r2-dllm'"),
-        ({"settings": {"treshold": 1}}, "did you mean 'threshold'"),
+        ({"method": "r2-dllm", "settings": {"treshold": 1}}, "did you mean 'threshold'"),
         ({"api_keys": ("",)}, "API key is empty"),
     ],
 )
 def test_a_server_says_at_its_start_what_is_wrong(options: dict[str, Any], words: str) -> None:
     with pytest.raises(unmask.ConfigError, match=words):
         Options(**options)
+
+
+def test_settings_of_the_models_own_method_are_checked_with_the_model(tiny: Denoiser) -> None:
+    with pytest.raises(unmask.ConfigError, match="did you mean 'threshold'"):
+        Options(settings={"treshold": 1}).of(tiny)

@@ -111,7 +111,7 @@ class Live(Page):
 
 @pytest.fixture(scope="module")
 def model() -> Denoiser:
-    return unmask.load("unmask-tiny")
+    return replace(unmask.load("unmask-tiny-base"), name="unmask-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_a_failed_forward_and_a_server_that_leaves(browser: webdriver.Chrome, mo
 
 
 def test_a_model_without_a_chat_template_goes_on_with_the_text(browser: webdriver.Chrome) -> None:
-    plain: Any = unmask.load("unmask-tiny")
+    plain: Any = unmask.load("unmask-tiny-base")
     plain.tokenizer.chat_template = None
     with serving(Engine(plain), Options(method="r2-dllm", settings={"threshold": 0.7})) as served:
         page = Live(browser, served.url)

@@ -39,7 +39,7 @@ def test_every_parameter_has_one_role(family: str) -> None:
 
 def test_weights_of_another_family_begin_as_nearly_the_same_function() -> None:
     """The embedded model as an SDAR one, every token visible: only the norms of queries and keys are new."""
-    before = unmask.load("unmask-tiny", device="cpu", dtype="float32")
+    before = unmask.load("unmask-tiny-base", device="cpu", dtype="float32")
     sizes = replace(SMALL, width=160, layers=4, heads=5, mlp=512, max_length=512)
     after = network("SDARForCausalLM", sizes, before.spec.vocab_size)
     shown = batch(
@@ -92,7 +92,11 @@ def test_a_block_causal_model_goes_on_from_a_full_one(tmp_path: Path) -> None:
         pretrain(replace(config, output=str(tmp_path / "other"), mixture={"sorting": 1.0}))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("unmask-tiny*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in (ROOT / "configs").glob("unmask-tiny*.yaml") if "parallel" not in path.stem),
+    ids=lambda path: path.stem,
+)
 def test_the_recipes_of_the_embedded_models_can_be_read(path: Path) -> None:
     config = PretrainConfig.from_dict(yaml.safe_load(path.read_text()))
     assert Path(config.output) == Path("runs") / path.stem

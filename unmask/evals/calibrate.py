@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.decode.settings import whole
+from unmask.engine.own import completed
 from unmask.errors import ConfigError
 from unmask.evals.run import BATCH, Run, evaluate
 from unmask.evals.search import Standing, Trial, frontier, new_study, search, standing
@@ -205,7 +206,7 @@ def calibrate(
         return evaluate(
             model,
             replace(plan.task, items=items[:first]),
-            {digest(method.to_dict()): method},
+            {digest(completed(model, method).to_dict()): method},
             folder=folder,
             weights=weights,
             batch=batch,
