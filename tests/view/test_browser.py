@@ -29,8 +29,10 @@ QUESTION = (
 def traces() -> list[Trace]:
     found = []
     for method in ("r2-dllm", "fast-dllm"):
-        recorder = Recorder(unmask.load(), 96)
-        done = unmask.generate(unmask.load(), [QUESTION], method=method, max_new_tokens=96, observer=recorder)[0]
+        recorder = Recorder(unmask.load("unmask-tiny-base"), 96)
+        done = unmask.generate(
+            unmask.load("unmask-tiny-base"), [QUESTION], method=method, max_new_tokens=96, observer=recorder
+        )[0]
         found.append(recorder.trace(prompt=QUESTION, method=method, completion=done))
     return found
 

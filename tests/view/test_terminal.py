@@ -17,8 +17,8 @@ QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia ha
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    recorder = Recorder(unmask.load(), 64)
-    done = unmask.generate(unmask.load(), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
+    recorder = Recorder(unmask.load("unmask-tiny-base"), 64)
+    done = unmask.generate(unmask.load("unmask-tiny-base"), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
     return recorder.trace(prompt=QUESTION, method="r2-dllm", completion=done[0])
 
 
@@ -41,8 +41,8 @@ def test_a_drawing_of_every_forward(trace: Trace) -> None:
 
 def test_watching_records_what_it_shows(trace: Trace) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with watching(unmask.load(), 64, console) as recorder:
-        unmask.generate(unmask.load(), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
+    with watching(unmask.load("unmask-tiny-base"), 64, console) as recorder:
+        unmask.generate(unmask.load("unmask-tiny-base"), [QUESTION], method="r2-dllm", max_new_tokens=64, observer=recorder)
     assert recorder.trace().steps == trace.steps
 
 

@@ -24,18 +24,18 @@ BYTES = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate
 BYTES.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 BYTES.decoder = decoders.ByteLevel()
 BYTE_LEVEL = PreTrainedTokenizerFast(tokenizer_object=BYTES, clean_up_tokenization_spaces=False)
-TINY = unmask.load().tokenizer
+TINY = unmask.load("unmask-tiny-base").tokenizer
 
 
 def record(method: str, prompts: list[str]) -> tuple[list[unmask.StepRecord], list[unmask.Completion], list[Trace]]:
     """The engine's records, its answers, and the traces."""
-    recorder, records = Recorder(unmask.load(), LENGTH), list[unmask.StepRecord]()
+    recorder, records = Recorder(unmask.load("unmask-tiny-base"), LENGTH), list[unmask.StepRecord]()
 
     def observe(step: unmask.StepRecord) -> None:
         records.append(step)
         recorder(step)
 
-    done = unmask.generate(unmask.load(), prompts, method=method, max_new_tokens=LENGTH, observer=observe)
+    done = unmask.generate(unmask.load("unmask-tiny-base"), prompts, method=method, max_new_tokens=LENGTH, observer=observe)
     settings = unmask.method(method).to_dict()
     traces = [
         recorder.trace(index, prompt=prompt, method=method, settings=settings, completion=done[index])
