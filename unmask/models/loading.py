@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
 from unmask.models import REFUSED, TABLE, commit_head, own, parallel
 from unmask.models.config import Beside
@@ -75,7 +76,7 @@ def load(
         name=str(name),
         graphs=graphs,
         own=own.read(folder),
-        head=commit_head.read(folder, fingerprint(folder), width=network.shape.width, device=place),
+        head=_head(folder, network, place),
     )
 
 
@@ -89,8 +90,15 @@ def described(name: str) -> Denoiser:
     """
     folder = locate(name)
     network = build(read_json(folder / "config.json"), folder)
-    head = commit_head.read(folder, fingerprint(folder), width=network.shape.width)
+    head = _head(folder, network, torch.device("cpu"))
     return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder), head=head)
+
+
+def _head(folder: Path, network: Network, device: torch.device) -> CommitHead | None:
+    """The folder's commit head. The fingerprint, which reads from every file of weights, is made only where there is one."""
+    if not (folder / commit_head.FILE).exists():
+        return None
+    return commit_head.read(folder, fingerprint(folder), width=network.shape.width, device=device)
 
 
 def find_device(name: str) -> torch.device:
