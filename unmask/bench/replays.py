@@ -17,11 +17,10 @@ from unmask.bench.measure import Timing, rounds
 from unmask.bench.workload import ANSWER, BLOCK, Load
 from unmask.context.plan import Query
 from unmask.context.pool import pages_for
-from unmask.decode.commit_head import CommitHead
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
-from unmask.decode.rule import Commit, Look, Rule, ranks
+from unmask.decode.rule import Commit, Look, Rule, Terms, ranks
 from unmask.decode.rules import COUNTED
 from unmask.decode.settings import whole_field
 from unmask.engine.engine import Engine, Limits
@@ -113,29 +112,18 @@ class Replay(Method):
 
     forwards: int = whole_field(1, search=PUBLISHED)
 
-    def rules(
-        self,
-        answer_length: int,
-        *,
-        shifted: bool,
-        block: int | None = None,
-        marks: tuple[int, ...] = (),
-        head: CommitHead | None = None,
-    ) -> tuple[Rule, ...]:
-        """The replayed count, followed by the method's other rules."""
-        blocks = answer_length // (block or self.block(answer_length))
+    def base(self, terms: Terms) -> Rule:
+        """The replayed count."""
+        blocks = terms.answer_length // terms.block_length
         if self.suffix is not None:
             raise ConfigError("a replay needs the whole suffix: leave suffix out")
-        if not blocks <= self.forwards <= answer_length:
-            raise ConfigError(f"{answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
-        if block is not None and self.forwards % blocks:
+        if not blocks <= self.forwards <= terms.answer_length:
+            raise ConfigError(f"{terms.answer_length} tokens in {blocks} blocks cannot take {self.forwards} forwards")
+        if terms.on_grid and self.forwards % blocks:
             raise ConfigError(
                 f"{self.forwards} forwards are not as many in each of {blocks} blocks: without a suffix they must be"
             )
-        return (
-            Replayed(forwards=self.forwards, blocks=blocks),
-            *super().rules(answer_length, shifted=shifted, block=block, marks=marks, head=head)[1:],
-        )
+        return Replayed(forwards=self.forwards, blocks=blocks)
 
 
 def replay(forwards: int, **settings: Any) -> Replay:

@@ -169,7 +169,7 @@ class Method(Part):
             shifted=shifted,
             alpha=0.0 if self.dynamic_threshold is None else self.dynamic_threshold.alpha,
         )
-        base: Rule = self.commit.bind(terms)
+        base = self.base(terms)
         if self.anchored(shifted=shifted):
             base = Anchored(rule=base)
         # Ours settles runs of equal predictions before a window can swallow them whole.
@@ -180,6 +180,10 @@ class Method(Part):
             fill = tuple(WithinSubBlock(rule=rule, length=self.sub_blocks.length) for rule in fill)
         # A rule that moves tokens rewrites them too: both go by the same rounds.
         return fill if self.edit is None or self.commit.moves else (*fill, self.edit.bind(terms))
+
+    def base(self, terms: Terms) -> Rule:
+        """The first rule, made for these terms."""
+        return self.commit.bind(terms)
 
     @property
     def parts(self) -> dict[str, Part]:
