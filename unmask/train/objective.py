@@ -52,8 +52,9 @@ class Objective:
         rising: the low end of the range rises over the run, linearly, to the high end (d3LLM: 0 to 0.8).
         complementary: a batch has two views of every example; the second one masks what the first one shows.
         window: what is asked at once: one "block" after clean ones; a "group" of blocks whose rates rise along it
-            (MultiTF's, `mask_rate` does not count there) or which the model decodes together; or the whole "answer" up to the block of the first EOS. The latter
-            two train for decoding several blocks at once. A block-causal model is asked about all blocks in any case.
+            (MultiTF's, `mask_rate` does not count there), or which the model decodes together (`pattern: decode`); or the
+            whole "answer" up to the block of the first EOS. The latter two train for decoding several blocks at once. A
+            block-causal model is asked about all blocks in any case.
         group: most blocks of a group.
         pattern: which tokens are masked: "random" ones, or those that were masked in the "trajectory" of the answer's own
             decode when a share 1 - rate was written (d3LLM); the data must say which forward wrote each token. Or those that
