@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import Device, Json, Model, progress
+from unmask.cli.table import show_table
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,18 +145,13 @@ def _compare(folder: Path, output: Path | None) -> None:
 
 def _show(document: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from unmask.bench.report import tables
 
     console = Console()
     machine = document["machine"]
     about = [document["date"], machine["name"], f"{machine['threads']} threads", f"torch {machine['torch']}"]
-    console.print(", ".join([*about, *([document["note"]] if document["note"] else [])]), highlight=False)
+    console.print(", ".join([*about, *([document["note"]] if document["note"] else [])]), highlight=False, soft_wrap=True)
     for made in tables(document):
-        table = Table(title=f"\n{made.title}", title_justify="left", box=None, padding=(0, 1, 0, 0))
-        for column in made.columns:
-            table.add_column(column, overflow="fold")
-        for row in made.rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print()
+        show_table(made.title, made.columns, made.rows)
