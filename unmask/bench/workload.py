@@ -99,6 +99,7 @@ class Load:
         square: side of the large matrices.
         problems: of the embedded model's tasks.
         repeats, seconds: number of readings, and the time after which no further one begins.
+        turns: that time where whole decoders take turns.
     """
 
     shapes: tuple[str, ...]
@@ -113,6 +114,7 @@ class Load:
     problems: int
     repeats: int
     seconds: float
+    turns: float
 
 
 def workload(device: torch.device, *, quick: bool) -> Load:
@@ -133,6 +135,7 @@ def workload(device: torch.device, *, quick: bool) -> Load:
             problems=1 if quick else 3,
             repeats=1 if quick else 5,
             seconds=1.0 if quick else 4.0,
+            turns=5.0 if quick else 60.0,
         )
     return Load(
         shapes=("LLaDA-8B", "Dream-7B", "SDAR-8B", "LLaDA2-mini"),
@@ -153,4 +156,5 @@ def workload(device: torch.device, *, quick: bool) -> Load:
         problems=2 if quick else 8,
         repeats=2 if quick else 10,
         seconds=4.0 if quick else 10.0,
+        turns=20.0 if quick else 120.0,
     )
