@@ -7,22 +7,23 @@
     pack        laid out for the device's kernels           }
 
 The checkpoint form keeps its names. What a step does to its tensors is either a view (merged q, k and v: the three stay
-where they were, as parts of the merged one), or they are given up (`release`), and with them the memory: peak is all the
-weights in the form they had, plus one layer. Training, adapters, transformers and `state_dict` know the checkpoint form
-alone, and refuse in one line where its tensors were given up.
+where they were, as parts of the merged one), or they are given up (models/release.py), and with them the memory: peak is all
+the weights in the form they had, plus one layer. Training, adapters, transformers and `state_dict` know the checkpoint form
+alone: what can be made again of the running form is put back for them, and what cannot they refuse in one line.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.models.attention import rotary
 from unmask.models.layers import AttentionInputs, Part, Parts
 from unmask.models.network import Decoding, Network
+from unmask.models.release import release as release
 
 ORDER = ("adapter", "slice", "merge", "quantise", "pack")
 
@@ -40,12 +41,6 @@ class Step(Protocol):
     def head(self, head: Part) -> Part:
         """The output matrix, likewise."""
         ...
-
-
-def release(module: nn.Module) -> None:
-    """Give up the plain tensors of a module whose running form has its own: their memory is free at once."""
-    for name, tensor in list(module.named_parameters(recurse=False)):
-        setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False))
 
 
 class Running:
