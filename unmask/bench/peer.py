@@ -134,7 +134,7 @@ class Peer:
         pipe = asyncio.subprocess.PIPE
         try:
             return await asyncio.create_subprocess_exec(
-                *self._words, stdin=pipe, stdout=pipe, stderr=self._log, limit=LONGEST, start_new_session=True
+                *self._words, stdin=pipe, stdout=pipe, stderr=self._log, limit=LONGEST, process_group=0
             )
         except OSError as error:
             raise PeerError(f"cannot be started: {self._words[0]}: {error.strerror}") from None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from unmask.models import packed
 from unmask.models.denoiser import Denoiser
 from unmask.models.dream import Dream
 from unmask.models.layers import init_weights
@@ -80,7 +81,8 @@ def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
         network: Network = kind(config)
     network = network.to(dtype).to_empty(device=device)
     init_weights(network, std=0.02, generator=torch.Generator(device).manual_seed(0))
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name)
+    steps = packed.steps(network)
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name, steps=steps)
 
 
 # --- load -------------------------------------------------------------------------------------------------------------
