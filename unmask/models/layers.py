@@ -156,8 +156,11 @@ class Parts(NamedTuple):
     mlp_norm: Part
     feed_forward: Part
 
-    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
-        """States [B, Q, C] to states; `number` is the layer's place in the pool."""
+    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs, rows_R: Tensor | None = None) -> Tensor:
+        """States [B, Q, C] to states; `number` is the layer's place in the pool.
+
+        `rows_R` are the places among Q whose states are wanted, [B, R, C]; None: all.
+        """
         q, k, v = (torch.unflatten(heads, -1, (-1, self.head_size)) for heads in self.qkv(self.attention_norm(x)))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -167,7 +170,12 @@ class Parts(NamedTuple):
             attended = attend(q, k, v, inputs.mask)
         else:
             attended = attend_packed(q[0], k[0], v[0], inputs.plan, inputs.pool, number)[None]
-        x = added(x, self.o, attended.transpose(1, 2).flatten(2))
+        joined = attended.transpose(1, 2).flatten(2)
+        if rows_R is not None:
+            x, joined = x.index_select(1, rows_R), joined.index_select(1, rows_R)
+            if len(rows_R) == 0:  # keys and values alone were wanted
+                return x
+        x = added(x, self.o, joined)
         return added(x, self.feed_forward, self.mlp_norm(x))
 
 

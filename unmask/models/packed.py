@@ -74,7 +74,7 @@ class Packed(Adds):
         return made
 
     def activated(self, x: Tensor) -> Tensor:
-        """silu of the product."""
+        """The product, and its silu in the same pass."""
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "swish", [], "")
         return made
 

@@ -63,12 +63,15 @@ class Running:
             self.head = step.head(self.head)
 
     def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """The last layer's normalised states of a plan's packed queries, [N, C]."""
+        """The last layer's normalised states [R, C] of the rows that predict what the plan reads."""
         x, shape = self.network.embed(tokens_N[None]), self.network.shape
+        rows_R = self.network.predicting(plan.read_R, plan.before_R)
         cos, sin = rotary(plan.positions_N[None], shape.rotary, shape.theta, x.dtype)
         inputs = AttentionInputs(cos, sin, plan, pool)
-        for number, parts in enumerate(self.layers):
+        for number, parts in enumerate(self.layers[:-1]):
             x = parts(x, number, inputs)
+        # No token attends to what the last layer makes of another: behind its attention the other rows are not needed.
+        x = self.layers[-1](x, len(self.layers) - 1, inputs, rows_R)
         normed: Tensor = self.norm(x)
         return normed[0]
 
