@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import runpy
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -177,6 +180,16 @@ def test_names_tell_peers_apart() -> None:
         Command.parse("a=")
     with pytest.raises(ConfigError, match="No closing quotation"):
         Command.parse("a='b")
+
+
+ADAPTERS = sorted((Path(__file__).parents[2] / "benchmarks" / "peers").glob("*.py"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_adapters_that_have_never_run_say_so(adapter: Path) -> None:
+    shown = subprocess.run([sys.executable, "-S", str(adapter), "--help"], capture_output=True, text=True, check=True).stdout
+    assert "This adapter has NEVER RUN here." in " ".join(shown.split())
+    assert "never run" in str(runpy.run_path(str(adapter))["NOTE"])  # what the table shows
 
 
 def test_bfloat16_keeps_its_type(folder: Path) -> None:

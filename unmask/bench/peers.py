@@ -31,6 +31,7 @@ PLAIN = (sys.executable, "-m", "unmask.bench.plain", "{model}")
 USUAL = (Command("plain loop", PLAIN), Command("plain loop, padded", (*PLAIN, "--padded")))
 ANSWER = 64
 BATCH = 16
+LIMIT = 600.0  # seconds of one turn
 PROMPT = 128  # tokens of a random prompt, where the model has no tokenizer
 
 
@@ -40,7 +41,7 @@ class Peers:
 
     commands: Sequence[Command] = USUAL
     method: Method | None = None
-    limit: float = 600.0
+    limit: float = LIMIT
 
     def __post_init__(self) -> None:
         names = [OURS, *(command.name for command in self.commands)]

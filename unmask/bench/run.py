@@ -20,6 +20,7 @@ from unmask.bench.peers import Peers, peers
 from unmask.bench.presets import batching, memory, presets
 from unmask.bench.profile import profile
 from unmask.bench.shapes import shapes
+from unmask.bench.types import types
 from unmask.bench.workload import Load, Report, workload
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.models.denoiser import Denoiser
@@ -27,8 +28,8 @@ from unmask.models.denoiser import Denoiser
 Document = dict[str, Any]
 Rows = Iterator[dict[str, Any]]
 
-PARTS = ("floors", "shapes", "decode", "growth", "profile", "peers")
-USUAL = PARTS[:4]
+PARTS = ("floors", "shapes", "decode", "types", "growth", "profile", "peers")
+USUAL = PARTS[:5]
 
 
 def start(
@@ -100,7 +101,9 @@ def _measure(
             yield from decisions(device, load, report)
             yield from presets(model, load, report)
             yield from batching(model, load, report)
-            yield from memory(model, report)
+            yield from memory(model, load, report)
+        case "types":
+            yield from types(load_model(), load, report)
         case "growth":
             yield from growth(device, load, report)
         case "profile":
