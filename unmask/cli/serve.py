@@ -33,10 +33,25 @@ def command(
     ] = True,
     memory: Annotated[float | None, typer.Option(help="GiB of key/value memory.")] = None,
     rows: Annotated[int, typer.Option(help="Answers that are decoded at once.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Largest number of tokens per forward.")] = 8192,
+    tokens: Annotated[
+        int | None, typer.Option(help="Most tokens per forward, of one answer too; default: 8192 on a GPU, else 1024.")
+    ] = None,
+    share: Annotated[
+        int | None, typer.Option(help="Of these for all answers of one request together; default: a quarter.")
+    ] = None,
     queue: Annotated[int, typer.Option(help="Choices that may wait; further requests get a 429.")] = 256,
+    choices: Annotated[int, typer.Option(help="Most answers of one request: n, times its prompts.")] = 128,
+    draft_steps: Annotated[int, typer.Option(help="Most draft steps of a request's method.")] = 16,
     body_bytes: Annotated[int, typer.Option(help="Largest request body, in bytes.")] = 2**20,
     seconds: Annotated[float, typer.Option(help="Time limit of a request, waiting included.")] = 600.0,
+    forward_seconds: Annotated[
+        float | None, typer.Option(help="A longer forward turns /health; default: 120, at most --seconds.")
+    ] = None,
+    first_forward_seconds: Annotated[
+        float | None, typer.Option(help="Likewise the first forward, which may compile; default: 600, at most --seconds.")
+    ] = None,
+    header_seconds: Annotated[float, typer.Option(help="Time limit of a connection without a request.")] = 15.0,
+    connections: Annotated[int, typer.Option(help="Most connections at once.")] = 1000,
     drain_seconds: Annotated[int, typer.Option(help="Time limit of running requests after SIGTERM or Ctrl-C.")] = 60,
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
@@ -66,8 +81,20 @@ def command(
         queue=queue,
         body_bytes=body_bytes,
         seconds=seconds,
+        choices=choices,
+        draft_steps=draft_steps,
+        forward_seconds=forward_seconds,
+        first_forward_seconds=first_forward_seconds,
+        header_seconds=header_seconds,
+        connections=connections,
     )
-    limits = Limits(memory=None if memory is None else int(memory * 2**30), rows=rows, tokens=tokens, prefix_cache=prefix_cache)
+    limits = Limits(
+        memory=None if memory is None else int(memory * 2**30),
+        rows=rows,
+        tokens=tokens,
+        share=share,
+        prefix_cache=prefix_cache,
+    )
     if replicas > 1:
         if tensor_parallel:
             raise ConfigError("--replicas and --tensor-parallel: a replica is one process, so use one of them")

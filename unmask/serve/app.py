@@ -46,7 +46,11 @@ def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service: Service = app.state.service
-        async with AsyncEngine(engine, service.observe) as async_engine:
+        usual, first = options.forward_limits
+        async with (
+            AsyncEngine(engine, service.observe, forward_seconds=usual, first_forward_seconds=first) as async_engine,
+            service.watching(),
+        ):
             service.start(async_engine)
             yield
 
@@ -87,7 +91,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 async def _respond(body: Body, http: Request) -> Response:
     service = _service(http)
-    request = await service.accept(body, http.state.log, cache_scope=http.state.cache_scope)
+    request = await service.accept(body, http.state.log, key=http.state.key, cache_scope=http.state.cache_scope)
     if body.stream:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # nginx would hold the stream back
         return StreamingResponse(service.events(request), media_type="text/event-stream", headers=headers)
@@ -120,9 +124,9 @@ async def health(request: Request) -> Response:
 
 @routes.get("/health/live", response_model=Health, responses={503: {"model": Health}})
 async def alive(request: Request) -> Response:
-    """Whether the process has to be restarted: 503 where its engine has died, else 200 (or no response)."""
+    """Whether the process has to be restarted: 503 where its engine has died or a forward does not end, else 200."""
     health = _service(request).health
-    return JSONResponse(health.model_dump(), 503 if health.status == "failed" else 200)
+    return JSONResponse(health.model_dump(), 503 if health.status in ("failed", "stuck") else 200)
 
 
 @routes.get("/metrics", response_class=Response)
