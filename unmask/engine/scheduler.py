@@ -118,7 +118,8 @@ class Turns:
         """Indices of the rows that run, which are served with that; `line` is longest waiting first.
 
         A row that does not fit is left out and those behind it may run, so the refreshes of long prompts take turns beside
-        the block forwards of all others. Half a share is filled whoever is ahead: small forwards cost what smaller ones do.
+        the block forwards of all others. Up to half a share is filled whoever is ahead, and is no one's turn: a small forward
+        takes about as long as a smaller one.
 
         >>> Turns(budget=1000, share=500).pick([Row(Owner(), cost) for cost in (32, 900, 900, 32)])
         [0, 1, 3]
@@ -137,8 +138,9 @@ class Turns:
                     picked.append(place)
                     total += cost
                     spent[owner] += cost
-                    self._keys.serve(owner.key, cost)
-                    self._requests[owner.key].serve(owner.request, cost)
+                    if places is ready:
+                        self._keys.serve(owner.key, cost)
+                        self._requests[owner.key].serve(owner.request, cost)
         return sorted(picked)
 
     def _order(self, line: Sequence[Row], quantum: int) -> tuple[list[int], list[int]]:

@@ -16,7 +16,7 @@ from unmask.engine.engine import Engine
 from unmask.serve.errors import add_error_handlers
 from unmask.serve.guard import Guard
 from unmask.serve.options import Options
-from unmask.serve.page import page
+from unmask.serve.page import page, protection
 from unmask.serve.protocol import (
     Body,
     ChatRequest,
@@ -115,6 +115,7 @@ async def model(name: str, request: Request) -> ModelInfo:
 # --- operation
 
 
+@routes.head("/health", include_in_schema=False)
 @routes.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(request: Request) -> Response:
     """Whether the server takes requests: 200 or 503. Any response says that it is alive (`/health/live`)."""
@@ -122,6 +123,7 @@ async def health(request: Request) -> Response:
     return JSONResponse(health.model_dump(), 200 if health.ready else 503)
 
 
+@routes.head("/health/live", include_in_schema=False)
 @routes.get("/health/live", response_model=Health, responses={503: {"model": Health}})
 async def alive(request: Request) -> Response:
     """Whether the process has to be restarted: 503 where its engine has died or a forward does not end, else 200."""
@@ -137,7 +139,9 @@ async def metrics(request: Request) -> Response:
     return Response(service.metrics.render(), media_type=service.metrics.content_type)
 
 
+@routes.head("/", include_in_schema=False)
 @routes.get("/", response_class=HTMLResponse)
 async def live_page(request: Request) -> HTMLResponse:
     """The page that shows a decode live."""
-    return HTMLResponse(page(_service(request)))
+    html = page(_service(request))
+    return HTMLResponse(html, headers=protection(html))

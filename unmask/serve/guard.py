@@ -6,6 +6,7 @@ Plain ASGI, so that a stream passes through untouched.
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 import time
@@ -62,6 +63,10 @@ class Guard:
             log.write(seconds)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
+        hosts, name = self._options.hosts, host_name(headers.get("host", ""))
+        if hosts and name not in hosts and not is_address(name):
+            text = f"this server is not known as {name!r}: use {hosts[0]}, or start it with --allowed-host {name}"
+            return error_response(421, text, kind=BAD_REQUEST)
         if self._options.api_keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             key = key.strip()
@@ -105,6 +110,25 @@ class Guard:
             return message
 
         return limited
+
+
+def host_name(host: str) -> str:
+    """The name in a header `host`, without its port.
+
+    >>> host_name("localhost:8000"), host_name("[::1]:8000"), host_name("Example.org")
+    ('localhost', '::1', 'example.org')
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower().rstrip(".")
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an IP address, which no other site can give itself."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _request_id(headers: Headers) -> str:

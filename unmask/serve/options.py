@@ -22,15 +22,17 @@ class Options:
         settings: options of the preset that are changed, or settings of the file.
         max_new_tokens: tokens of an answer where neither the request nor the method gives a number.
         api_keys: any of them opens the API; where there is none, the API needs no key.
+        hosts: names under which clients may reach the server, beside any address; none: any name. A page of another site can
+            give its own name the address 127.0.0.1, and then read what a server without a key answers.
         share_prefix_across_keys: whether requests of different API keys share keys and values of equal beginnings too.
         queue: choices that may wait for the engine; further requests get a 429.
         choices: of one request, `n` of each of its prompts.
         draft_steps: of a request's method.
         body_bytes: size of the largest body, in bytes.
         seconds: longest time of a request, waiting included.
-        forward_seconds: longest time of a forward, after which the server is no longer healthy; None: 120, and never more than
-            `seconds`, because then no request can be answered.
-        first_forward_seconds: likewise of the first one, which may compile; None: 600, and never more than `seconds`.
+        forward_seconds: longest time of a forward, after which the server is no longer healthy; None: 120, but less than
+            `seconds`, after which no request can be answered.
+        first_forward_seconds: likewise of the first one, which may compile; None: 600, but less than `seconds`.
         header_seconds: longest time until a connection has sent a request's header, and between two requests.
         connections: open at once; further ones get a 503.
     """
@@ -40,6 +42,7 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     api_keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     share_prefix_across_keys: bool = False
     queue: int = 256
     choices: int = 128
@@ -66,7 +69,8 @@ class Options:
     @property
     def forward_limits(self) -> tuple[float, float]:
         """Seconds of a forward, and of the first one."""
-        return self.forward_seconds or min(120.0, self.seconds), self.first_forward_seconds or min(600.0, self.seconds)
+        most = 0.9 * self.seconds
+        return self.forward_seconds or min(120.0, most), self.first_forward_seconds or min(600.0, most)
 
     @property
     def preset(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unmask.engine.check import check_size
 from unmask.engine.generate import chat, make_request
 from unmask.engine.own import completed
 from unmask.engine.request import UNNAMED, Completion, Owner, Request
@@ -128,5 +129,6 @@ def plain(prompt: str, model: Denoiser) -> list[int]:
         raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give at least one word")
+    check_size(prompt, model)
     ids: list[int] = tokenizer.encode(prompt, verbose=False)
     return ids
