@@ -192,6 +192,9 @@ def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int 
             max_new_tokens=max_new_tokens,
             report=report,
         )
+    for run in runs:
+        if errors := [record.error for record in run.records if record.error]:
+            typer.echo(f"{len(errors)} of {len(run.records)} items of {run.name} have no answer: {errors[0]}", err=True)
     if not any(run.answered for run in runs):
         newest = max((setup.folder / file_name(run.name)).stat().st_mtime for run in runs)
         when = datetime.datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
@@ -214,7 +217,8 @@ def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool, sweep: bo
         return document
     with _counts(setup, "oracle", vanilla, vanilla) as journal:
         forwards = oracle(setup.model, vanilla, journal)
-    document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
+    if forwards:  # none where no item was answered
+        document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
     if ablation:
         document["rules"] = {}
         for run in runs:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.decode.settings import whole
+from unmask.engine.check import check_size
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
@@ -151,6 +152,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
             raise ConfigError("a prompt is a string or a list of token ids")
         return tuple(prompt)
     _check_text(prompt)
+    check_size(prompt, model)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer
@@ -178,6 +180,7 @@ def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
     for turn in turns:
         _check_text(turn["content"])
+    check_size("".join(turn["content"] for turn in turns), model)
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
     try:

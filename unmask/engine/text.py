@@ -60,13 +60,7 @@ def settled(
     cut = _cut(text, stop)
     if end == len(token_ids):
         text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        starts = [
-            len(text) - size
-            for string in stop
-            for size in range(1, min(len(string), len(text) + 1))
-            if text.endswith(string[:size])
-        ]
-        cut = min(cut, *starts) if starts else cut
+        cut = min([cut, *(_begins(string, text) for string in stop)])
     return text[:cut]
 
 
@@ -79,6 +73,14 @@ def _end(token_ids: Sequence[int], eos_ids: Sequence[int], fixed: Container[int]
     """The place of the first EOS that the model has written, or the end."""
     ends = (place for place, token in enumerate(token_ids) if token in eos_ids and place not in fixed)
     return next(ends, len(token_ids))
+
+
+def _begins(string: str, text: str) -> int:
+    """Where a part of the string stands at the end of a text, which more text may complete; or the end."""
+    place = text.find(string[0], max(0, len(text) - len(string) + 1))
+    while place >= 0 and not string.startswith(text[place:]):
+        place = text.find(string[0], place + 1)
+    return place if place >= 0 else len(text)
 
 
 def _cut(text: str, stop: Sequence[str]) -> int:

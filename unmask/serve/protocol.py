@@ -108,6 +108,9 @@ def _changes_nothing(value: Any, neutral: JsonValue) -> bool:
     return value is None or (value == neutral and isinstance(value, bool) == isinstance(neutral, bool))
 
 
+_Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class Body(_Strict):
     """The fields of both endpoints. By default the server's method decides, and decoding is greedy."""
 
@@ -119,8 +122,7 @@ class Body(_Strict):
     seed: int | None = Field(None, ge=0, lt=2**63 - 128)
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag(_ONE)]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16), Tag(_MANY)],
+            Annotated[_Stop, Tag(_ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(_MANY)],
             Discriminator(_one_or_many),
         ]
         | None
@@ -281,9 +283,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """`ready`: the server takes requests. A process that responds at all is alive."""
+    """`ready`: the server takes requests and answers them.
 
-    status: Literal["starting", "ready", "busy", "closing", "failed"]
+    `failing`: the last forwards failed; `stuck`: one does not end; `failed`: the engine has died.
+    """
+
+    status: Literal["starting", "ready", "busy", "closing", "failing", "stuck", "failed"]
     ready: bool
     waiting: int
     running: int
