@@ -96,8 +96,8 @@ def _whole(low: int, high: int) -> Expression:
 
 def _fixed(low: str, high: str) -> Expression:
     """Likewise, of one length: linear in the digits."""
-    if not low:
-        return seq()
+    if set(low) <= {"0"} and set(high) <= {"9"}:
+        return Repeat(DIGIT, len(low), len(low))
     if low[0] == high[0]:
         return seq(low[0], _fixed(low[1:], high[1:]))
     rest = len(low) - 1

@@ -200,7 +200,7 @@ class _Schema:
         if not named:
             if least or most is not None:
                 _fail(path, f"{'minProperties' if least else 'maxProperties'} without properties is not supported")
-            return self._map(others, path, depth)
+            return seq("{}") if "properties" in source else self._map(others, path, depth)
         if (least or 0) > len(required) or (most is not None and most < len(named)):
             _fail(path, f"{'minProperties' if (least or 0) > len(required) else 'maxProperties'} is not supported")
         items = []
@@ -214,9 +214,12 @@ class _Schema:
 
     def _map(self, values: Any, path: str, depth: int) -> Expression:
         """An object of any keys."""
-        inner = NOTHING if depth <= 0 else self.value(values, f"{path}.*", depth - 1)
-        pair = seq(any_string(), _COLON, inner)
-        return NOTHING if depth <= 0 else seq("{", _several(pair, 0, None), "}")
+        inner = self._unnamed(values is True, values, f"{path}.*", depth)
+        return seq("{", _several(seq(any_string(), _COLON, inner), 0, None), "}")
+
+    def _unnamed(self, free: bool, source: Any, path: str, depth: int) -> Expression:
+        """Items or properties; where nothing is said of them they nest one level less deep."""
+        return self.value(source, path, depth - 1 if free else depth) if depth > 0 or not free else NOTHING
 
     def _array(self, source: Mapping[str, Any], path: str, depth: int) -> Expression:
         if source.get("uniqueItems"):
@@ -225,14 +228,12 @@ class _Schema:
         if not isinstance(first, list) or isinstance(others, list):
             _fail(path, "prefixItems must be a list of schemas, and items one schema")
         least, most = _count(source, "minItems", path, 0) or 0, _count(source, "maxItems", path, None)
-        if depth <= 0 and not ("items" in source or first):
-            return NOTHING
-        inner = NOTHING if others is False else self.value(others, f"{path}[]", depth - ("items" not in source))
+        inner = self._unnamed("items" not in source, others, f"{path}[]", depth)
         parts = [self.value(part, f"{path}[{place}]", depth) for place, part in enumerate(first)]
-        parts = parts[: parts.index(NOTHING)] if NOTHING in parts else parts
-        most = len(parts) if inner == NOTHING and (most is None or most > len(parts)) else most
-        if NOTHING in (inner,) and len(parts) < len(first):
-            most = min(len(parts), most or 0)
+        if NOTHING in parts:
+            parts, inner = parts[: parts.index(NOTHING)], NOTHING
+        if inner == NOTHING:
+            most = len(parts) if most is None else min(most, len(parts))
         if most is not None and least > most:
             return NOTHING
         return seq("[", _tuple(parts[:most], inner, least, most), "]")
