@@ -226,12 +226,13 @@ def drawn(
     `path_KL` are those of the best way, which the filters leave in, so that one is left.
     """
     automaton, class_V = chain.automaton, chain.automaton.classes.class_V
-    logits_KLV = logits_KLV.to(torch.promote_types(logits_KLV.dtype, torch.float32))
+    logits_KLV = logits_KLV.to(torch.promote_types(logits_KLV.dtype, torch.float32)).nan_to_num(
+        nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
+    )
     kept_KLV = tempered(_kept(automaton, allowed_KLC, logits_KLV), sampling, automaton.mask_id)
     plain_KL1 = logits_KLV.gather(2, path_KL[..., None]) / sampling.temperature_B1[..., None]
     floor_KL1 = kept_KLV.amax(dim=2, keepdim=True).clamp(min=torch.finfo(kept_KLV.dtype).min / 2) + LEAST
-    # What stands may be the mask's neighbour in no class; it weighs nothing anyway.
-    kept_KLV = kept_KLV.scatter(2, path_KL[..., None], plain_KL1.nan_to_num(nan=-torch.inf).maximum(floor_KL1))
+    kept_KLV = kept_KLV.scatter(2, path_KL[..., None], plain_KL1.maximum(floor_KL1))
     noisy_KLV = kept_KLV + gumbel(sampling.seed_B1, sampling.positions_BL, kept_KLV.shape[2])
     scale_KL1 = kept_KLV.amax(dim=2, keepdim=True)
     index_KLV = class_V.expand_as(kept_KLV)
