@@ -32,7 +32,7 @@ ARROWS = {
     "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
     "view": {"engine", "methods", "models", "decode"},
-    "serve": {"engine", "methods", "models", "view"},
+    "serve": {"engine", "methods", "models", "view", "grammar"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve", "tasks"},
 }
 # Third-party packages that only one package of unmask imports.

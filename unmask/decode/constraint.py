@@ -11,7 +11,7 @@ the window to one from which the answer can be completed: while the rest of that
 With a temperature the way is drawn: sums take the place of maxima on the way back, and forward each position takes the token
 that its own Gumbel noise favours, so that the way is a sample of the model's distribution, given that the answer is allowed.
 
-Shapes: K states of a row's window that the forward has tried, L positions, V vocabulary, R = K L; S, C, P, N as in automaton.py.
+Shapes: K states of a row's window that the forward has tried, L positions, V vocabulary, R = K L; S, C, P, N: automaton.py.
 """
 
 from collections.abc import Sequence
@@ -251,9 +251,7 @@ def drawn(
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
-def _likeliest(
-    logits_RV: Tensor, proposal: Proposal, automaton: Automaton, sampling: Sampling | None
-) -> tuple[Tensor, Tensor]:
+def _likeliest(logits_RV: Tensor, proposal: Proposal, automaton: Automaton, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
     """The most probable token of each position and the logarithm of its softmax's denominator."""
     if sampling is not None:
         return without(logits_RV, (automaton.mask_id,)).argmax(dim=1), logits_RV.logsumexp(dim=1, keepdim=True)

@@ -188,7 +188,7 @@ def too_large(how: str) -> GrammarError:
 
 
 def smallest(dfa: ByteDfa) -> ByteDfa:
-    """An equal automaton without states that lead nowhere, and of equal states only one. Raises GrammarError if none is left."""
+    """An equal automaton of no state too many. Raises GrammarError where no state leads to an end."""
     next_SK = dfa.next_SK
     from_E, class_E = np.nonzero(next_SK >= 0)
     left_S = distances(from_E, next_SK[from_E, class_E], dfa.accept_S)

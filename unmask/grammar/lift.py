@@ -42,9 +42,7 @@ def lifted(dfa: ByteDfa, text: TextMap, *, ends: Sequence[int], mask_id: int, vo
     return automaton(next_CS, class_V, np.append(written.accept_S, True), ends=ends, mask_id=mask_id)
 
 
-def automaton(
-    next_CS: Ints, class_V: Ints, accept_S: NDArray[np.bool_], *, ends: Sequence[int], mask_id: int
-) -> Automaton:
+def automaton(next_CS: Ints, class_V: Ints, accept_S: NDArray[np.bool_], *, ends: Sequence[int], mask_id: int) -> Automaton:
     """Of the state behind each class in each state (-1: none), the class of each id, and where an answer may end.
 
     State 0 begins. States that lead nowhere are left out. Raises GrammarError where state 0 is one of them.

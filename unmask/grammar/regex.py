@@ -1,7 +1,7 @@
-"""Regular expressions: the syntax that Rust's regex crate, Python and ECMAScript have in common, without look-around.
+r"""Regular expressions: the syntax that Rust's regex crate, Python and ECMAScript have in common, without look-around.
 
-What a shorthand means differs between them where text is not ASCII. Here it is what it means in all of them: `\\d`, `\\w` and
-`\\s` are ASCII, their opposites leave out every digit, letter and space of Unicode, and a dot is no end of a line.
+What a shorthand means differs between them where text is not ASCII. Here it is what it means in all of them: `\d`, `\w` and
+`\s` are ASCII, their opposites leave out every digit, letter and space of Unicode, and a dot is no end of a line.
 """
 
 import functools
@@ -57,10 +57,10 @@ class Branch:
 
 
 def whole(pattern: str) -> Expression:
-    """The texts that the pattern matches from beginning to end. Raises GrammarError, which says where it is wrong.
+    r"""The texts that the pattern matches from beginning to end. Raises GrammarError, which says where it is wrong.
 
     >>> from unmask.grammar.dfa import compiled
-    >>> compiled(whole(r"So [0-9]{2,}\\.")).accepts(b"So 123.")
+    >>> compiled(whole(r"So [0-9]{2,}\.")).accepts(b"So 123.")
     True
     """
     return either(*(branch.expression for branch in _Parser(pattern).branches()))

@@ -22,8 +22,8 @@ DEPTH, MOST_DEPTH = 4, 6
 _NODES = 20_000
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _NOTES = frozenset(
-    ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format")
-    + ("$schema", "$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding")
+    ["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format", "$schema"]
+    + ["$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding"]
 )
 _OWN = {  # what each type understands
     "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
@@ -72,7 +72,9 @@ class _Schema:
         """The values of one schema at `path`; `depth` is left for what has no bound."""
         self.nodes += 1
         if self.nodes > _NODES:
-            raise GrammarError(f"the JSON schema is too large: it has more than {_NODES:,} parts with its references written out")
+            raise GrammarError(
+                f"the JSON schema is too large: it has more than {_NODES:,} parts with its references written out"
+            )
         if source is False:
             return NOTHING
         if source is True:
@@ -240,7 +242,7 @@ class _Schema:
 
 
 def _tuple(first: Sequence[Expression], others: Expression, least: int, most: int | None) -> Expression:
-    """Items of which each of the first has its own schema; all from `least` on may be absent, the last ones before the others."""
+    """Items of which each of the first has its own schema; those behind the first `least` may be absent."""
     if not first:
         return _several(others, least, most)
     rest: Expression = Repeat(seq(_COMMA, others), max(0, least - len(first)), None if most is None else most - len(first))

@@ -17,6 +17,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
+from unmask.serve.structure import calls_tools, language
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +45,11 @@ class ApiRequest:
     @property
     def is_chat(self) -> bool:
         return isinstance(self.body, ChatRequest)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether an answer may be the call of a tool."""
+        return calls_tools(self.body)
 
     @property
     def id(self) -> str:
@@ -79,6 +85,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
     # Answers of a block-causal model end anywhere in a block.
     block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    asked = language(body)
     made = [
         make_request(
             model,
@@ -90,6 +97,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
             top_p=body.top_p,
             seed=seed,
             stop=body.stops,
+            language=asked,
         )
         for prompt in _prompts(body, model)
     ]
@@ -99,7 +107,8 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
 def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
     if isinstance(body, ChatRequest):
         turns = [(message.role.replace("developer", "system"), message.text) for message in body.messages]
-        return [chat(model, [{"role": role, "content": text} for role, text in turns])]
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if calls_tools(body) else None
+        return [chat(model, [{"role": role, "content": text} for role, text in turns], tools=tools)]
     assert isinstance(body, CompletionRequest)
     return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
 
