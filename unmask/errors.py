@@ -7,7 +7,8 @@
     └── RequestError         a prompt that cannot be served; also a ValueError
         ├── EmptyPrompt
         ├── PromptTooLong
-        └── MaskInPrompt
+        ├── MaskInPrompt
+        └── GrammarError     a regular expression or a schema that no answer can be held to
 
 `except unmask.UnmaskError` catches all of them and nothing else.
 """
@@ -56,6 +57,10 @@ class PromptTooLong(RequestError):
 
 class MaskInPrompt(RequestError):
     """A prompt that holds the model's mask id, which would be decoded like an open position."""
+
+
+class GrammarError(RequestError):
+    """A regular expression or a schema that is broken, not supported, too large, or needs more tokens than the answer has."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:

@@ -391,7 +391,7 @@ class RequestState:
             tokens=answer.tokens,
             forwards=self.forwards,
             query_tokens=self.query_tokens,
-            finish_reason="stop" if answer.stopped else "length",
+            finish_reason="stop" if answer.stopped or self.constraint is not None else "length",
             seconds=self.ended - self.began,
             method=self.request.method,
             commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},

@@ -18,6 +18,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
+from unmask.serve.structure import calls_tools, language
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +46,11 @@ class ApiRequest:
     @property
     def is_chat(self) -> bool:
         return isinstance(self.body, ChatRequest)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether an answer may be the call of a tool."""
+        return calls_tools(self.body)
 
     @property
     def id(self) -> str:
@@ -94,6 +100,7 @@ def engine_requests(
     if method.draft is not None and method.draft.steps > options.draft_steps:
         raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    asked = language(body)
     made = [
         make_request(
             model,
@@ -104,6 +111,7 @@ def engine_requests(
             top_p=body.top_p,
             seed=seed,
             stop=body.stops,
+            language=asked,
         )
         for prompt in _prompts(body, model)
     ]
@@ -113,7 +121,8 @@ def engine_requests(
 def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
     if isinstance(body, ChatRequest):
         turns = [(message.role.replace("developer", "system"), message.text) for message in body.messages]
-        return [chat(model, [{"role": role, "content": text} for role, text in turns])]
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if calls_tools(body) else None
+        return [chat(model, [{"role": role, "content": text} for role, text in turns], tools=tools)]
     assert isinstance(body, CompletionRequest)
     return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
 
