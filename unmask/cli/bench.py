@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Json, Model, progress, read_method
-from unmask.cli.table import show_table
-from unmask.errors import ConfigError
+from unmask.cli.choose import Device, Json, Model, read_method
+from unmask.cli.console import progress
+from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
     from unmask.bench.peers import Peers
@@ -153,7 +153,7 @@ def _can_draw() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise ConfigError("--picture needs matplotlib: pip install 'unmask[eval]', or draw later with --from")
+        raise ConfigError(f"--picture needs matplotlib: {install('eval')}, or draw later with --from")
 
 
 def _compare(folder: Path, output: Path | None) -> None:
@@ -174,14 +174,11 @@ def _compare(folder: Path, output: Path | None) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from unmask.bench.report import tables
+    from unmask.cli.console import Column, console, print_table
 
-    console = Console()
     machine = document["machine"]
     about = [document["date"], machine["name"], f"{machine['threads']} threads", f"torch {machine['torch']}"]
-    console.print(", ".join([*about, *([document["note"]] if document["note"] else [])]), highlight=False, soft_wrap=True)
+    console().print(", ".join([*about, *([document["note"]] if document["note"] else [])]))
     for made in tables(document):
-        console.print()
-        show_table(made.title, made.columns, made.rows)
+        print_table([Column(name, text=True) for name in made.columns], made.rows, title=f"\n{made.title}")

@@ -157,8 +157,8 @@ class Network(nn.Module):
         return self
 
     def embed(self, tokens_BQ: Tensor) -> Tensor:
-        """The states [B, Q, C] that the first layer is given."""
-        embedded: Tensor = self.embedding()(tokens_BQ)
+        """The states [B, Q, C] that the first layer is given; in place of tokens, rows [B, Q, C] of the embedding."""
+        embedded: Tensor = tokens_BQ if tokens_BQ.is_floating_point() else self.embedding()(tokens_BQ)
         return embedded if self.embedding_scale == 1.0 else embedded * self.embedding_scale
 
     def project(self, hidden: Tensor) -> Tensor:
