@@ -40,7 +40,7 @@ def _between(rows: list[Row], sides: list[str]) -> list[tuple[str, ...]]:
         for side in sides:
             if side in row:
                 best[kinds[side]] = max(best.get(kinds[side], 0.0), row["flops"] / row[side]["cpu_seconds"])
-    made = []
+    made: list[tuple[str, ...]] = []
     for row in rows:
         alone = products.get(_point(row))
         if row["what"] != "block forward" or alone is None:
