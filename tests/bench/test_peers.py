@@ -94,7 +94,7 @@ def peer(name: str, extra: str = "pass", *, cpu: str = "0.5", limit: float = 20.
 
 
 def rows(*peers: Peer, **changed: Any) -> list[dict[str, Any]]:
-    return list(compare(peers, [point(**changed)], rounds=2, seconds=60.0))
+    return list(compare(peers, [point(**changed)], lambda line: None, rounds=2, seconds=60.0))
 
 
 def test_peers_take_turns_and_each_turn_is_a_ratio(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def tables(document: Document) -> list[Table]:
         *_floors(document),
         *_shapes(document),
         *_decode(document),
+        _types(document),
         *_growth(document),
         _operations(document),
         _peers(document),

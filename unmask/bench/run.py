@@ -112,13 +112,17 @@ def _measure(
             yield from peers(load_model(), load, report, asked)
 
 
-def read(text: str, where: str) -> Document:
-    """Parse a document; `where` names its file. Raises ConfigError if it is not one."""
+MADE = {"unmask": ("parts", "`unmask bench -o`"), "before_after": ("rows", "benchmarks/before_after.py")}
+
+
+def read(text: str, where: str, benchmark: str = "unmask") -> Document:
+    """Parse a document of a benchmark; `where` names its file. Raises ConfigError if it is not one."""
+    holds, made = MADE[benchmark]
     try:
         document: Document = json.loads(text)
-        known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)
+        known = document["benchmark"] == benchmark and isinstance(document[holds], dict | list)
     except (json.JSONDecodeError, KeyError, TypeError):
         known = False
     if not known:
-        raise ConfigError(f"{where}: not a document of `unmask bench -o`")
+        raise ConfigError(f"{where}: not a document of {made}")
     return document

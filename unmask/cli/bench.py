@@ -169,8 +169,10 @@ def _compare(folder: Path, output: Path | None) -> None:
         raise ConfigError(f"{folder}: no *-bench-*.json there; `unmask bench -o` makes them")
     documents = [read(_text(file), str(file)) for file in files]
     image = output.with_suffix(".png")
-    draw(max(documents, key=lambda document: str(document["date"])), image)
-    _keep(output, page(documents, image.name))
+    drawn = [document for document in documents if {"shapes", "decode", "growth"} & document["parts"].keys()]
+    draw(max(drawn or documents, key=lambda document: str(document["date"])), image)
+    compared = [read(_text(file), str(file), "before_after") for file in sorted(folder.glob("*-before-after-*.json"))]
+    _keep(output, page(documents, image.name, compared))
 
 
 def _show(document: dict[str, Any]) -> None:
