@@ -82,7 +82,7 @@ def engine_requests(
 ) -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
+    A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
     n, prompts = body.n or 1, len(body.prompts) if isinstance(body, CompletionRequest) else 1
@@ -93,17 +93,13 @@ def engine_requests(
     method = completed(model, choose(body.diffusion, options))
     if method.draft is not None and method.draft.steps > options.draft_steps:
         raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
-    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
-    # Answers of a block-causal model end anywhere in a block.
-    block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     made = [
         make_request(
             model,
             prompt,
             method=method,
-            max_new_tokens=-(-wanted // block) * block,
-            limit=wanted,
+            max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=seed,
