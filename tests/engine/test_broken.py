@@ -89,7 +89,7 @@ def _saying(logits_1LV: torch.Tensor) -> Denoiser:
     class Saying(Denoiser):
         def forward(self, tokens_N: torch.Tensor, plan: ForwardPlan, pool: KVPool | None) -> torch.Tensor:
             self.states(tokens_N, plan, pool)
-            return logits.repeat(len(plan.read_R) // 4, 1)
+            return logits[: len(plan.read_R)]
 
     return Saying(**{part.name: getattr(MODEL, part.name) for part in dataclasses.fields(MODEL) if part.init})
 

@@ -4,15 +4,14 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.serve.live import CHAT, Live, Serving, until
 from unmask.engine.engine import Engine, Limits
-from unmask.engine.request import Owner
+from unmask.engine.request import Owner, Request
 from unmask.models.denoiser import Denoiser
 from unmask.serve.options import Options
 from unmask.serve.protocol import ChatRequest
@@ -128,26 +127,40 @@ def test_the_caps_are_the_servers(serving: Serving, tiny: Denoiser) -> None:
         assert "the engine's hold 200" in response.json()["error"]["message"]
 
 
-def test_a_key_that_asks_much_leaves_room_for_another(serving: Serving, tiny: Denoiser) -> None:
-    """Eight seats, twenty long requests of one key: one of another key is answered long before any of them."""
-    body = {"messages": CHAT, "max_tokens": 448, "diffusion": {"method": "vanilla", "cache": "none"}}
-    with serving(tiny, Limits(rows=8), Options(api_keys=("much", "little"))) as live:
-        clients = [httpx2.Client(base_url=live.url, headers={"authorization": "Bearer much"}) for _ in range(20)]
-        threads = [
-            threading.Thread(target=lambda one=one: _post(one, body), daemon=True)  # broken off below
-            for one in clients
-        ]
-        for thread in threads:
-            thread.start()
-        until(lambda: live.engine.load[:2] == (16, 4))
-        with live.http(authorization="Bearer little") as client:
-            response = client.post("/v1/chat/completions", json={"messages": CHAT, "max_tokens": 32})
-        assert response.status_code == 200
-        assert live.engine.load[:2] == (16, 4)
-        for one in clients:
-            one.close()
+def test_a_key_that_asks_much_leaves_room_for_another(tiny: Denoiser) -> None:
+    """Eight seats, twenty long requests of one key: one of another key is answered while all of them go on."""
+    engine = Engine(tiny, Limits(rows=8))
+    long = ChatRequest(messages=CHAT, max_tokens=448, diffusion={"method": "vanilla"})
+    for number in range(20):
+        engine.submit(*engine_requests(long, tiny, Options(), owner=Owner("much", str(number))))
+    for _ in range(3):
+        engine.step()
+    assert engine.load[:2] == (16, 4)
+    short = ChatRequest(messages=CHAT, max_tokens=32)
+    number = engine.submit(*engine_requests(short, tiny, Options(), owner=Owner("little", "one")))
+    steps = 0
+    while number in engine:
+        engine.step()
+        steps += 1
+    assert steps <= 4
+    assert engine.load[:2] == (16, 4)
 
 
-def _post(client: httpx2.Client, body: dict[str, Any]) -> None:
-    with suppress(httpx2.TransportError, RuntimeError):  # closed by the test
-        client.post("/v1/chat/completions", json=body, timeout=300)
+def test_keys_have_shares_where_there_are_several(serving: Serving, tiny: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners, submit = list[Owner](), Engine.submit
+
+    def kept(self: Engine, request: Request, **more: Any) -> int:
+        owners.append(request.owner)
+        return submit(self, request, **more)
+
+    monkeypatch.setattr(Engine, "submit", kept)
+    with serving(tiny, options=Options(api_keys=("one", "two"))) as live:
+        for key in ("one", "two", "two"):
+            with live.http(authorization=f"Bearer {key}") as client:
+                body = {"messages": CHAT, "max_tokens": 32, "n": 2}
+                assert client.post("/v1/chat/completions", json=body).status_code == 200
+    keys, requests = [owner.key for owner in owners], [owner.request for owner in owners]
+    assert len(set(keys)) == 2
+    assert keys[2:] == [keys[2]] * 4
+    assert requests[::2] == requests[1::2]  # the choices of a request are one another's
+    assert len(set(requests)) == 3

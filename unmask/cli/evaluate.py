@@ -217,8 +217,7 @@ def _document(setup: _Setup, runs: "Sequence[Run]", *, ablation: bool, sweep: bo
         return document
     with _counts(setup, "oracle", vanilla, vanilla) as journal:
         forwards = oracle(setup.model, vanilla, journal)
-    if forwards:  # none where no item was answered
-        document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
+    document["oracle_forwards_mean"] = sum(forwards) / len(forwards)
     if ablation:
         document["rules"] = {}
         for run in runs:

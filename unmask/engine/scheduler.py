@@ -93,9 +93,10 @@ class _Flows:
         firsts = sorted(served[0] for served in tags.values())
         found: tuple[list[tuple[int, int]], list[tuple[int, int]]] = [], []
         for name, places in flows.items():
-            others = firsts[tags[name][0] == firsts[0] :][:1] or [math.inf]
+            others = firsts[1:] if tags[name][0] == firsts[0] else firsts
+            most = others[0] + quantum if others else math.inf
             for place, tag in zip(places, tags[name], strict=True):
-                found[tag > others[0] + quantum].append((tag, place))
+                found[tag > most].append((tag, place))
         ready, early = ([place for _, place in sorted(part)] for part in found)
         return ready, early
 

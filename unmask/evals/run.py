@@ -136,6 +136,7 @@ def evaluate(
     Raises:
         ConfigError: a file in `folder` was made with other settings, or is being written by another process.
         PromptTooLong: no item fits into the model.
+        LogitsError: a method has answered no item, because the model's logits are no numbers.
     """
     methods = {name: _for_this(model, task, method, max_new_tokens) for name, method in methods.items()}
     files = _files(methods, folder)
@@ -151,7 +152,11 @@ def evaluate(
                 if report is not None:
                     done = task.items[: start + batch]
                     report(name, len(done), sum(mine.records[item.id].verdicts[task.metrics[0]] for item in done) / len(done))
-    return [mine.run(name) for name, mine in answers.items()]
+    runs = [mine.run(name) for name, mine in answers.items()]
+    for run in runs:
+        if not any(record.asked for record in run.records):
+            raise LogitsError(f"{run.name} has answered no item: {next(one.error for one in run.records if one.error)}")
+    return runs
 
 
 def _for_this(model: Denoiser, task: Task, method: Method, max_new_tokens: int | None) -> Method:
@@ -224,7 +229,8 @@ class _Answers:
                 raise ConfigError(f"{journal.path}:{number}: not an answer ({error})") from None
             if prompts.get(record.id, record.prompt) != record.prompt:
                 raise ConfigError(f"{journal.path} holds another prompt for item {record.id}: use another output")
-            self.records[record.id] = record
+            if not record.error:  # one that had no answer is asked again
+                self.records[record.id] = record
 
     def answer(self, items: Sequence[Item]) -> None:
         """Answer the items that have no record; new records are on disk when this returns."""
