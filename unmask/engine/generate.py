@@ -7,6 +7,7 @@ from unmask.decode.settings import whole
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.own import completed, default_method
 from unmask.engine.request import Completion, Observer, Request
+from unmask.engine.template import render
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
@@ -147,15 +148,13 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
 def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """Token ids of a chat, turns of `role` and `content`, up to where the assistant's turn begins.
 
-    Raises RequestError where the model has no chat template, or where its template refuses the turns.
+    Raises RequestError where the model has no chat template, or where its template cannot take the turns.
 
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
     >>> model.tokenizer.decode(chat(model, [{"role": "user", "content": "Hi"}]))
     '<|user|> Hi<|assistant|>'
     """
-    from jinja2 import TemplateError
-
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.chat_template is None:
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
@@ -163,11 +162,7 @@ def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]
         _check_text(turn["content"])
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
-    try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise RequestError(f"the model's chat template refuses the turns: {error}") from None
-    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    return tuple(tokenizer.encode(render(tokenizer, turns), add_special_tokens=False, verbose=False))
 
 
 def _check_text(text: str) -> None:

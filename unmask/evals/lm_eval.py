@@ -30,6 +30,7 @@ from unmask.decode.settings import whole
 from unmask.engine.generate import answer
 from unmask.engine.own import completed, default_method_of
 from unmask.engine.request import Request
+from unmask.engine.template import render
 from unmask.engine.text import decode as to_text
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.evals.likelihood import greedy, log_likelihoods
@@ -152,13 +153,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         """The turns as one text; without a generation prompt the last turn is the start of the answer."""
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{self.model.name} has no chat template: leave --apply_chat_template out")
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return text
+        return render(self.tokenizer, chat_history, prompting=add_generation_prompt, continuing=not add_generation_prompt)
 
     # --- the harness's interface
 

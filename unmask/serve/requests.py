@@ -88,6 +88,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
             limit=wanted,
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
         )
