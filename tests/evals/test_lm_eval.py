@@ -379,3 +379,19 @@ def test_a_block_causal_model_answers_in_its_own_blocks_and_scores() -> None:
         for end in (" 12 - 9 = 3.", " Tom apples Tom")
     )
     assert likely > unlikely
+
+
+def test_without_the_harness_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'lm_eval' else find(name, *rest)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "unmask.evals.lm_eval", "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(unmask.__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: this adapter needs lm_eval: pip install")

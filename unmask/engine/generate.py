@@ -20,7 +20,7 @@ def generate(
     model: Denoiser,
     prompts: Sequence[str | Sequence[int]],
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -34,7 +34,7 @@ def generate(
     Args:
         model: from `unmask.load`.
         prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
-        method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
+        method: from `unmask.method`, the name of a preset, or settings as in a file; None: the model's own, or r2-dllm.
         max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
@@ -51,8 +51,13 @@ def generate(
     >>> unmask.generate(model, [question], method="r2-dllm", max_new_tokens=64)[0].text
     'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. So Mia has 31 apples. The answer is 31.'
     """
+    if not isinstance(model, Denoiser):
+        name = model if isinstance(model, str) else "unmask-tiny"
+        raise ConfigError(f"the first argument is a model, got {model!r:.60}: unmask.generate(unmask.load({name!r}), prompts)")
     if isinstance(prompts, str):
         raise ConfigError("prompts must be a list: write [prompt]")
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"observer must be a function of one StepRecord, got {observer!r:.60}")
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
@@ -85,7 +90,7 @@ def make_request(
     model: Denoiser,
     prompt: str | Sequence[int],
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -102,6 +107,10 @@ def make_request(
         method = default_method(model)
     if isinstance(method, str):
         method = load_method(method)
+    elif isinstance(method, Mapping):
+        method = Method.from_dict(method)
+    elif not isinstance(method, Method):
+        raise ConfigError(f"method must be a Method, the name of a preset or settings, got {method!r:.60}")
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
     method = completed(model, method)

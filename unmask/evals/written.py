@@ -75,10 +75,9 @@ def _methods(text: str, names: Sequence[str]) -> Iterator[str]:
     """Programs whose class has the method, with the method as a function."""
     for part in (*(block.code for block in reversed(blocks(text)[1])), statements(text)):
         for node in ast.parse(part).body if parses(part) else ():
-            methods = {inner.name for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)}
-            for name in names if isinstance(node, ast.ClassDef) else ():
-                if name in methods:
-                    yield f"{part}\n{name} = {node.name}().{name}\n"
+            if isinstance(node, ast.ClassDef):
+                methods = {inner.name for inner in node.body if isinstance(inner, ast.FunctionDef)}
+                yield from (f"{part}\n{name} = {node.name}().{name}\n" for name in names if name in methods)
 
 
 def defines(program: str, name: str) -> bool:
