@@ -259,6 +259,12 @@ def test_a_prompt_of_nothing_begins_with_the_end_of_text() -> None:
     assert ask(lm, ("", {"max_gen_toks": 32})) == [unmask.generate(lm.model, [[1]], max_new_tokens=32)[0].text]
 
 
+def test_settings_that_ask_for_nothing_change_nothing() -> None:
+    lm = UnmaskLM()
+    nothing = {"num_beams": 1, "top_k": -1, "repetition_penalty": 1.0, "use_cache": True, "min_p": None, "max_gen_toks": 32}
+    assert ask(lm, ("Compute 1 + 1.", nothing)) == ask(lm, ("Compute 1 + 1.", {"max_gen_toks": 32}))
+
+
 def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="unknown generation setting 'num_beams': known: do_sample, max_gen_toks"):
         ask(UnmaskLM(), ("Compute 1 + 1.", {"num_beams": 4}))

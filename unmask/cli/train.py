@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Json, progress, read_settings
+from unmask.cli.choose import Json, read_settings
+from unmask.cli.console import progress
 from unmask.errors import require
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Any]:
-    """A progress bar on stderr, silent if stderr is not a terminal; yields update(done, text)."""
+    """A progress bar on stderr; yields update(done, text)."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -186,12 +187,10 @@ def _steps(total: int | None) -> "Iterator[Report]":
 
 
 def _show(budget: "Budget") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from unmask.cli.console import Column, print_table
 
     gib = 2**30
-    table = Table(box=None, show_header=False)
-    for name, value in (
+    rows = (
         ("parameters", f"{budget.parameters / 1e9:.3f} billion, {budget.trained / 1e6:.2f} million of them trained"),
         *((("  per token", f"{budget.active / 1e9:.3f} billion"),) if budget.active < budget.parameters else ()),
         ("examples", f"{budget.examples:,}"),
@@ -203,6 +202,5 @@ def _show(budget: "Budget") -> None:
         ("  weights", f"{budget.weights_bytes / gib:.1f} GiB"),
         ("  trained part", f"{budget.optimizer_bytes / gib:.2f} GiB"),
         ("  activations", f"{budget.activation_bytes / gib:.1f} GiB"),
-    ):
-        table.add_row(name, value)
-    Console().print(table)
+    )
+    print_table((Column(""), Column("", text=True)), rows)

@@ -15,7 +15,7 @@ import torch
 
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, own, parallel
+from unmask.models import REFUSED, TABLE, commit_head, own, packed, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
@@ -75,6 +75,7 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
+        steps=packed.steps(network),
         own=own.read(folder),
         head=_head(folder, network, place),
     )

@@ -19,6 +19,7 @@ from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
 from unmask.models.layout import layouts
+from unmask.models.release import restore
 from unmask.models.shape import Shape
 from unmask.models.share import ALONE, Share
 
@@ -140,11 +141,14 @@ class Network(nn.Module):
         return made
 
     def require_plain(self) -> None:
-        """Raises ModelError where tensors were given up for the running form."""
-        if self.running is not None and any(tensor.is_meta for tensor in self.parameters()):
+        """Put back the tensors that were given up for the running form. Raises ModelError where they cannot be made again."""
+        if self.running is None or not any(tensor.is_meta for tensor in self.parameters()):
+            return
+        if not restore(self):
             raise ModelError(
                 "the model's plain weights were given up for the form that decodes: load it again to train or save it"
             )
+        self.running = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Called by `to`, `double` and their like: the running form must be made from the new tensors.

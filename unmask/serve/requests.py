@@ -71,21 +71,17 @@ def choose(asked: Diffusion, options: Options) -> Method:
 def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
+    A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
     method = completed(model, choose(body.diffusion, options))
-    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
-    # Answers of a block-causal model end anywhere in a block.
-    block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     made = [
         make_request(
             model,
             prompt,
             method=method,
-            max_new_tokens=-(-wanted // block) * block,
-            limit=wanted,
+            max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=max(0, body.top_k or 0) or None,
