@@ -238,7 +238,8 @@ def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
         name: provenance(model, task, one.method, setup.weights, setup.batch)
         for name, one in (("run", run), ("vanilla", vanilla))
     }
-    return Journal(folder / kind / file_name(run.name), origin, "counted")
+    fields = {"id": str, "rules" if kind == "ablation" else "forwards": object}
+    return Journal(folder / kind / file_name(run.name), origin, "counted", fields=fields)
 
 
 @contextmanager

@@ -149,7 +149,8 @@ def complaint(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tupl
     if error["type"] == "json_invalid":
         return "the body is not valid JSON", "body"
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1) if field not in UNSUPPORTED else []
+        # Only a field of the body itself can be a misspelt one of its fields.
+        close = difflib.get_close_matches(field, known, n=1) if field not in UNSUPPORTED and "." not in field else []
         return f"{field} is not supported: {f'did you mean {close[0]!r}?' if close else 'leave it out'}", field
     if field == "body" and isinstance(error.get("input"), bytes):  # FastAPI leaves a body of another type as it is
         return "the body was not sent as JSON: send content-type: application/json", field

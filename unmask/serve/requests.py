@@ -109,6 +109,7 @@ def engine_requests(
             max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
             language=asked,
