@@ -111,11 +111,13 @@ def test_the_share_of_rows_on_policy_is_as_asked() -> None:
 # --- states of the model's own decode ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
-def test_the_network_is_asked_for_what_its_own_decode_has_left(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "window"), [("llada", "answer"), ("llada", "group"), ("dream", "answer"), ("sdar", "answer"), ("sdar", "group")]
+)
+def test_the_network_is_asked_for_what_its_own_decode_has_left(family: str, window: str) -> None:
     """Against a loop that decodes one row after the other, and the mean over what is left of each."""
-    student, changes = Student(toy(family).network), {"pattern": "decode", "complementary": False, "window": "answer"}
-    parts = asked(family, decode_forwards=3, decode_threshold=0.04, batch_size=6, micro_batch=6, **changes)
+    student, changes = Student(toy(family).network), {"pattern": "decode", "complementary": False, "window": window}
+    parts = asked(family, decode_forwards=3, decode_threshold=0.3, batch_size=6, micro_batch=6, **changes)
     (part,) = [part for part in parts if len(part.input_BQ) == 6]
     assert part.own is not None
     assert part.own.forwards_R is not None
@@ -132,7 +134,7 @@ def test_the_network_is_asked_for_what_its_own_decode_has_left(family: str) -> N
             if number == forwards or not masked.any():
                 break
             sure = torch.where(masked, logits.softmax(-1).amax(-1), -1.0)
-            write = masked & ((sure > 0.04) | (sure == sure.max()))
+            write = masked & ((sure > 0.3) | (sure == sure.max()))
             made[0, seen[write]] = logits[write].argmax(-1)
             masked &= ~write
         left += int(masked.sum())
@@ -338,6 +340,7 @@ def test_bad_settings_say_what_would_be_right() -> None:
         ({"rising": True}, "rising needs a range"),
         ({"window": "group"}, "complementary: false"),
         ({"near": 8}, "near takes pattern: trajectory"),
+        ({"window": "group", "pattern": "trajectory", "complementary": False}, "window: group takes pattern: random or decode"),
         ({"pattern": "decode"}, "pattern: decode takes complementary: false"),
         ({"pattern": "decode", "complementary": False, "on_policy": 0.5}, "pattern: decode is on-policy already"),
         ({"pattern": "decode", "complementary": False, "decode_forwards": 0}, "decode_forwards"),

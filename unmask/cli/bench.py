@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Json, Model
+from unmask.cli.choose import Device, Json, Model, read_method
 from unmask.cli.console import progress
 from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
+    from unmask.bench.peers import Peers
     from unmask.models.denoiser import Denoiser
 
 
 def command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="floors, shapes, decode, growth or profile; default: the first four.")
+        list[str] | None, typer.Argument(help="floors, shapes, decode, growth, profile or peers; default: the first four.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File of the document or, with --compare, of the page.")
@@ -31,6 +32,18 @@ def command(
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Measure nothing: a page of the documents *-bench-*.json in this folder.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="With peers: a command that decodes the same weights, {model} being their folder; repeatable. "
+            "Default: the plain loop.",
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="With peers: what all decode with; default: fast-dllm-official.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="With peers: seconds of one turn, loading included; default: 600.")
     ] = None,
     model: Model = "unmask-tiny",
     device: Device = "auto",
@@ -54,6 +67,9 @@ def command(
         return
     if picture:
         _can_draw()
+    asked = _peers(peer, method, time_limit) if "peers" in (parts or []) else None
+    if asked is None and (peer or method or time_limit is not None):
+        raise ConfigError("--peer, --method and --time-limit belong to `unmask bench peers`")
 
     from unmask.bench import run
     from unmask.models.loading import find_device
@@ -79,7 +95,7 @@ def command(
                 if output is not None:  # now, because a kill leaves no time for it
                     _keep(output, json.dumps(document) + "\n")
 
-            failures = run.run(document, place, load, report)
+            failures = run.run(document, place, load, report, asked)
     finally:
         # Also after Ctrl-C or an error: what was measured until then is a valid document.
         _publish(document, output, picture if any(document["parts"].values()) else None, as_json)
@@ -87,6 +103,18 @@ def command(
         for failure in failures:
             typer.echo(f"not measured: {failure}", err=True)
         raise typer.Exit(1)
+
+
+def _peers(commands: list[str] | None, method: str | None, limit: float | None) -> "Peers":
+    from unmask.bench.peer import Command
+    from unmask.bench.peers import Peers
+
+    given = {
+        "commands": [Command.parse(text) for text in commands or []],
+        "method": None if method is None else read_method(method),
+        "limit": limit,
+    }
+    return Peers(**{name: value for name, value in given.items() if value not in (None, [])})
 
 
 def _publish(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:

@@ -107,13 +107,20 @@ def sft(
 
 
 @app.command()
-def merge(config: Config, settings: Changes = None) -> None:
-    """Merge the adapter that `sft` made into its base model; takes the same settings file."""
-    plan, _, _ = _tuning(config, settings)
+def merge(
+    config: Annotated[Path | None, typer.Option(help="The settings file of the `sft` that made the adapter.")] = None,
+    settings: Changes = None,
+) -> None:
+    """Merge an adapter into its base model: into OUTPUT/merged, where OUTPUT is the folder that holds the adapter.
 
+    Takes the settings file of `sft`, or for any other adapter of peft: --set model=BASE --set output=FOLDER.
+    """
+    chosen = {"data": "none"} | (read_settings(settings) if config is None else _read(config, settings))
+
+    from unmask.train.sft import SFTConfig
     from unmask.train.sft import merge as run
 
-    print(run(plan))
+    print(run(SFTConfig.from_dict({name: value for name, value in chosen.items() if name not in ("shape", "examples")})))
 
 
 @app.command()

@@ -52,8 +52,9 @@ class Objective:
         rising: the low end of the range rises over the run, linearly, to the high end (d3LLM: 0 to 0.8).
         complementary: a batch has two views of every example; the second one masks what the first one shows.
         window: what is asked at once: one "block" after clean ones; a "group" of blocks whose rates rise along it
-            (MultiTF's, `mask_rate` does not count there); or the whole "answer" up to the block of the first EOS. The latter
-            two train for decoding several blocks at once. A block-causal model is asked about all blocks in any case.
+            (MultiTF's, `mask_rate` does not count there), or which the model decodes together (`pattern: decode`); or the
+            whole "answer" up to the block of the first EOS. The latter two train for decoding several blocks at once. A
+            block-causal model is asked about all blocks in any case.
         group: most blocks of a group.
         pattern: which tokens are masked: "random" ones, or those that were masked in the "trajectory" of the answer's own
             decode when a share 1 - rate was written (d3LLM); the data must say which forward wrote each token. Or those that
@@ -109,7 +110,7 @@ class Objective:
         for odd, said in (
             (self.rising and fixed, "rising needs a range: mask_rate: [0.0, 0.8]"),
             (self.window == "group" and self.complementary, "window: group takes complementary: false"),
-            (self.window == "group" and self.pattern != "random", "window: group takes pattern: random"),
+            (self.window == "group" and self.pattern == "trajectory", "window: group takes pattern: random or decode"),
             (self.near is not None and self.pattern != "trajectory", "near takes pattern: trajectory"),
             (not block and self.window != "block", f"window: {self.window} takes objective: block"),
             (not block and self.pattern != "random", f"pattern: {self.pattern} takes objective: block"),
@@ -203,6 +204,8 @@ class Objective:
             asked_BT, later_BT, group = noise.draw_group(answer_BT, length, blocks_B, self.group, generator)
         else:
             asked_BT, (group, begin_BT) = answer_BT, noise.groups_on_grid(answer_BT, length, self.group, generator)
+        if self.pattern == "decode":
+            return self._decoded(asked_BT, later_BT, generator)._replace(begin_BT=begin_BT), asked_BT
         first_BT = noise.bernoulli(asked_BT, noise.rising_rates(group, generator), generator)
         made = noise.known_views(asked_BT, later_BT, first_BT, complementary=False)
         return made._replace(begin_BT=begin_BT), asked_BT
