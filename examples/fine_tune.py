@@ -24,6 +24,7 @@ settings = SFTConfig.from_dict(
         "lora": None,
         "epochs": 2,
         "batch_size": 16,
+        "length": 256,
     }
 )
 tuned = sft(settings, lambda step, measured: print(f"step {step + 1}: loss {measured['loss']:.2f}"))

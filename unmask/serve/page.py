@@ -9,8 +9,18 @@ import re
 
 from unmask.methods import TABLE, load
 from unmask.methods.table import looks
+from unmask.models.loading import EMBEDDED
 from unmask.serve.service import Service
 from unmask.view.page import fill
+
+# What the embedded models were trained on; to anything else they answer with a number.
+KNOWS = "This model has 1.6M parameters and knows word problems, sums, equations, sorting and little else. Try one of these:"
+EXAMPLES = (
+    "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. "
+    "How many apples does Mia have?",
+    "Compute 40 + 7 - 9.",
+    "Sort the names Mia, Eva, Noah, Hugo, Iris.",
+)
 
 
 def page(service: Service) -> str:
@@ -25,6 +35,8 @@ def page(service: Service) -> str:
             "method": options.preset if options.preset in TABLE and not options.settings else None,
             "max_tokens": options.max_new_tokens,
             "key": bool(options.api_keys),
+            "knows": KNOWS,
+            "examples": EXAMPLES if model.name in EMBEDDED else (),
         },
         looks() | load(options.preset, **options.settings).looks,
     )
