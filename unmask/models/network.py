@@ -14,6 +14,7 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
+from unmask.models import config as reading
 from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
@@ -84,8 +85,8 @@ class Network(nn.Module):
 
     @staticmethod
     def complete(config: Mapping[str, Any], beside: Beside) -> Mapping[str, Any]:
-        """The config with what this family's checkpoints say elsewhere: as it is, unless a family says otherwise."""
-        return config
+        """The config with what this family's checkpoints say elsewhere: every end of text, unless a family knows more."""
+        return reading.complete(config, beside)
 
     @property
     def tp_plan(self) -> Mapping[str, str]:
