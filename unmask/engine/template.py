@@ -21,7 +21,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, str]], *, prompting: boo
 
     >>> import unmask
     >>> render(unmask.load("unmask-tiny").tokenizer, [{"role": "user", "content": "Hi"}])
-    '<|user|> Hi<|assistant|>'
+    '<|user|>Hi<|assistant|>'
     """
     try:
         with _bounded():
