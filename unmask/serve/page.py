@@ -3,6 +3,10 @@
 Its HTML is page.html beside this file; its style sheet and its tokens are those of `unmask view`'s page.
 """
 
+import base64
+import hashlib
+import re
+
 from unmask.methods import TABLE, load
 from unmask.methods.table import looks
 from unmask.models.loading import EMBEDDED
@@ -36,3 +40,25 @@ def page(service: Service) -> str:
         },
         looks() | load(options.preset, **options.settings).looks,
     )
+
+
+def protection(html: str) -> dict[str, str]:
+    """Headers that let a page run its own scripts and no others, talk to its own server alone, and be in no frame."""
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
+    policy = {
+        "default-src": "'none'",
+        "script-src": hashes,
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+    }
