@@ -38,6 +38,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         top_p=request.top_p,
         top_k=request.top_k,
         head=model.head,
+        constrained=request.constraint is not None,
     )
     limit = request.limit or request.max_new_tokens
     kept, ids = _until_enough(model, request, decoded, made)

@@ -23,8 +23,9 @@ import torch
 
 from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
+from unmask.engine.completion import complete
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
-from unmask.engine.runner import PendingStep, Runner
+from unmask.engine.runner import PendingStep, Runner, filled_in
 from unmask.engine.scheduler import admit, pick
 from unmask.engine.state import RequestState
 from unmask.errors import PromptTooLong, UnmaskError
@@ -213,7 +214,7 @@ class Engine:
             if observer is not None and records:
                 rows = [places[entry.number] for entry, _, _ in finished]
                 observer(StepRecord.of_batch(records, forward=next(forwards), rows=rows))
-            done |= {places[entry.number]: entry.state.complete() for entry, _, over in finished if over}
+            done |= {places[entry.number]: complete(entry.state) for entry, _, over in finished if over}
         return [done[place] for place in range(len(requests))]
 
     def _turn(self) -> list[_Finished]:
@@ -240,7 +241,7 @@ class Engine:
             raise
         with self._lock:
             kept = [pair for pair in zip(entries, records, strict=True) if pair[0].number in self._running]
-        finished = [_Finished(entry, record, entry.state.settle()) for entry, record in kept]
+        finished = [_settled(entry, record) for entry, record in kept]
         with self._lock:
             for entry, _, over in finished:
                 if entry.number in self._running:
@@ -283,10 +284,18 @@ class Engine:
             self._runner.free(entry.state)
 
 
+def _settled(entry: _Entry, record: StepRecord | None) -> _Finished:
+    """What a forward made of a request; its record tells of all that a constraint has filled in by the end."""
+    state, over = entry.state, entry.state.settle()
+    if over and record is not None:
+        record = filled_in(record, state)
+    return _Finished(entry, record, over)
+
+
 def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
     """What a forward made of one request, which has settled since."""
     state = entry.state
-    completion = state.complete() if over else None
+    completion = complete(state) if over else None
     text = state.settled() if completion is None else completion.text
     fresh = text[len(entry.sent) :]
     entry.sent = text

@@ -21,10 +21,10 @@ from unmask.grammar.regex import search
 DEPTH, MOST_DEPTH = 4, 6
 _NODES = 20_000
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-_NOTES = frozenset(
-    ["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format", "$schema"]
-    + ["$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding"]
-)
+_NOTES = {  # what says nothing of a value
+    *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format"),
+    *("$schema", "$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding"),
+}
 _OWN = {  # what each type understands
     "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
