@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from unmask.errors import GrammarError
 from unmask.grammar.disjoint import disjoint, merged
-from unmask.grammar.expression import NOTHING, Expression, Listed, Repeat, either, maybe, seq
+from unmask.grammar.expression import NOTHING, Expression, Joined, Listed, Repeat, either, maybe, seq
 from unmask.grammar.json_values import FORMATS, any_string, integer, number, of_format, string
 from unmask.grammar.regex import search
 
@@ -258,6 +258,8 @@ def _several(item: Expression, least: int, most: int | None) -> Expression:
     """So many items with commas between them."""
     if most == 0 or item == NOTHING:
         return seq() if least == 0 else NOTHING
+    if least <= 1 and most is None:
+        return maybe(Joined(item, _COMMA)) if least == 0 else Joined(item, _COMMA)
     some = seq(item, Repeat(seq(_COMMA, item), max(0, least - 1), None if most is None else most - 1))
     return some if least > 0 else maybe(some)
 
