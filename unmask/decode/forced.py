@@ -33,6 +33,7 @@ class Forced:
     edits: ClassVar[bool] = False
     moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
+    reads_open: ClassVar[bool] = True
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         return torch.zeros_like(proposal.open_BL), memory

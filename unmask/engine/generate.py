@@ -5,7 +5,7 @@ from typing import Any
 
 from unmask.decode.settings import whole
 from unmask.engine.engine import Engine, Limits
-from unmask.engine.own import completed, default_method
+from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.grammar import language as languages
@@ -16,7 +16,6 @@ from unmask.methods.method import Method
 from unmask.methods.recipe import answer_ends
 from unmask.models.denoiser import Denoiser
 
-DEFAULT_NEW_TOKENS = 128
 Schema = Mapping[str, Any] | bool | str  # as an object, or its text
 
 
@@ -41,7 +40,8 @@ def generate(
         model: from `unmask.load`.
         prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
         method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
-        max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says.
+        max_new_tokens: length of every answer; None: the method's, the model's own, or 128. Blocks are decoded whole, and
+            an answer that ends within one is cut there.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
         stop: strings that end an answer.
@@ -109,6 +109,11 @@ def make_request(
     """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there.
 
     `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`). `language` is what the answer is to be.
+
+    >>> from unmask.models.toy import toy
+    >>> made = make_request(toy(), [1, 2], method="vanilla", max_new_tokens=100)
+    >>> made.max_new_tokens, made.limit  # four blocks of 32, of which 100 tokens are the answer
+    (128, 100)
     """
     if method is None:
         method = default_method(model)
@@ -126,28 +131,37 @@ def make_request(
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
     whole("limit", limit, 1)
-    new_tokens = method.max_new_tokens or DEFAULT_NEW_TOKENS
-    held = None
-    if language is not None:
-        if stop:
-            raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
-        held = held_to(language, model, method, limit=min(limit or new_tokens, new_tokens))
+    wanted = method.max_new_tokens or default_new_tokens(model)
+    whole_blocks = canvas_length(model, method, wanted)
+    if whole_blocks != wanted:
+        limit = min(limit or wanted, wanted)
     return Request(
         prompt=encode(model, prompt),
         method=method,
-        max_new_tokens=new_tokens,
+        max_new_tokens=whole_blocks,
         temperature=method.temperature or 0.0,
         top_p=method.top_p,
         top_k=method.top_k,
         seed=seed,
         stop=tuple(stop),
         limit=limit,
-        constraint=held,
+        constraint=None if language is None else _held(language, model, method, stop, min(limit or wanted, wanted)),
     )
 
 
-def held_to(language: Language, model: Denoiser, method: Method, *, limit: int) -> Grammar:
+def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
+    """The tokens that are decoded for an answer of `wanted` tokens: whole blocks of them.
+
+    Answers of a block-causal model end anywhere in a block.
+    """
+    block = 1 if model.spec.block is not None else method.block_length or wanted
+    return -(-wanted // block) * block
+
+
+def _held(language: Language, model: Denoiser, method: Method, stop: Sequence[str], limit: int) -> Grammar:
     """The grammar of an answer of `limit` tokens by this method. Raises RequestError where there is none."""
+    if stop:
+        raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
     if model.tokenizer is None:
         raise RequestError(f"a {language.kind} needs a tokenizer, and {model.name} has none")
     spec = model.spec

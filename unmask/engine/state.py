@@ -204,9 +204,8 @@ class RequestState:
     @property
     def placed(self) -> Placed | None:
         """Its constraint at the window."""
-        if self.constraint is None:
-            return None
-        return Placed.at(self.constraint, self.canvas.tokens, self.window.start, self.window.end, self.canvas.prompt)
+        held, window = self.constraint, self.window
+        return held and Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
 
     def block(self) -> list[int]:
         """The window's tokens."""
@@ -300,11 +299,10 @@ class RequestState:
         self.closing = self.closing - 1 if self.closing else self._closing(over)
         if self.closing:
             return False
-        if over or ahead == len(self.left):
+        if not over and ahead < len(self.left):
+            self._open(min(ahead, len(self.windows) - 1))
+        if over or self.ahead == len(self.left):  # where a constraint has filled in the rest, only now
             self.ended = time.perf_counter()
-            return True
-        self._open(min(ahead, len(self.windows) - 1))
-        self.ended = time.perf_counter() if self.ahead == len(self.left) else None  # a constraint has filled in the rest
         return self.ended is not None
 
     @property
@@ -355,13 +353,13 @@ class RequestState:
         """Write what the constraint leaves no choice for in the window; it costs no forward."""
         if self.placed is None:
             return
-        begin, rule = self.window.start, len(self.recipe.rules)
+        begin, end, rule = self.window.start, self.window.end, len(self.recipe.rules)
         block = self.placed.fill(self.block(), mask_id=self.canvas.mask_id, first=self.forwards == 0)
         new = {place: (token, rule) for place, token in enumerate(block, begin) if token != self.canvas.tokens[place]}
         self.canvas.commit(begin, block)
         self.filled |= new
         self.commits[rule] += len(new)
-        for number, start in enumerate(range(begin, self.window.end, self.recipe.length), self.block_number):
+        for number, start in enumerate(range(begin, end, self.recipe.length), self.block_number):
             self.left[number] = min(self.left[number], self.masks_of(start, start + self.recipe.length))
 
     def _complete(self) -> bool:

@@ -77,13 +77,10 @@ def choose(asked: Diffusion, options: Options) -> Method:
 def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
+    A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
     method = completed(model, choose(body.diffusion, options))
-    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
-    # Answers of a block-causal model end anywhere in a block.
-    block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
     asked = language(body)
     made = [
@@ -91,8 +88,7 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
             model,
             prompt,
             method=method,
-            max_new_tokens=-(-wanted // block) * block,
-            limit=wanted,
+            max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=seed,
