@@ -146,11 +146,6 @@ def make_request(
     whole_blocks = canvas_length(model, method, wanted)
     if whole_blocks != wanted:
         limit = min(limit or wanted, wanted)
-    held = None
-    if language is not None:
-        if stop:
-            raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
-        held = held_to(language, model, method, limit=min(limit or wanted, wanted))
     return Request(
         prompt=encode(model, prompt),
         method=method,
@@ -161,7 +156,7 @@ def make_request(
         seed=seed,
         stop=tuple(stop),
         limit=limit,
-        constraint=held,
+        constraint=None if language is None else _held(language, model, method, stop, min(limit or wanted, wanted)),
     )
 
 
@@ -174,8 +169,10 @@ def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
     return -(-wanted // block) * block
 
 
-def held_to(language: Language, model: Denoiser, method: Method, *, limit: int) -> Grammar:
+def _held(language: Language, model: Denoiser, method: Method, stop: Sequence[str], limit: int) -> Grammar:
     """The grammar of an answer of `limit` tokens by this method. Raises RequestError where there is none."""
+    if stop:
+        raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
     if model.tokenizer is None:
         raise RequestError(f"a {language.kind} needs a tokenizer, and {model.name} has none")
     spec = model.spec

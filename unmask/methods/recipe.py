@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from unmask.decode.commit_head import CommitHead
+from unmask.decode.forced import Forced
 from unmask.decode.multi_block import ONE, MultiBlock
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
@@ -101,8 +102,11 @@ def recipe(
     top_p: float | None = None,
     top_k: int | None = None,
     head: CommitHead | None = None,
+    constrained: bool = False,
 ) -> Recipe:
     """What the method comes to for answers of this many tokens, on this model and its commit head, sampled like this.
+
+    `constrained`: whether a constraint says what the answer must be.
 
     Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
     means nothing to the model, or a rule asks a head that is not there.
@@ -115,9 +119,10 @@ def recipe(
     context = _full(method, spec, answer_length) if spec.block is None else _block_causal(method, spec)
     # On a grid no query begins before its block: where row i - 1 predicts token i, the block's first token is a seed.
     shifted = spec.lookbehind > 0 and context.block is None
+    rules = method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks, head=head)
     return Recipe(
         **context._asdict(),
-        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks, head=head),
+        rules=(*rules, Forced()) if constrained else rules,
         never=() if method.commit.moves or method.official else spec.marks,
         score=method.score,
         one_per_run=method.one_per_run,
