@@ -192,6 +192,9 @@ def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int 
             max_new_tokens=max_new_tokens,
             report=report,
         )
+    for run in runs:
+        if errors := [record.error for record in run.records if record.error]:
+            typer.echo(f"{len(errors)} of {len(run.records)} items of {run.name} have no answer: {errors[0]}", err=True)
     if not any(run.answered for run in runs):
         newest = max((setup.folder / file_name(run.name)).stat().st_mtime for run in runs)
         when = datetime.datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")

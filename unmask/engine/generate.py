@@ -4,14 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.decode.settings import whole
+from unmask.engine.check import check_size
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
 from unmask.engine.template import render
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
+from unmask.grammar import language as languages
+from unmask.grammar.constraint import Grammar
+from unmask.grammar.language import Language, grammar
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
+from unmask.methods.recipe import answer_ends
 from unmask.models.denoiser import Denoiser
+
+Schema = Mapping[str, Any] | bool | str  # as an object, or its text
 
 
 def generate(
@@ -25,6 +32,8 @@ def generate(
     top_k: int | None = None,
     seed: int | Sequence[int] = 0,
     stop: Sequence[str] | None = None,
+    regex: str | Sequence[str | None] | None = None,
+    json_schema: Schema | Sequence[Schema | None] | None = None,
     observer: Observer | None = None,
 ) -> list[Completion]:
     """Answer prompts as one batch, each row as if it were alone.
@@ -38,11 +47,14 @@ def generate(
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
         stop: strings that end an answer.
+        regex, json_schema: what every answer is to be, or a list with one for each prompt (None: free). Every answer then
+            is: it matches the pattern from beginning to end, or is JSON that validates.
         observer: called with a StepRecord after each forward.
 
     Raises:
         ConfigError: a bad option or value.
-        RequestError: an empty prompt, one that is too long or one that holds the mask id.
+        RequestError: an empty prompt, one that is too long or one that holds the mask id; a regex or schema that is broken,
+            not supported, or needs more than `max_new_tokens`.
 
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
@@ -60,6 +72,7 @@ def generate(
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
+    asked = _languages(regex, json_schema, len(prompts))
     requests = [
         make_request(
             model,
@@ -71,8 +84,9 @@ def generate(
             top_k=top_k,
             seed=row_seed,
             stop=stop,
+            language=language,
         )
-        for prompt, row_seed in zip(prompts, seeds, strict=True)
+        for prompt, row_seed, language in zip(prompts, seeds, asked, strict=True)
     ]
     return answer(model, requests, observer)
 
@@ -97,10 +111,11 @@ def make_request(
     seed: int = 0,
     stop: Sequence[str] | None = None,
     limit: int | None = None,
+    language: Language | None = None,
 ) -> Request:
     """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there.
 
-    `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`).
+    `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`). `language` is what the answer is to be.
 
     >>> from unmask.models.toy import toy
     >>> made = make_request(toy(), [1, 2], method="vanilla", max_new_tokens=100)
@@ -131,6 +146,11 @@ def make_request(
     whole_blocks = canvas_length(model, method, wanted)
     if whole_blocks != wanted:
         limit = min(limit or wanted, wanted)
+    held = None
+    if language is not None:
+        if stop:
+            raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
+        held = held_to(language, model, method, limit=min(limit or wanted, wanted))
     return Request(
         prompt=encode(model, prompt),
         method=method,
@@ -141,6 +161,7 @@ def make_request(
         seed=seed,
         stop=tuple(stop),
         limit=limit,
+        constraint=held,
     )
 
 
@@ -153,6 +174,32 @@ def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
     return -(-wanted // block) * block
 
 
+def held_to(language: Language, model: Denoiser, method: Method, *, limit: int) -> Grammar:
+    """The grammar of an answer of `limit` tokens by this method. Raises RequestError where there is none."""
+    if model.tokenizer is None:
+        raise RequestError(f"a {language.kind} needs a tokenizer, and {model.name} has none")
+    spec = model.spec
+    ends = answer_ends(method, spec)
+    return grammar(language, model.tokenizer, ends=ends, mask_id=spec.mask_id, vocabulary=spec.vocab_size, limit=limit)
+
+
+def _languages(
+    regex: str | Sequence[str | None] | None, schema: Schema | Sequence[Schema | None] | None, count: int
+) -> list[Language | None]:
+    """What each of so many answers is to be. Raises ConfigError or GrammarError."""
+    patterns = [regex] * count if regex is None or isinstance(regex, str) else list(regex)
+    schemas = [schema] * count if schema is None or isinstance(schema, Mapping | bool | str) else list(schema)
+    for name, given in (("regex", patterns), ("json_schema", schemas)):
+        if len(given) != count:
+            raise ConfigError(f"{len(given)} of {name} for {count} prompts: give one for all, or one each (None: free)")
+    if any(one is not None and other is not None for one, other in zip(patterns, schemas, strict=True)):
+        raise ConfigError("regex and json_schema for one prompt: give one of them")
+    return [
+        languages.regex(one) if one is not None else None if other is None else languages.json_schema(other)
+        for one, other in zip(patterns, schemas, strict=True)
+    ]
+
+
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
     # verbose=False: a prompt that is too long is our error to report, with the numbers that matter.
@@ -161,6 +208,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
             raise ConfigError("a prompt is a string or a list of token ids")
         return tuple(prompt)
     _check_text(prompt)
+    check_size(prompt, model)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer
@@ -171,8 +219,12 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     return chat(model, [{"role": "user", "content": prompt}])
 
 
-def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+def chat(
+    model: Denoiser, turns: Sequence[Mapping[str, str]], *, tools: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[int, ...]:
     """Token ids of a chat, turns of `role` and `content`, up to where the assistant's turn begins.
+
+    `tools` go to the template as transformers has them; one that knows no tools leaves them out.
 
     Raises RequestError where the model has no chat template, or where its template cannot take the turns.
 
@@ -186,9 +238,11 @@ def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
     for turn in turns:
         _check_text(turn["content"])
+    check_size("".join(turn["content"] for turn in turns), model)
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
-    return tuple(tokenizer.encode(render(tokenizer, turns), add_special_tokens=False, verbose=False))
+    text = render(tokenizer, turns, tools=tools)
+    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def _check_text(text: str) -> None:

@@ -14,7 +14,14 @@ LETTERS = 2**20  # of its text, beside what the turns say
 _CODE = "<template>"  # the file name of code that jinja makes of a template
 
 
-def render(tokenizer: Any, turns: Sequence[Mapping[str, str]], *, prompting: bool = True, continuing: bool = False) -> str:
+def render(
+    tokenizer: Any,
+    turns: Sequence[Mapping[str, str]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    prompting: bool = True,
+    continuing: bool = False,
+) -> str:
     """The text of a chat: with `prompting` up to where the assistant's turn begins, with `continuing` within its last turn.
 
     Raises RequestError where the template raises, whatever it is, or runs for more than SECONDS, or writes too much.
@@ -26,7 +33,7 @@ def render(tokenizer: Any, turns: Sequence[Mapping[str, str]], *, prompting: boo
     try:
         with _bounded():
             text = tokenizer.apply_chat_template(
-                turns, add_generation_prompt=prompting, continue_final_message=continuing, tokenize=False
+                turns, tools=tools, add_generation_prompt=prompting, continue_final_message=continuing, tokenize=False
             )
     except Exception as error:
         said = " ".join(str(error).split())[:200] or "it gives no reason"

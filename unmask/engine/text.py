@@ -113,19 +113,21 @@ def _held(text: str, stop: Sequence[str], grows: bool) -> int:
     if not grows:
         return cut
     whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    starts = [
-        len(whole) - size
-        for string in stop
-        for size in range(1, min(len(string), len(whole) + 1))
-        if whole.endswith(string[:size])
-    ]
-    return min(cut, len(whole), *starts)
+    return min([cut, len(whole), *(_begins(string, whole) for string in stop)])
 
 
 def _end(token_ids: Sequence[int], eos_ids: Sequence[int], fixed: Container[int]) -> int:
     """The place of the first EOS that the model has written, or the end."""
     ends = (place for place, token in enumerate(token_ids) if token in eos_ids and place not in fixed)
     return next(ends, len(token_ids))
+
+
+def _begins(string: str, text: str) -> int:
+    """Where a part of the string stands at the end of a text, which more text may complete; or the end."""
+    place = text.find(string[0], max(0, len(text) - len(string) + 1))
+    while place >= 0 and not string.startswith(text[place:]):
+        place = text.find(string[0], place + 1)
+    return place if place >= 0 else len(text)
 
 
 def _cut(text: str, stop: Sequence[str]) -> int:

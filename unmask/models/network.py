@@ -157,6 +157,18 @@ class Network(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; what is trained are the plain tensors."""
+        if mode:
+            self.require_plain()
+        return super().train(mode)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As of any module; an optimizer must be given the plain tensors."""
+        if requires_grad:
+            self.require_plain()
+        return super().requires_grad_(requires_grad)
+
     def embed(self, tokens_BQ: Tensor) -> Tensor:
         """The states [B, Q, C] that the first layer is given; in place of tokens, rows [B, Q, C] of the embedding."""
         embedded: Tensor = tokens_BQ if tokens_BQ.is_floating_point() else self.embedding()(tokens_BQ)

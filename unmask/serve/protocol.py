@@ -9,19 +9,34 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from unmask.engine.request import Completion, FinishReason
 from unmask.methods.method import Method
+from unmask.serve.formats import JsonFormat, SchemaFormat, Strict, TextFormat, Tool, ToolCall, ToolChoice
 
 # --- requests ----------------------------------------------------------------------------------------------------
 
 # The tag of an alternative is part of an error's path; its colon tells `errors.where` that it is no field's name.
-_ONE, _MANY, _IDS, _LISTS_OF_IDS = ":one", ":many", ":ids", ":lists of ids"
+_ONE, _MANY, _IDS, _LISTS_OF_IDS, _WORD = ":one", ":many", ":ids", ":lists of ids", ":word"
 
 
 def _one_or_many(value: Any) -> str:
     return _MANY if isinstance(value, list) else _ONE
+
+
+def _word_or_one(value: Any) -> str:
+    return _WORD if isinstance(value, str) else _ONE
 
 
 def _kind_of_prompt(value: Any) -> str:
@@ -29,10 +44,6 @@ def _kind_of_prompt(value: Any) -> str:
         return _ONE
     first = value[0] if value else None
     return _LISTS_OF_IDS if isinstance(first, list) else _IDS if isinstance(first, int) else _MANY
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 # Fields of turns and their parts that do not change what the model reads.
@@ -50,7 +61,7 @@ def _said(data: Any, always: Sequence[str]) -> Any:
     }
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
@@ -60,18 +71,33 @@ class TextPart(_Strict):
         return _said(data, ("type", "text"))
 
 
-class Message(_Strict):
+class Message(Strict):
     """A turn of the chat; the fields that must be null are those of a response that is sent back as a turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)], Discriminator(_one_or_many)
-    ]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: (
+        Annotated[
+            Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)],
+            Discriminator(_one_or_many),
+        ]
+        | None
+    ) = None
     refusal: None = None
     annotations: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is missing")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's turn has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a turn of role tool, and no other, has a tool_call_id")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -79,14 +105,17 @@ class Message(_Strict):
         made = _said(data, ("role", "content"))
         # OpenAI sends such a turn where the assistant only called tools.
         silent = isinstance(made, dict) and made.get("role") == "assistant" and made.get("content", "") is None
+        silent = silent and not made.get("tool_calls")
         return {**made, "content": ""} if silent else made
 
     @property
     def text(self) -> str:
+        if self.content is None:
+            return "\n".join(call.text for call in self.tool_calls or ())
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     include_usage: bool = False
 
     @model_validator(mode="before")
@@ -100,7 +129,8 @@ class Diffusion(BaseModel):
 
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
     (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
-    forward to a stream, `trace` what every forward did.
+    forward to a stream, `trace` what every forward did. `regex` or `choice` says what the answer is to be; `depth` is how
+    deep JSON may nest where its schema has no bound.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -109,6 +139,9 @@ class Diffusion(BaseModel):
     method: str | dict[str, JsonValue] | None = None
     drafts: bool = False
     trace: bool = False
+    regex: str | None = None
+    choice: list[str] | None = None
+    depth: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -179,7 +212,10 @@ def _as_whole(name: str, value: Any) -> Any:
     return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
 
 
-class Body(_Strict):
+_Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Body(Strict):
     """The fields of both endpoints. By default the server's method decides, and decoding is greedy."""
 
     model: str | None = None
@@ -191,8 +227,7 @@ class Body(_Strict):
     seed: int | None = Field(None, ge=0, lt=2**63 - 128)
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag(_ONE)]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16), Tag(_MANY)],
+            Annotated[_Stop, Tag(_ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(_MANY)],
             Discriminator(_one_or_many),
         ]
         | None
@@ -222,6 +257,15 @@ class ChatRequest(Body):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
+    response_format: Annotated[JsonFormat | SchemaFormat | TextFormat, Discriminator("type")] | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["auto", "none", "required"], Tag(_WORD)] | Annotated[ToolChoice, Tag(_ONE)],
+            Discriminator(_word_or_one),
+        ]
+        | None
+    ) = None
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20)
 
     @model_validator(mode="after")
@@ -288,14 +332,23 @@ class Usage(BaseModel):
 
 class ResponseMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Clients tell an answer without calls from one with calls by whether the field is there."""
+        fields: dict[str, Any] = dump(self)
+        if self.tool_calls is None:
+            del fields["tool_calls"]
+        return fields
 
 
 class ChatChoice(BaseModel):
     index: int
     message: ResponseMessage
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     logprobs: None = None
 
 
@@ -350,9 +403,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """`ready`: the server takes requests. A process that responds at all is alive."""
+    """`ready`: the server takes requests and answers them.
 
-    status: Literal["starting", "ready", "busy", "closing", "failed"]
+    `failing`: the last forwards failed; `stuck`: one does not end; `failed`: the engine has died.
+    """
+
+    status: Literal["starting", "ready", "busy", "closing", "failing", "stuck", "failed"]
     ready: bool
     waiting: int
     running: int

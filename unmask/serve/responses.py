@@ -13,6 +13,7 @@ from unmask.serve.protocol import (
     ResponseMessage,
 )
 from unmask.serve.requests import ApiRequest
+from unmask.serve.structure import called
 
 
 def response(request: ApiRequest, completions: Sequence[Completion]) -> ChatResponse | CompletionResponse:
@@ -21,11 +22,15 @@ def response(request: ApiRequest, completions: Sequence[Completion]) -> ChatResp
     head["usage"] = request.usage(completions)
     head["diffusion"] = Decoded.of(completions[0].method)
     if request.is_chat:
-        return ChatResponse(**head, choices=[_chat_choice(*one) for one in enumerate(completions)])
+        return ChatResponse(**head, choices=[_chat_choice(request, *one) for one in enumerate(completions)])
     return CompletionResponse(**head, choices=[_completion_choice(*one) for one in enumerate(completions)])
 
 
-def _chat_choice(index: int, completion: Completion) -> ChatChoice:
+def _chat_choice(request: ApiRequest, index: int, completion: Completion) -> ChatChoice:
+    call = called(completion.text) if request.calls_tools else None
+    if call is not None:
+        message = ResponseMessage(content=None, tool_calls=[call])
+        return ChatChoice(index=index, message=message, finish_reason="tool_calls")
     message = ResponseMessage(content=completion.text)
     return ChatChoice(index=index, message=message, finish_reason=completion.finish_reason)
 

@@ -6,13 +6,14 @@ ordinary stream. Drafts and traces are in chunks with an empty delta and a field
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from unmask.engine.request import Completion, Draft, FinishReason, Progress, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
 from unmask.serve.requests import ApiRequest
+from unmask.serve.structure import CallStream
 from unmask.view.trace import Recorder
 
 
@@ -22,6 +23,7 @@ class EventStream:
     def __init__(self, request: ApiRequest, model: Denoiser) -> None:
         diffusion = request.body.diffusion
         self._request, self._drafts = request, diffusion.drafts
+        self._calls = [CallStream() for _ in request.choices] if request.calls_tools else []
         self._recorders = [Recorder(model, choice.max_new_tokens) for choice in request.choices if diffusion.trace]
 
     @property
@@ -40,12 +42,16 @@ class EventStream:
         if self._recorders and progress.record is not None:
             method = self._request.choices[index].method
             yield self._chunk(index, {}, diffusion=_step(self._recorders[index], progress.record, method))
-        if progress.text:
-            yield self._chunk(index, {"content": progress.text})
+        text = self._calls[index].text(progress.text) if self._calls else progress.text
+        if text:
+            yield self._chunk(index, {"content": text})
         if self._drafts and progress.draft is not None:
             yield self._chunk(index, {}, diffusion=_draft(progress.draft))
         if progress.completion is not None:
-            yield self._chunk(index, {}, reason=progress.completion.finish_reason)
+            calls = list(self._calls[index].deltas()) if self._calls else []
+            for delta in calls:
+                yield self._chunk(index, delta)
+            yield self._chunk(index, {}, reason="tool_calls" if calls else progress.completion.finish_reason)
 
     def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
         """The usage, where the request asks for it, and the end."""
@@ -61,9 +67,9 @@ class EventStream:
     def _chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         *,
-        reason: FinishReason | None = None,
+        reason: FinishReason | Literal["tool_calls"] | None = None,
         diffusion: dict[str, Any] | None = None,
     ) -> str:
         content: dict[str, Any] = {"delta": delta} if self._request.is_chat else {"text": delta.get("content", "")}
