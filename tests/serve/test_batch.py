@@ -139,8 +139,6 @@ def test_no_lines_make_an_empty_output_without_ray(
         (["in.jsonl", "in.jsonl"], "in.jsonl is there already and has no journal"),
         (["in.jsonl", "in.jsonl/out"], "in.jsonl/out: cannot be written"),
         (["in.jsonl", "out.jsonl", "--keep", "text"], "keep text: every answer has"),
-        (["in.jsonl", "out.jsonl", "--max-new-tokens", "100"], "block_length 32 does not divide"),
-        (["in.jsonl", "out.jsonl", "--set", "block_length=48"], "block_length 48 does not divide"),
         (["in.jsonl", "out.jsonl", "--model", "./nowhere"], "no model './nowhere'"),
         (["in.jsonl", "out.jsonl", "--method", "r2dllm"], "did you mean 'r2-dllm'"),
         (["odd.jsonl", "out.jsonl"], "odd.jsonl:1: unknown key 'temprature': did you mean 'temperature'?"),
