@@ -205,7 +205,7 @@ class RequestState:
     def placed(self) -> Placed | None:
         """Its constraint at the window."""
         held, window = self.constraint, self.window
-        return held and Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
+        return None if held is None else Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
 
     def block(self) -> list[int]:
         """The window's tokens."""
