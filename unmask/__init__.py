@@ -14,6 +14,7 @@ from unmask import _transformers
 from unmask.errors import (
     ConfigError,
     EmptyPrompt,
+    LogitsError,
     MaskInPrompt,
     ModelError,
     PromptTooLong,
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigError",
     "Denoiser",
     "EmptyPrompt",
+    "LogitsError",
     "MaskInPrompt",
     "Method",
     "ModelError",

@@ -28,6 +28,7 @@ Ending = Literal["never", "first", "written", "block", "whole block"]
 Seed = Literal["alone", "with others"]
 ENDED = -1
 UNSETTLED = -2
+BROKEN = -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ def decide(
 ) -> tuple[Outcome, Tensor]:
     """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
+    A row any of whose logits are no distribution (NaN, +inf, or -inf for every token) is `BROKEN`: its outcome means nothing.
     `eos_E` are the ids that end an answer. A `constraint` is that of the only row. `shown_S`: which of the R tokens the
     logits [S, V] are of, all masked ones among them; None: all. Only where `settings.reads_open`, and no constraint.
     """
@@ -130,6 +132,7 @@ def decide(
         never=settings.never,
         shown_S=shown_S,
     )
+    broken_B = proposal.confidence_BL.isnan().view(rows, -1).any(dim=1)
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
     if settings.moves:
@@ -163,7 +166,9 @@ def decide(
         ending=settings.ending,
         final_B=None if outcome.final_BN is None else outcome.final_BN.flatten(),
     )
-    return outcome, left_R if count == 1 else left_R.view(rows, count)
+    if count > 1:
+        return outcome, left_R.view(rows, count).masked_fill(broken_B[:, None], BROKEN)
+    return outcome, left_R.masked_fill(broken_B, BROKEN)
 
 
 def propose(

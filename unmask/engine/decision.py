@@ -25,7 +25,7 @@ from unmask.models.denoiser import Denoiser
 class StepOutput(NamedTuple):
     """What the host learns of one row."""
 
-    left: list[int]  # of each block of its window: masks left, or ENDED
+    left: list[int]  # of each block of its window: masks left, or ENDED, UNSETTLED or BROKEN
     step: int  # of the first
     block: list[int]  # the window's tokens
     taken: list[int]

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.decode.settings import whole
+from unmask.engine.check import check_size
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
+from unmask.engine.template import render
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.grammar import language as languages
 from unmask.grammar.constraint import Grammar
@@ -23,7 +25,7 @@ def generate(
     model: Denoiser,
     prompts: Sequence[str | Sequence[int]],
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -39,7 +41,7 @@ def generate(
     Args:
         model: from `unmask.load`.
         prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
-        method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
+        method: from `unmask.method`, the name of a preset, or settings as in a file; None: the model's own, or r2-dllm.
         max_new_tokens: length of every answer; None: the method's, the model's own, or 128. Blocks are decoded whole, and
             an answer that ends within one is cut there.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
@@ -60,8 +62,13 @@ def generate(
     >>> unmask.generate(model, [question], method="r2-dllm", max_new_tokens=64)[0].text
     'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. So Mia has 31 apples. The answer is 31.'
     """
+    if not isinstance(model, Denoiser):
+        name = model if isinstance(model, str) else "unmask-tiny"
+        raise ConfigError(f"the first argument is a model, got {model!r:.60}: unmask.generate(unmask.load({name!r}), prompts)")
     if isinstance(prompts, str):
         raise ConfigError("prompts must be a list: write [prompt]")
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"observer must be a function of one StepRecord, got {observer!r:.60}")
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
@@ -96,7 +103,7 @@ def make_request(
     model: Denoiser,
     prompt: str | Sequence[int],
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -119,6 +126,10 @@ def make_request(
         method = default_method(model)
     if isinstance(method, str):
         method = load_method(method)
+    elif isinstance(method, Mapping):
+        method = Method.from_dict(method)
+    elif not isinstance(method, Method):
+        raise ConfigError(f"method must be a Method, the name of a preset or settings, got {method!r:.60}")
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
     method = completed(model, method)
@@ -194,6 +205,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
             raise ConfigError("a prompt is a string or a list of token ids")
         return tuple(prompt)
     _check_text(prompt)
+    check_size(prompt, model)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer
@@ -211,26 +223,22 @@ def chat(
 
     `tools` go to the template as transformers has them; one that knows no tools leaves them out.
 
-    Raises RequestError where the model has no chat template, or where its template refuses the turns.
+    Raises RequestError where the model has no chat template, or where its template cannot take the turns.
 
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
     >>> model.tokenizer.decode(chat(model, [{"role": "user", "content": "Hi"}]))
     '<|user|> Hi<|assistant|>'
     """
-    from jinja2 import TemplateError
-
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.chat_template is None:
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
     for turn in turns:
         _check_text(turn["content"])
+    check_size("".join(turn["content"] for turn in turns), model)
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
-    try:
-        text = tokenizer.apply_chat_template(turns, tools=tools, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise RequestError(f"the model's chat template refuses the turns: {error}") from None
+    text = render(tokenizer, turns, tools=tools)
     return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 

@@ -26,7 +26,7 @@ from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
 from unmask.decode.forced import Placed
-from unmask.decode.step import ENDED
+from unmask.decode.step import BROKEN, ENDED
 from unmask.engine.check import check, check_constraint, check_fixed
 from unmask.engine.request import Request
 from unmask.engine.text import Answer, read, settled
@@ -45,6 +45,7 @@ class RequestState:
         left: of each block the masks when last looked at, or ENDED or UNSETTLED.
         moved: tokens by which the window moved on when it was opened; 0: it is the first.
         changed: whether the last forward wrote something.
+        broken: whether its logits were no numbers, which ends the request without an answer.
         block_forwards: forwards so far that decoded the window; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
         seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
@@ -69,6 +70,7 @@ class RequestState:
     left: list[int] = field(default_factory=list)
     moved: int = 0
     changed: bool = False
+    broken: bool = False
     block_forwards: int = 0
     kept: int = 0
     closing: int = 0
@@ -280,8 +282,11 @@ class RequestState:
     def commit(self, block: list[int], taken: list[int], *, left: list[int], step: int) -> None:
         """Take in the forward's decision: the window, and at each place 0 or 1 + the index of the rule that wrote it.
 
-        `left` is of each of its blocks.
+        `left` is of each of its blocks, or BROKEN, and then nothing is written.
         """
+        if BROKEN in left:
+            self.broken = True
+            return
         self.canvas.commit(self.window.start, block)
         self.commits.update(taken)
         self.left[self.block_number : self.block_number + len(left)] = left
@@ -292,6 +297,9 @@ class RequestState:
 
     def settle(self) -> bool:
         """Whether the request is over; if only its first blocks are, it moves on to what is left to decode."""
+        if self.broken:
+            self.ended = time.perf_counter()
+            return True
         ahead = self.ahead
         over = self.has_ended or self._complete() or (self.recipe.ending == "first" and self._has_enough())
         if not (over or self._moves_on()):

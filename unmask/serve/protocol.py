@@ -1,7 +1,7 @@
 """The schemas of requests and responses: OpenAI's, and what diffusion adds. pydantic is used here and in `deploy`.
 
-Every field of OpenAI's is supported or refused by its name; a field at the value that changes nothing
-(`frequency_penalty: 0`) is accepted, because clients send such fields by default. Additions are `diffusion` in a
+Every field of OpenAI's is supported or refused by its name; a field that says nothing is accepted, because clients send such
+fields by default: null, or the value that changes nothing (`frequency_penalty: 0`). Additions are `diffusion` in a
 request, `usage.forwards`, `usage.tokens_per_forward` and `diffusion` (what decoded it) in a response.
 """
 
@@ -46,9 +46,29 @@ def _kind_of_prompt(value: Any) -> str:
     return _LISTS_OF_IDS if isinstance(first, list) else _IDS if isinstance(first, int) else _MANY
 
 
+# Fields of turns and their parts that do not change what the model reads.
+_BESIDE = ("name", "cache_control")
+
+
+def _said(data: Any, always: Sequence[str]) -> Any:
+    """An object without the fields that say nothing; those in `always` stay as they are."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: value
+        for name, value in data.items()
+        if name in always or not (name in _BESIDE or value is None or value is False or value in ([], {}, ""))
+    }
+
+
 class TextPart(Strict):
     type: Literal["text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        return _said(data, ("type", "text"))
 
 
 class Message(Strict):
@@ -79,6 +99,15 @@ class Message(Strict):
             raise ValueError("a turn of role tool, and no other, has a tool_call_id")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        made = _said(data, ("role", "content"))
+        # OpenAI sends such a turn where the assistant only called tools.
+        silent = isinstance(made, dict) and made.get("role") == "assistant" and made.get("content", "") is None
+        silent = silent and not made.get("tool_calls")
+        return {**made, "content": ""} if silent else made
+
     @property
     def text(self) -> str:
         if self.content is None:
@@ -88,6 +117,11 @@ class Message(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        return _said(data, ())
 
 
 class Diffusion(BaseModel):
@@ -114,7 +148,7 @@ class Diffusion(BaseModel):
         return dict(self.__pydantic_extra__)
 
 
-# Fields that are not supported, each with the value that changes nothing, at which it is accepted.
+# Fields of OpenAI's and of other servers that are not supported, each with the value that changes nothing.
 UNSUPPORTED: Mapping[str, JsonValue] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -130,14 +164,55 @@ UNSUPPORTED: Mapping[str, JsonValue] = {
     "echo": False,
     "best_of": 1,
     "suffix": "",
+    "prediction": None,
+    "reasoning_effort": "none",
+    "top_logprobs": 0,
+    "verbosity": "medium",
+    "web_search_options": None,
+    # of vLLM, SGLang, llama.cpp and Ollama
+    "allowed_token_ids": [],
+    "bad_words": [],
+    "chat_template": None,
+    "chat_template_kwargs": {},
+    "early_stopping": False,
+    "ignore_eos": False,
+    "include_stop_str_in_output": False,
+    "length_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "mirostat": 0,
+    "prompt_logprobs": None,
+    "repeat_penalty": 1,
+    "repetition_penalty": 1,
+    "skip_special_tokens": True,
+    "stop_token_ids": [],
+    "tfs_z": 1,
+    "typical_p": 1,
+    "use_beam_search": False,
 }
 # Fields that change nothing about a response.
 _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
 
 
-def _changes_nothing(value: Any, neutral: JsonValue) -> bool:
+# Whole numbers, which some clients write as 64.0.
+_WHOLE = ("max_tokens", "max_completion_tokens", "n", "seed", "top_k")
+
+
+def _changes_nothing(name: str, value: Any, tools: Any) -> bool:
+    if value is None or name in _IGNORED:
+        return True
+    if name == "tool_choice" and value == "auto":
+        return not tools
+    neutral = UNSUPPORTED.get(name)
     # False is not the number 0: OpenAI's older endpoint takes `logprobs: 0` for the probability of each token.
-    return value is None or (value == neutral and isinstance(value, bool) == isinstance(neutral, bool))
+    return name in UNSUPPORTED and value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+def _as_whole(name: str, value: Any) -> Any:
+    return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Body(Strict):
@@ -147,12 +222,12 @@ class Body(Strict):
     max_tokens: int | None = Field(None, ge=1, le=2**20)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: of all tokens
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=0, lt=2**63 - 128)
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag(_ONE)]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16), Tag(_MANY)],
+            Annotated[_Stop, Tag(_ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(_MANY)],
             Discriminator(_one_or_many),
         ]
         | None
@@ -170,11 +245,8 @@ class Body(Strict):
             json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # JSON can write it (\ud800), but neither a tokenizer nor an answer can
             raise ValueError("a string holds half of a surrogate pair, which is not Unicode") from None
-        return {
-            name: value
-            for name, value in data.items()
-            if name not in _IGNORED and not (name in UNSUPPORTED and _changes_nothing(value, UNSUPPORTED[name]))
-        }
+        tools = data.get("tools")
+        return {name: _as_whole(name, value) for name, value in data.items() if not _changes_nothing(name, value, tools)}
 
     @property
     def stops(self) -> list[str]:
@@ -331,9 +403,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """`ready`: the server takes requests. A process that responds at all is alive."""
+    """`ready`: the server takes requests and answers them.
 
-    status: Literal["starting", "ready", "busy", "closing", "failed"]
+    `failing`: the last forwards failed; `stuck`: one does not end; `failed`: the engine has died.
+    """
+
+    status: Literal["starting", "ready", "busy", "closing", "failing", "stuck", "failed"]
     ready: bool
     waiting: int
     running: int

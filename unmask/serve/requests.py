@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unmask.engine.check import check_size
 from unmask.engine.generate import chat, make_request
 from unmask.engine.own import completed
-from unmask.engine.request import Completion, Request
+from unmask.engine.request import UNNAMED, Completion, Owner, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
@@ -59,6 +60,14 @@ class ApiRequest:
         return Usage.of(self.prompt_tokens, completions, n=self.body.n or 1)
 
 
+class TooMuch(RequestError):
+    """More than this server takes of one request; `param` is the field that asks for it."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 def choose(asked: Diffusion, options: Options) -> Method:
     """The method of a request. Raises ConfigError that names an unknown method or option.
 
@@ -74,13 +83,22 @@ def choose(asked: Diffusion, options: Options) -> Method:
     return from_client(asked.method, **asked.settings)
 
 
-def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
+def engine_requests(
+    body: Body, model: Denoiser, options: Options, *, owner: Owner = UNNAMED, cache_scope: str = ""
+) -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
     A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
+    n, prompts = body.n or 1, len(body.prompts) if isinstance(body, CompletionRequest) else 1
+    most = min(options.choices, options.queue)
+    if n * prompts > most:
+        each = f" ({n} of each of {prompts} prompts)" if prompts > 1 else ""
+        raise TooMuch(f"{n * prompts} choices at once{each}: this server takes up to {most}", "n")
     method = completed(model, choose(body.diffusion, options))
+    if method.draft is not None and method.draft.steps > options.draft_steps:
+        raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
     asked = language(body)
     made = [
@@ -91,13 +109,14 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
             max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
             language=asked,
         )
         for prompt in _prompts(body, model)
     ]
-    return [replace(request, seed=seed + place, cache_scope=cache_scope) for request in made for place in range(body.n or 1)]
+    return [replace(request, seed=seed + place, owner=owner, cache_scope=cache_scope) for request in made for place in range(n)]
 
 
 def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
@@ -116,5 +135,6 @@ def plain(prompt: str, model: Denoiser) -> list[int]:
         raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give at least one word")
+    check_size(prompt, model)
     ids: list[int] = tokenizer.encode(prompt, verbose=False)
     return ids
