@@ -52,9 +52,10 @@ def test_a_tool_is_called(live: Live) -> None:
         (call,) = choice.message.tool_calls
         assert (choice.finish_reason, choice.message.content, call.function.name) == ("tool_calls", None, "add")
         jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
-    choice = create(live, tools=[TOOL]).choices[0]  # auto: the model may write text
-    assert choice.message.tool_calls is None
-    assert choice.message.content
+    for fields in ({}, {"tool_choice": "auto"}, {"tool_choice": "none"}):  # the model may write text, or must
+        choice = create(live, tools=[TOOL], **fields).choices[0]
+        assert choice.message.tool_calls is None
+        assert choice.message.content
     assert "tool_calls" not in live.chat().json()["choices"][0]["message"]
 
 

@@ -6,7 +6,7 @@ of classes that pairs have, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class Automaton:
         if device.type == "cpu":
             return self
         if device not in self._copies:
-            moved = {
+            moved: dict[str, Any] = {
                 part.name: _moved(getattr(self, part.name), device)
                 for part in fields(self)
                 if part.name not in ("next_CS", "ends", "mask_id", "_copies")
@@ -113,7 +113,8 @@ class Automaton:
         return self._copies[device]
 
 
-def _moved(part: Tensor | Classes | Segments, device: torch.device) -> object:
+def _moved(part: Any, device: torch.device) -> Any:
+    """A tensor there, or a tuple with all its tensors there."""
     if isinstance(part, Tensor):
         return part.to(device)
-    return type(part)(*(_moved(one, device) if isinstance(one, Tensor | Segments) else one for one in part))
+    return type(part)(*(_moved(one, device) for one in part)) if isinstance(part, tuple) else part

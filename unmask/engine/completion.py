@@ -1,7 +1,8 @@
-"""What a request that is over has come to."""
+"""What a request has come to: its completion, and what others may have of it."""
 
 from unmask.engine.request import Completion
 from unmask.engine.state import RequestState
+from unmask.engine.text import read, settled
 
 
 def complete(row: RequestState) -> Completion:
@@ -24,3 +25,16 @@ def complete(row: RequestState) -> Completion:
         commits={rule.name: row.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
         cached_tokens=row.lease.cached,
     )
+
+
+def publishable(row: RequestState) -> int:
+    """Tokens from its beginning whose keys and values are final, and which do not lie behind the answer's end."""
+    prompt = row.canvas.prompt
+    answer = read(row.canvas.tokens[prompt : row.kept], None, row.recipe.ends, fixed=row.request.fixed)
+    return prompt + answer.tokens + 1 if answer.stopped else row.kept
+
+
+def settled_text(row: RequestState) -> str:
+    """The text so far that can no longer change."""
+    request = row.request
+    return settled(row.final[: row.limit], row.model.tokenizer, row.recipe.ends, request.stop, request.fixed)

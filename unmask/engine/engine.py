@@ -23,7 +23,7 @@ import torch
 
 from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
-from unmask.engine.completion import complete
+from unmask.engine.completion import complete, settled_text
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
 from unmask.engine.runner import PendingStep, Runner, filled_in
 from unmask.engine.scheduler import Held, Row, Turns, admit
@@ -317,7 +317,7 @@ def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
     if state.broken:
         return Progress(number=entry.number, text="", error=LogitsError(_no_numbers(state)))
     completion = complete(state) if over else None
-    text = state.settled() if completion is None else completion.text
+    text = settled_text(state) if completion is None else completion.text
     fresh = text[len(entry.sent) :]
     entry.sent = text
     draft = None if record is None or completion is not None else _draft(entry, record)

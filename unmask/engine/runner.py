@@ -19,6 +19,7 @@ from torch import Tensor
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
+from unmask.engine.completion import publishable
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, StepOutput, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
 from unmask.engine.graphs import BlockSteps, graphable, roomy
@@ -90,7 +91,7 @@ class Runner:
     def publish(self, row: RequestState) -> None:
         """Let other requests find what has become final of one."""
         if row.lease.lacks(row.kept):
-            self.prefixes.publish(row.lease, row.canvas.tokens, row.publishable)
+            self.prefixes.publish(row.lease, row.canvas.tokens, publishable(row))
 
     def free(self, row: RequestState) -> None:
         """Take it back. A pending step may still write there: it is finished before another request is let in."""

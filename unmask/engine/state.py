@@ -29,7 +29,7 @@ from unmask.decode.forced import Placed
 from unmask.decode.step import BROKEN, ENDED
 from unmask.engine.check import check, check_constraint, check_fixed
 from unmask.engine.request import Request
-from unmask.engine.text import Answer, read, settled
+from unmask.engine.text import Answer, read
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
 
@@ -171,13 +171,6 @@ class RequestState:
         return max(0, begin - self.recipe.length) if seeded else begin
 
     @property
-    def publishable(self) -> int:
-        """Tokens from its beginning whose keys and values are final, and which do not lie behind the answer's end."""
-        prompt = self.canvas.prompt
-        answer = read(self.canvas.tokens[prompt : self.kept], None, self.recipe.ends, fixed=self.request.fixed)
-        return prompt + answer.tokens + 1 if answer.stopped else self.kept
-
-    @property
     def tokens(self) -> int:
         """Most query tokens of its next forward; fewer where a block has less to draft than the method allows."""
         return self.turn().tokens * (self.recipe.branches if self.drafts else 1)
@@ -207,7 +200,7 @@ class RequestState:
     def placed(self) -> Placed | None:
         """Its constraint at the window."""
         held, window = self.constraint, self.window
-        return held and Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
+        return None if held is None else Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
 
     def block(self) -> list[int]:
         """The window's tokens."""
@@ -361,14 +354,14 @@ class RequestState:
         """Write what the constraint leaves no choice for in the window; it costs no forward."""
         if self.placed is None:
             return
-        begin, end, rule = self.window.start, self.window.end, len(self.recipe.rules)
+        begin, length, rule = self.window.start, self.recipe.length, len(self.recipe.rules)
         block = self.placed.fill(self.block(), mask_id=self.canvas.mask_id, first=self.forwards == 0)
         new = {place: (token, rule) for place, token in enumerate(block, begin) if token != self.canvas.tokens[place]}
         self.canvas.commit(begin, block)
         self.filled |= new
-        self.commits[rule] += len(new)
-        for number, start in enumerate(range(begin, end, self.recipe.length), self.block_number):
-            self.left[number] = min(self.left[number], self.masks_of(start, start + self.recipe.length))
+        self.commits.update({rule: len(new)})
+        for number, start in enumerate(range(begin, self.window.end, length), self.block_number):
+            self.left[number] = min(self.left[number], self.masks_of(start, start + length))
 
     def _complete(self) -> bool:
         """Whether the answer is complete, though its last block reaches behind it."""
@@ -401,8 +394,3 @@ class RequestState:
         """Any answer to the request, cut where it ends."""
         request = self.request
         return read(answer[: self.limit], self.model.tokenizer, self.recipe.ends, request.stop, request.fixed)
-
-    def settled(self) -> str:
-        """The text so far that can no longer change."""
-        request = self.request
-        return settled(self.final[: self.limit], self.model.tokenizer, self.recipe.ends, request.stop, request.fixed)

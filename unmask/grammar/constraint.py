@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -47,14 +47,15 @@ class Grammar:
         chain = self._chain(logits_KLV.shape[1] - prompt, behind, logits_KLV.device)
         if prompt == 0:
             return restrict(chain, logits_KLV, proposal, sampling=sampling, score=score)
-        shown = Proposal(*(part[:, prompt:] if part is not None and part.dim() > 1 else part for part in proposal))
+        parts: list[Any] = [part[:, prompt:] if part is not None and part.dim() > 1 else part for part in proposal]
+        shown = Proposal(*parts)
         if sampling is not None:
             sampling = sampling._replace(positions_BL=sampling.positions_BL[:, prompt:])
         made = restrict(chain, logits_KLV[:, prompt:], shown, sampling=sampling, score=score)
-        joined = (
+        joined: list[Any] = [
             new if old is None or new is None or old.dim() < 2 else torch.cat((old[:, :prompt], new), dim=1)
             for old, new in zip(proposal, made, strict=True)
-        )
+        ]
         return Proposal(*joined)
 
     def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:

@@ -6,13 +6,13 @@ has some 100,000 tokens, and a grammar tells apart a few hundred classes, so eve
 Shapes: S states, C token classes, P pairs of states with a token between them, N sets of classes that pairs have, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unmask.decode.constraint import Automaton
+from unmask.decode.automaton import Automaton
 from unmask.errors import GrammarError
 from unmask.grammar.dfa import ByteDfa, Ints, distances, smallest, too_large
 from unmask.grammar.text import TextMap
@@ -159,7 +159,7 @@ def _pairs(next_CS: Ints) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
     if len(begins) > PAIRS:
         raise too_large(f"more than {PAIRS:,} pairs of states")
     sets: dict[bytes, int] = {}
-    members: list[Iterable[int]] = []
+    members: list[Ints] = []
     set_P = []
     for some in np.split(class_E, begins[1:]):
         number = sets.setdefault(some.tobytes(), len(sets))
@@ -167,6 +167,6 @@ def _pairs(next_CS: Ints) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
             members.append(some)
         set_P.append(number)
     member_NC = np.zeros((len(members), len(next_CS)), dtype=bool)
-    for number, some in enumerate(members):
-        member_NC[number, some] = True
+    for number, classes in enumerate(members):
+        member_NC[number, classes] = True
     return from_E[begins], to_E[begins], np.array(set_P, dtype=np.int64), member_NC

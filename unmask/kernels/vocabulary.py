@@ -87,13 +87,13 @@ class Segments(NamedTuple):
         place_HW: the places; a row that is not full repeats its last one.
         valid_HW: which of them count.
         segment_H: the segment of each row.
-        count: of segments; one may have no place.
+        size: how many segments there are; one may have no place.
     """
 
     place_HW: Tensor
     valid_HW: Tensor
     segment_H: Tensor
-    count: int
+    size: int
 
     @classmethod
     def of(cls, place_E: Tensor, segment_E: Tensor, count: int, width: int = 16) -> "Segments":
@@ -119,7 +119,7 @@ class Segments(NamedTuple):
 
     def largest(self, x_RH: Tensor) -> Tensor:
         """The largest of each segment's rows, [R, N]; -inf where there is none."""
-        none_RN = x_RH.new_full((len(x_RH), self.count), -torch.inf)
+        none_RN = x_RH.new_full((len(x_RH), self.size), -torch.inf)
         return none_RN.scatter_reduce(1, self.segment_H.expand_as(x_RH), x_RH, "amax")
 
     def maxima(self, x_RX: Tensor) -> Tensor:
@@ -141,19 +141,25 @@ class Classes(NamedTuple):
     Attributes:
         class_V: of each token.
         segments: the tokens of every other class.
-        largest: that class.
+        largest: that class; class 0 is never asked for.
+        outside_V: 0 for its tokens, -inf for all others.
+        member: one of its tokens.
     """
 
     class_V: Tensor
     segments: Segments
     largest: int
+    outside_V: Tensor
+    member: int
 
     @classmethod
     def of(cls, class_V: Tensor, count: int) -> "Classes":
         """Of the class of each token; waits for the device."""
         largest = int(class_V.bincount(minlength=count).argmax())
-        (token_E,) = (class_V != largest).nonzero(as_tuple=True)
-        return cls(class_V, Segments.of(token_E, class_V[token_E], count), largest)
+        outside_V = class_V != largest
+        (token_E,) = outside_V.nonzero(as_tuple=True)
+        bias_V = torch.zeros(len(class_V), device=class_V.device).masked_fill(outside_V, -torch.inf)
+        return cls(class_V, Segments.of(token_E, class_V[token_E], count), largest, bias_V, int((~outside_V).int().argmax()))
 
 
 class ByClass(NamedTuple):
@@ -186,16 +192,21 @@ def by_class(logits_RV: Tensor, classes: Classes, candidate_R: Tensor, logsumexp
     maxima_RC = segments.largest(chunk_RH)
     share_RH = ((part_RHW - logsumexp_R1[..., None]).exp() * segments.valid_HW).sum(dim=2)
     mass_RC = share_RH.new_zeros(maxima_RC.shape).scatter_add(1, segments.segment_H.expand_as(share_RH), share_RH)
-    top_R = candidate_R
+    top_R = candidate_R if classes.largest == 0 else _top(logits_RV, classes, candidate_R)
+    maxima_RC[:, classes.largest] = logits_RV.gather(1, top_R[:, None])[:, 0]
+    return ByClass(maxima_RC, mass_RC, chunk_RH, top_R)
+
+
+def _top(logits_RV: Tensor, classes: Classes, candidate_R: Tensor) -> Tensor:
+    """The most probable token of the largest class in each row: mostly the row's own."""
     outside_R = classes.class_V[candidate_R] != classes.largest
     # On a CPU only those rows are searched; elsewhere all of them, so that nothing waits for the device.
     rows_R = outside_R.nonzero()[:, 0] if logits_RV.is_cpu else torch.arange(len(logits_RV), device=logits_RV.device)
-    if len(rows_R):
-        least = torch.finfo(logits_RV.dtype).min  # above what is outside, though it be -inf
-        inside_RV = logits_RV[rows_R].clamp(min=least).masked_fill(classes.class_V != classes.largest, -torch.inf)
-        top_R = top_R.index_copy(0, rows_R, inside_RV.argmax(dim=1))
-    maxima_RC[:, classes.largest] = logits_RV.gather(1, top_R[:, None])[:, 0]
-    return ByClass(maxima_RC, mass_RC, chunk_RH, top_R)
+    if not len(rows_R):
+        return candidate_R
+    token_R = _largest(logits_RV[rows_R] + classes.outside_V)[1]
+    token_R = torch.where(classes.class_V[token_R] == classes.largest, token_R, classes.member)  # where all are -inf
+    return candidate_R.index_copy(0, rows_R, token_R)
 
 
 def token_of_class(logits_RV: Tensor, classes: Classes, seen: ByClass, class_R: Tensor) -> Tensor:

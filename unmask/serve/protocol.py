@@ -24,95 +24,22 @@ from pydantic import (
 from unmask.engine.request import Completion, FinishReason
 from unmask.methods.method import Method
 from unmask.serve.formats import JsonFormat, SchemaFormat, Strict, TextFormat, Tool, ToolCall, ToolChoice
+from unmask.serve.messages import MANY, ONE, Message, one_or_many, said
 
 # --- requests ----------------------------------------------------------------------------------------------------
 
-# The tag of an alternative is part of an error's path; its colon tells `errors.where` that it is no field's name.
-_ONE, _MANY, _IDS, _LISTS_OF_IDS, _WORD = ":one", ":many", ":ids", ":lists of ids", ":word"
-
-
-def _one_or_many(value: Any) -> str:
-    return _MANY if isinstance(value, list) else _ONE
+_IDS, _LISTS_OF_IDS, _WORD = ":ids", ":lists of ids", ":word"
 
 
 def _word_or_one(value: Any) -> str:
-    return _WORD if isinstance(value, str) else _ONE
+    return _WORD if isinstance(value, str) else ONE
 
 
 def _kind_of_prompt(value: Any) -> str:
     if not isinstance(value, list):
-        return _ONE
+        return ONE
     first = value[0] if value else None
-    return _LISTS_OF_IDS if isinstance(first, list) else _IDS if isinstance(first, int) else _MANY
-
-
-# Fields of turns and their parts that do not change what the model reads.
-_BESIDE = ("name", "cache_control")
-
-
-def _said(data: Any, always: Sequence[str]) -> Any:
-    """An object without the fields that say nothing; those in `always` stay as they are."""
-    if not isinstance(data, dict):
-        return data
-    return {
-        name: value
-        for name, value in data.items()
-        if name in always or not (name in _BESIDE or value is None or value is False or value in ([], {}, ""))
-    }
-
-
-class TextPart(Strict):
-    type: Literal["text"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_says_nothing(cls, data: Any) -> Any:
-        return _said(data, ("type", "text"))
-
-
-class Message(Strict):
-    """A turn of the chat; the fields that must be null are those of a response that is sent back as a turn."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: (
-        Annotated[
-            Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)],
-            Discriminator(_one_or_many),
-        ]
-        | None
-    ) = None
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and not self.tool_calls:
-            raise ValueError("content is missing")
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError("only an assistant's turn has tool_calls")
-        if (self.tool_call_id is not None) != (self.role == "tool"):
-            raise ValueError("a turn of role tool, and no other, has a tool_call_id")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_what_says_nothing(cls, data: Any) -> Any:
-        made = _said(data, ("role", "content"))
-        # OpenAI sends such a turn where the assistant only called tools.
-        silent = isinstance(made, dict) and made.get("role") == "assistant" and made.get("content", "") is None
-        silent = silent and not made.get("tool_calls")
-        return {**made, "content": ""} if silent else made
-
-    @property
-    def text(self) -> str:
-        if self.content is None:
-            return "\n".join(call.text for call in self.tool_calls or ())
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    return _LISTS_OF_IDS if isinstance(first, list) else _IDS if isinstance(first, int) else MANY
 
 
 class StreamOptions(Strict):
@@ -121,7 +48,7 @@ class StreamOptions(Strict):
     @model_validator(mode="before")
     @classmethod
     def _drop_what_says_nothing(cls, data: Any) -> Any:
-        return _said(data, ())
+        return said(data, ())
 
 
 class Diffusion(BaseModel):
@@ -201,8 +128,8 @@ _WHOLE = ("max_tokens", "max_completion_tokens", "n", "seed", "top_k")
 def _changes_nothing(name: str, value: Any, tools: Any) -> bool:
     if value is None or name in _IGNORED:
         return True
-    if name == "tool_choice" and value == "auto":
-        return not tools
+    if name == "tool_choice":
+        return not tools and value in ("auto", "none")
     neutral = UNSUPPORTED.get(name)
     # False is not the number 0: OpenAI's older endpoint takes `logprobs: 0` for the probability of each token.
     return name in UNSUPPORTED and value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
@@ -227,8 +154,8 @@ class Body(Strict):
     seed: int | None = Field(None, ge=0, lt=2**63 - 128)
     stop: (
         Annotated[
-            Annotated[_Stop, Tag(_ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(_MANY)],
-            Discriminator(_one_or_many),
+            Annotated[_Stop, Tag(ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(MANY)],
+            Discriminator(one_or_many),
         ]
         | None
     ) = None
@@ -261,7 +188,7 @@ class ChatRequest(Body):
     tools: list[Tool] | None = Field(None, max_length=128)
     tool_choice: (
         Annotated[
-            Annotated[Literal["auto", "none", "required"], Tag(_WORD)] | Annotated[ToolChoice, Tag(_ONE)],
+            Annotated[Literal["auto", "none", "required"], Tag(_WORD)] | Annotated[ToolChoice, Tag(ONE)],
             Discriminator(_word_or_one),
         ]
         | None
@@ -282,8 +209,8 @@ class CompletionRequest(Body):
     """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it."""
 
     prompt: Annotated[
-        Annotated[str, Tag(_ONE)]
-        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True), Tag(_MANY)]
+        Annotated[str, Tag(ONE)]
+        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True), Tag(MANY)]
         | Annotated[_Ids, Tag(_IDS)]
         | Annotated[list[_Ids], Field(min_length=1, max_length=128, fail_fast=True), Tag(_LISTS_OF_IDS)],
         Discriminator(_kind_of_prompt),
@@ -292,7 +219,7 @@ class CompletionRequest(Body):
     @property
     def prompts(self) -> list[str] | list[list[int]]:
         given: Any = self.prompt
-        return given if _kind_of_prompt(given) in (_MANY, _LISTS_OF_IDS) else [given]
+        return given if _kind_of_prompt(given) in (MANY, _LISTS_OF_IDS) else [given]
 
 
 # --- responses ---------------------------------------------------------------------------------------------------

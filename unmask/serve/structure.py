@@ -28,7 +28,7 @@ def language(body: Body) -> Language | None:
             found["response_format"] = json_schema(form.json_schema.schema_, depth=depth)
         if calls_tools(body):
             found["tools"] = _tools(body, depth)
-        elif body.tool_choice is not None:
+        elif body.tool_choice is not None and not body.tools:
             raise RequestError("tool_choice needs tools")
     if len(found) > 1:
         raise RequestError(f"{' and '.join(found)}: an answer can be held to one of them")
