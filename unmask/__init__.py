@@ -23,6 +23,7 @@ from unmask.errors import (
 
 if TYPE_CHECKING:
     from unmask.engine.generate import generate
+    from unmask.engine.holes import canvas, hole
     from unmask.engine.request import Completion, StepRecord
     from unmask.methods import load as method
     from unmask.methods.method import Method
@@ -44,7 +45,9 @@ __all__ = [
     "RequestError",
     "StepRecord",
     "UnmaskError",
+    "canvas",
     "generate",
+    "hole",
     "load",
     "method",
 ]
@@ -55,7 +58,9 @@ _LAZY = {
     "Method": "unmask.methods.method:Method",
     "ModelSpec": "unmask.models.denoiser:ModelSpec",
     "StepRecord": "unmask.engine.request:StepRecord",
+    "canvas": "unmask.engine.holes:canvas",
     "generate": "unmask.engine.generate:generate",
+    "hole": "unmask.engine.holes:hole",
     "load": "unmask.models.loading:load",
     "method": "unmask.methods:load",
 }

@@ -7,9 +7,12 @@ from unmask.engine.request import Request
 from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 
 
-def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
-    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
-    if not prompt:
+def check(prompt: Sequence[int], answer: int, spec: ModelSpec, *, empty: bool = False) -> None:
+    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right.
+
+    `empty`: whether there may be none, because the answer is a canvas.
+    """
+    if not prompt and not empty:
         raise EmptyPrompt("the prompt is empty: give it at least one token")
     if spec.mask_id in prompt:
         place = prompt.index(spec.mask_id)
@@ -32,5 +35,5 @@ def check_fixed(request: Request, spec: ModelSpec) -> None:
             raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
         if not 0 <= token < spec.vocab_size or token == spec.mask_id:
             raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
-    if len(request.fixed) == request.max_new_tokens:
+    if len(request.fixed) == request.max_new_tokens and request.layout is None:
         raise RequestError("every token of the answer is fixed: leave at least one open")

@@ -211,19 +211,26 @@ class Engine:
             finished = [finished for finished in self._turn() if finished.entry.number in places]
             records = [record for _, record, _ in finished if record is not None]
             if observer is not None and records:
-                rows = [places[entry.number] for entry, _, _ in finished]
+                rows = [places[entry.number] for entry, record, _ in finished if record is not None]
                 observer(StepRecord.of_batch(records, forward=next(forwards), rows=rows))
             done |= {places[entry.number]: entry.state.complete() for entry, _, over in finished if over}
         return [done[place] for place in range(len(requests))]
 
     def _turn(self) -> list[_Finished]:
         """Finish a forward and launch one; the order is the device's."""
+        complete = self._take_complete()
         if self._ahead:
             finished = self._finish()
             self._launch()
-            return finished
+            return [*complete, *finished]
         self._launch()
-        return self._finish()
+        return [*complete, *self._finish()]
+
+    def _take_complete(self) -> list[_Finished]:
+        """The waiting requests of which nothing is open: canvases without holes."""
+        with self._lock:
+            numbers = [number for number, entry in self._waiting.items() if entry.state.ended is not None]
+            return [_Finished(self._waiting.pop(number), None, True) for number in numbers]
 
     def _finish(self) -> list[_Finished]:
         """What came of the pending forward's requests that have not been aborted."""

@@ -17,11 +17,12 @@ from torch import Tensor
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
+from unmask.decode.holes import FREE
 from unmask.decode.step import Narrow
-from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, StepOutput, decide_all, reads_hidden
+from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
 from unmask.engine.graphs import BlockSteps, graphable, roomy
-from unmask.engine.request import StepRecord
+from unmask.engine.request import StepOutput, StepRecord
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
@@ -53,7 +54,7 @@ class _Launch(NamedTuple, Generic[Part]):
     facts: Part
     pages: Part
     windows: Part  # its tokens, masks up to the longest window
-    fixed: Part  # which of them were given, 0 or 1
+    kinds: Part  # what may be written at each of them
     indices: Part  # indices of all rows, batch after batch
     eos: Part  # what ends an answer, batch after batch
 
@@ -126,7 +127,7 @@ class Runner:
                 if id(row) in watched:
                     records[id(row)] = _record(row, output, key.evidence(numbers_W))
                 row.remember(row.turn().tokens * row.tried(key.states))
-                row.commit(output.block, output.taken, left=output.left, step=output.step)
+                row.commit(output)
         return [records.get(id(row)) for row in step.rows]
 
     def _packed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
@@ -167,7 +168,7 @@ class Runner:
                 numbers.facts.view(-1, FACTS),
                 numbers.pages.view(count, widest),
                 numbers.windows.view(count, longest),
-                numbers.fixed.view(count, longest),
+                numbers.kinds.view(count, longest),
             )
 
     def _shipped(self, parts: Sequence[Rows], opening: Sequence[RequestState]) -> _Launch[Tensor]:
@@ -179,7 +180,7 @@ class Runner:
             facts=[number for row in opening for number in Facts.of(row)],
             pages=page_table([row.pages for row in opening], widest),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
-            fixed=[given for row in opening for given in (*row.given(), *[0] * (longest - row.recipe.width))],
+            kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
             eos=[token for key, _ in parts for token in key.recipe.eos_ids],
         )

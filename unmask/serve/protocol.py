@@ -67,7 +67,9 @@ class Diffusion(BaseModel):
 
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
     (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
-    forward to a stream, `trace` what every forward did.
+    forward to a stream, `trace` what every forward did. `canvas` makes the answer of a chat fixed text with holes:
+    strings and `{"hole": 32}`, with `"end": "early"` for one that may end before its last token. `blind` allows text behind
+    a hole where the model cannot see it. `tokens` tells of each token the forward that wrote it, the rule and the confidence.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -76,13 +78,16 @@ class Diffusion(BaseModel):
     method: str | dict[str, JsonValue] | None = None
     drafts: bool = False
     trace: bool = False
+    canvas: list[JsonValue] | None = None
+    blind: bool = False
+    tokens: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__)
 
 
-# Fields that are not supported, each with the value that changes nothing, at which it is accepted.
+# Fields that are not supported everywhere, each with the value that changes nothing, at which it is accepted.
 UNSUPPORTED: Mapping[str, JsonValue] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -150,15 +155,28 @@ class Body(_Strict):
 
 
 class ChatRequest(Body):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`; `logprobs` are of the forward that committed each token."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         self.max_tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return self
+
+    @model_validator(mode="after")
+    def _probabilities(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def alternatives(self) -> int:
+        """Most probable tokens that are told beside each one."""
+        return self.top_logprobs or 0
 
 
 # A list's check ends at its first mistake: a megabyte of mistakes would take seconds to list, and one is reported.
@@ -166,7 +184,10 @@ _Ids = Annotated[list[int], Field(fail_fast=True)]
 
 
 class CompletionRequest(Body):
-    """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it."""
+    """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it.
+
+    With a suffix the model fills the hole between both, and sees both.
+    """
 
     prompt: Annotated[
         Annotated[str, Tag(_ONE)]
@@ -175,6 +196,13 @@ class CompletionRequest(Body):
         | Annotated[list[_Ids], Field(min_length=1, max_length=128, fail_fast=True), Tag(_LISTS_OF_IDS)],
         Discriminator(_kind_of_prompt),
     ]
+    suffix: str | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def alternatives(self) -> int:
+        """Most probable tokens that are told beside each one."""
+        return self.logprobs or 0
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -227,7 +255,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ResponseMessage
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class Decoded(BaseModel):
@@ -241,6 +269,12 @@ class Decoded(BaseModel):
         return cls(method=method.name, settings=method.to_dict())
 
 
+class DecodedTokens(Decoded):
+    """The same with what is told of each choice's tokens."""
+
+    tokens: list[list[dict[str, JsonValue]]]
+
+
 class ChatResponse(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -248,14 +282,14 @@ class ChatResponse(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    diffusion: Decoded
+    diffusion: DecodedTokens | Decoded
 
 
 class CompletionChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class CompletionResponse(BaseModel):
@@ -265,7 +299,7 @@ class CompletionResponse(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-    diffusion: Decoded
+    diffusion: DecodedTokens | Decoded
 
 
 class ModelInfo(BaseModel):

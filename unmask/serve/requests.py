@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmask.engine.generate import chat, make_request
+from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
 from unmask.engine.own import completed
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
@@ -17,6 +18,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
+from unmask.serve.told import chat_logprobs, completion_logprobs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +28,7 @@ class ApiRequest:
     Attributes:
         body: as it was sent.
         model: the model's name in the API.
+        tokenizer: the model's.
         choices: the engine's requests.
         prompt_tokens: of all prompts, each counted once whatever `n` is.
         log: the request's entry in the log, to be filled in.
@@ -35,6 +38,7 @@ class ApiRequest:
 
     body: Body
     model: str
+    tokenizer: Any
     choices: Sequence[Request]
     prompt_tokens: int
     log: LogEntry
@@ -44,6 +48,13 @@ class ApiRequest:
     @property
     def is_chat(self) -> bool:
         return isinstance(self.body, ChatRequest)
+
+    def logprobs(self, completion: Completion) -> dict[str, Any] | None:
+        """The probabilities of a completion's tokens, where they are asked for."""
+        if isinstance(self.body, ChatRequest):
+            return chat_logprobs(completion, self.tokenizer) if self.body.logprobs else None
+        assert isinstance(self.body, CompletionRequest)
+        return None if self.body.logprobs is None else completion_logprobs(completion, self.tokenizer)
 
     @property
     def id(self) -> str:
@@ -79,28 +90,42 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
     # Answers of a block-causal model end anywhere in a block.
     block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    length = {"max_new_tokens": -(-wanted // block) * block, "limit": wanted}
     made = [
         make_request(
             model,
             prompt,
             method=method,
-            max_new_tokens=-(-wanted // block) * block,
-            limit=wanted,
+            **{} if isinstance(prompt, CanvasPrompt) else length,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=seed,
             stop=body.stops,
         )
-        for prompt in _prompts(body, model)
+        for prompt in _prompts(body, model, wanted)
     ]
+    if isinstance(body, CompletionRequest) and body.suffix:  # the answer is the hole alone
+        made = [replace(request, layout=request.layout and request.layout.hidden) for request in made]
+    if isinstance(body, ChatRequest | CompletionRequest):
+        made = [replace(request, alternatives=min(body.alternatives, model.spec.vocab_size)) for request in made]
     return [replace(request, seed=seed + place, cache_scope=cache_scope) for request in made for place in range(body.n or 1)]
 
 
-def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
+def _prompts(body: Body, model: Denoiser, wanted: int) -> Sequence[Sequence[int] | CanvasPrompt]:
+    asked = body.diffusion
     if isinstance(body, ChatRequest):
-        turns = [(message.role.replace("developer", "system"), message.text) for message in body.messages]
-        return [chat(model, [{"role": role, "content": text} for role, text in turns])]
+        turns = [{"role": message.role.replace("developer", "system"), "content": message.text} for message in body.messages]
+        if asked.canvas is None:
+            return [chat(model, turns)]
+        if body.max_tokens is not None:
+            raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_tokens out")
+        return [from_json(asked.canvas, chat=turns, blind=asked.blind)]
     assert isinstance(body, CompletionRequest)
+    if asked.canvas is not None:
+        raise ConfigError("diffusion.canvas is the answer of a chat: here give prompt and suffix")
+    if body.suffix:
+        between = hole(wanted, end="early")
+        return [canvas(prompt, between, body.suffix, blind=asked.blind) for prompt in body.prompts]
     return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
 
 

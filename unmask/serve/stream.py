@@ -1,19 +1,20 @@
 """Responses as server-sent events. Pure: no engine, no clock.
 
 `delta.content` holds text that can no longer change and nothing else, so clients that know nothing of diffusion see an
-ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it.
+ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it. What is told of each
+token (`logprobs`, `diffusion.tokens`) comes at the end of a choice, when no token can be rewritten any more.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unmask.engine.request import Completion, Draft, FinishReason, Progress, StepRecord
+from unmask.engine.request import Completion, Draft, FinishReason, Progress, Request, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
 from unmask.serve.requests import ApiRequest
-from unmask.view.trace import Recorder
+from unmask.view.trace import Recorder, told
 
 
 class EventStream:
@@ -22,7 +23,7 @@ class EventStream:
     def __init__(self, request: ApiRequest, model: Denoiser) -> None:
         diffusion = request.body.diffusion
         self._request, self._drafts = request, diffusion.drafts
-        self._recorders = [Recorder(model, choice.max_new_tokens) for choice in request.choices if diffusion.trace]
+        self._recorders = [_recorder(model, choice) for choice in request.choices if diffusion.trace]
 
     @property
     def watch(self) -> bool:
@@ -45,7 +46,11 @@ class EventStream:
         if self._drafts and progress.draft is not None:
             yield self._chunk(index, {}, diffusion=_draft(progress.draft))
         if progress.completion is not None:
-            yield self._chunk(index, {}, reason=progress.completion.finish_reason)
+            if self._request.body.diffusion.tokens:
+                tokens = told(progress.completion, self._request.tokenizer)
+                yield self._chunk(index, {}, diffusion={"event": "tokens", "tokens": tokens})
+            logprobs = self._request.logprobs(progress.completion)
+            yield self._chunk(index, {}, reason=progress.completion.finish_reason, logprobs=logprobs)
 
     def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
         """The usage, where the request asks for it, and the end."""
@@ -65,10 +70,11 @@ class EventStream:
         *,
         reason: FinishReason | None = None,
         diffusion: dict[str, Any] | None = None,
+        logprobs: dict[str, Any] | None = None,
     ) -> str:
         content: dict[str, Any] = {"delta": delta} if self._request.is_chat else {"text": delta.get("content", "")}
         extra = {} if diffusion is None else {"diffusion": diffusion}
-        return self._event([{"index": index, **content, "logprobs": None, "finish_reason": reason}], **extra)
+        return self._event([{"index": index, **content, "logprobs": logprobs, "finish_reason": reason}], **extra)
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
         request = self._request
@@ -89,6 +95,12 @@ def _draft(draft: Draft) -> dict[str, Any]:
         "masked": draft.masked,
         "forward": draft.forward,
     }
+
+
+def _recorder(model: Denoiser, choice: Request) -> Recorder:
+    if choice.layout is None:
+        return Recorder(model, choice.max_new_tokens)
+    return Recorder(model, choice.limit or 0, fixed=choice.fixed)
 
 
 def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:
