@@ -1,19 +1,34 @@
 PYTHON ?= python3
+, := ,
 BIN := .venv/bin
 QUESTION := "Mia has 23 apples. On Monday Mia buys 8. On Tuesday Mia gives away 5. On Wednesday Mia finds 7. How many apples does Mia have?"
 
+# PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA GPU the index of CPU builds is asked too, whose 2.13.0+cpu
+# counts as newer than PyPI's 2.13.0. TORCH_INDEX=URL asks another one, TORCH_INDEX= PyPI alone.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+NO_GPU := $(if $(filter Linux,$(shell uname -s)),$(shell nvidia-smi -L >/dev/null 2>&1 || echo yes))
+TORCH_INDEX ?= $(if $(NO_GPU),$(CPU_INDEX))
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
 .PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed load refresh redundancy slow clean
 
-# The environment is made once, and again when pyproject.toml or constraints.txt changes.
-.venv/installed: pyproject.toml constraints.txt
-	@echo "making .venv: a minute or two"
+# Environments are made once, and again when pyproject.toml or constraints.txt changes: what `unmask` itself needs (1.2 GB, a
+# minute or two), and all extras with the tools of development (3.5 GB, some minutes more).
+.venv/demo: pyproject.toml constraints.txt
+	@echo "making .venv: 1.2 GB, a minute or two"
+	@echo "torch: $(if $(TORCH_INDEX),$(if $(NO_GPU),no NVIDIA GPU here$(,) so )PyPI and $(TORCH_INDEX),from PyPI)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train,gym,eval,serve,scale]'
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --retries 2 )torch
+	$(PIP) --editable .
 	touch $@
 
-demo: .venv/installed
+.venv/installed: .venv/demo
+	@echo "installing all extras: 2.3 GB more, some minutes"
+	$(PIP) --editable '.[dev,train,gym,eval,serve,scale]'
+	touch $@
+
+demo: .venv/demo
 	$(BIN)/unmask compare $(QUESTION)
 	$(BIN)/unmask compare $(QUESTION) --model unmask-tiny-block
 

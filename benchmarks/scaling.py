@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import unmask
-from unmask.bench.replays import query, replay
+from unmask.bench.replays import queries, replay
 from unmask.bench.shapes import mid_answer
 from unmask.context.plan import assemble
 from unmask.models.denoiser import Denoiser
@@ -31,8 +31,8 @@ class Forwards:
         self.seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
         method = replay(ANSWER // 4, cache="dual")
         rows, self._pool = mid_answer(model, method, batch=max(ROWS), prompt=PROMPT, answer=ANSWER)
-        queries = [query(row, 1) for row in rows]  # the second forward of a block: the first has filled the cache
-        self._plans = {rows: assemble(queries[:rows], device=model.device) for rows in ROWS}
+        later = [queries(row, 1)[0] for row in rows]  # the second forward of a block: the first has filled the cache
+        self._plans = {number: assemble(later[:number], device=model.device) for number in ROWS}
 
     @torch.inference_mode()
     def measure(self, seconds: float) -> None:

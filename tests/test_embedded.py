@@ -105,7 +105,7 @@ def test_the_block_causal_one_answers_and_its_cache_costs_no_answer() -> None:
     assert sum(runs["kept"].right()) >= 30
     assert [row.answer for row in kept] == [row.answer for row in recomputed]
     assert [row.forwards for row in kept] == [row.forwards for row in recomputed]
-    assert sum(row.query_tokens for row in kept) < sum(row.query_tokens for row in recomputed) / 3
+    assert sum(row.query_tokens for row in kept) < sum(row.query_tokens for row in recomputed) / 1.5
 
 
 def test_without_a_method_the_embedded_model_writes_many_tokens_per_forward() -> None:

@@ -56,13 +56,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} '{name}': {hint}known: {', '.join(names)}")
 
 
+def install(extra: str) -> str:
+    """The line that installs an extra: from a clone, as long as no package of this name is published.
+
+    >>> install("serve")
+    "in a clone of unmask run pip install -e '.[serve]'"
+    """
+    return f"in a clone of unmask run pip install -e '.[{extra}]'"
+
+
 def require(what: str, package: str, extra: str) -> None:
     """Raises ConfigError, before the work that needs it begins, if a package of an extra is not installed.
 
     >>> require("--sweep", "no_such_package", "eval")
     Traceback (most recent call last):
         ...
-    unmask.errors.ConfigError: --sweep needs no_such_package: pip install 'unmask[eval]'
+    unmask.errors.ConfigError: --sweep needs no_such_package: in a clone of unmask run pip install -e '.[eval]'
     """
     if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{what} needs {package}: pip install 'unmask[{extra}]'")
+        raise ConfigError(f"{what} needs {package}: {install(extra)}")

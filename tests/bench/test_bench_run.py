@@ -11,6 +11,7 @@ import torch
 
 import unmask
 from unmask.bench import decode, growth, page, presets, report, run, workload
+from unmask.bench.peers import Peers
 from unmask.bench.picture import draw
 from unmask.bench.workload import Load
 from unmask.errors import ConfigError
@@ -33,6 +34,7 @@ SMALL = Load(
     problems=1,
     repeats=2,
     seconds=0.0,
+    turns=0.0,
 )
 TIMING = {"seconds", "fastest", "slowest", "repeats"}
 POINT = {"model", "variant", "batch", "prompt", "answer"}
@@ -79,6 +81,10 @@ SCHEMA = {
     },
     "growth": {"batch": GROWN, "prompt": GROWN, "answer": GROWN},
     "profile": {"operation": {"model", "name", "calls", "seconds", "share"}},
+    "peers": {
+        "peer": {"peer", "rows", "prompts", "answer", "cpu_seconds", "seconds", "forwards", "forwards_ratio", "same", "note"}
+        | {"times", "times_least", "times_most", "times_wall", "repeats"},
+    },
 }
 
 
@@ -96,9 +102,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "_peak", lambda model, blocks: 1000)
 
 
-def measured(parts: list[str], load: Callable[[], Any] = unmask.load, tell: Callable[[str], None] = quiet) -> dict[str, Any]:
+def measured(parts: list[str], load: Callable[[], Any] = unmask.load, asked: Peers | None = None) -> dict[str, Any]:
     document = run.start(parts, CPU, model="unmask-tiny", date="2026-01-02", quick=True, note="a test")
-    run.run(document, CPU, load, tell)
+    run.run(document, CPU, load, quiet, asked)
     return document
 
 
@@ -117,7 +123,7 @@ def test_blocks_are_those_of_the_model() -> None:
 
 
 def test_the_document_is_whole(tmp_path: Path) -> None:
-    document = json.loads(json.dumps(measured([*run.PARTS])))
+    document = json.loads(json.dumps(measured([*run.PARTS], asked=Peers(commands=()))))
     assert document["finished"]
     assert list(document["parts"]) == list(SCHEMA)
     for part, kinds in SCHEMA.items():
@@ -143,7 +149,7 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
     assert preset["fast-dllm-official"]["tokens_per_second_batch"] is None
 
     titles = [table.title for table in report.tables(document)]
-    assert len(titles) == len(set(titles)) == 11
+    assert len(titles) == len(set(titles)) == 12
     for table in report.tables(document):
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
     asked = next(table for table in report.tables(document) if table.title == "asked for")

@@ -83,6 +83,11 @@ def test_dated_documents_become_a_page(capsys: pytest.CaptureFixture[str], tmp_p
         (["--from", "README.md"], "README.md: not a document of `unmask bench -o`"),
         (["--compare", "docs", "-o", "x.md"], "docs: no *-bench-*.json there"),
         (["--compare", "benchmarks/results"], "say where with -o"),
+        (["floors", "--peer", "a=b"], "--peer, --method and --time-limit belong to `unmask bench peers`"),
+        (["peers", "--peer", "a="], "--peer a=: write NAME=COMMAND"),
+        (["peers", "--peer", "a=b", "--peer", "a=c"], "two peers are called 'a'"),
+        (["peers", "--method", "nonsense"], "unknown method 'nonsense'"),
+        (["peers", "--time-limit", "0"], "--time-limit 0 must be more than 0 seconds"),
         (["floors", "--device", "nonsense"], "no device 'nonsense' here"),
         (["floors", "--quik"], "No such option"),
     ],
@@ -93,3 +98,13 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert out == ""
     assert line in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_bad_peer_is_a_line_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    peer = "bad=python -S -c 'raise SystemExit(3)'"
+    code, out, err = run(capsys, "peers", "--quick", "--peer", peer, "-o", str(file), "--device", "cpu")
+    assert code == 1
+    assert err == "not measured: peers: peer bad ended with exit status 3 before it answered\n"
+    assert [row["what"] for row in json.loads(file.read_text())["parts"]["peers"]] == ["peer", "failed", "peer"]
+    assert "peers in turns, unmask-tiny" in out

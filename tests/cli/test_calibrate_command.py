@@ -96,7 +96,7 @@ def test_without_optuna(capsys: pytest.CaptureFixture[str], here: Path, monkeypa
     monkeypatch.setattr("unmask.load", None)
     code, _, err = run(capsys, *CHAIN, "--budget", "60")
     assert code == 2
-    assert err == "error: calibrating needs optuna: pip install 'unmask[eval]'\n"
+    assert err == "error: calibrating needs optuna: in a clone of unmask run pip install -e '.[eval]'\n"
     assert list(here.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,16 @@ import yaml
 from rich.console import Console
 
 import unmask
+from unmask.__main__ import main as start
 from unmask.cli import main
+from unmask.cli.choose import read_settings
+from unmask.cli.compare import _show
+from unmask.engine.request import Completion
+from unmask.methods import TABLE
+from unmask.methods.describe import describe
+from unmask.methods.options import options, setting_of
+from unmask.models.loading import locate
+from unmask.serve.options import Options
 from unmask.view.terminal import MASK, watching
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
@@ -23,6 +33,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         main(list(arguments))
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
+
+
+def answered(text: str) -> Completion:
+    """A completion of this text in five forwards."""
+    return Completion(
+        text=text, token_ids=[1], tokens=9, forwards=5, query_tokens=9, finish_reason="stop", seconds=0.1,
+        method=unmask.method("vanilla"), commits={}, cached_tokens=0,
+    )  # fmt: skip
 
 
 def test_generate_json_has_the_contract_and_equals_the_library(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +95,6 @@ def test_compare_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", QUESTION, "--set", "treshold=0.8"], ["treshold", "threshold"]),
         (["generate", QUESTION, "--set", "threshold"], ["key=value"]),
         (["generate", QUESTION, "--set", "threshold=2"], ["threshold", "from 0 to 1"]),
-        (["generate", QUESTION, "--set", "block_length=48"], ["block_length 48", "128"]),
         (["generate", QUESTION, "--max-new-tokens", "many"], ["--max-new-tokens", "integer"]),
         (["generate", QUESTION, "--model", "./nowhere"], ["./nowhere", "not a folder"]),
         (["generate", QUESTION, "--method", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
@@ -139,14 +156,94 @@ def test_a_fault_of_ours_is_one_line_and_exit_code_1(
     assert "Traceback" in err
 
 
-def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generate", QUESTION], "the same command begins anew"),
+        (["eval", "arithmetic"], "the same command goes on from the answers that are on disk"),
+        (["eval", "arithmetic", "--fresh"], "without --fresh the same command goes on from the answers that are on disk"),
+        (["calibrate", "arithmetic", "--budget", "5"], "the same command goes on from the answers that are on disk"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unmask.models.loading.locate", interrupted)
-    code, _, err = run(capsys, "generate", QUESTION)
-    assert code == 130
-    assert "Traceback" not in err
+    assert run(capsys, *arguments) == (130, "", f"interrupted: {line}\n")
+
+
+def test_ctrl_c_during_the_first_imports_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "unmask.cli":
+                raise KeyboardInterrupt
+
+    for name in [name for name in sys.modules if name.startswith("unmask.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted before anything began\n")
+
+
+def test_any_length_is_cut_from_whole_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the server does: four blocks are decoded for 100 tokens."""
+    arguments = ("--method", "fast-dllm-official", "--max-new-tokens", "100", "--json")
+    code, out, _ = run(capsys, "generate", QUESTION, *arguments, "--model", "unmask-tiny-base")
+    assert code == 0
+    whole = unmask.generate(unmask.load("unmask-tiny-base"), [QUESTION], method="fast-dllm-official", max_new_tokens=128)[0]
+    assert json.loads(out)["token_ids"] == whole.token_ids[:100]
+
+
+def test_the_models_own_length_is_the_default(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(locate("unmask-tiny-base"), folder)
+    (folder / "unmask.json").write_text('{"max_new_tokens": 40}')
+    for named, tokens in (((), 40), (("--max-new-tokens", "64"), 64), (("--set", "max_new_tokens=64"), 64)):
+        _, out, _ = run(capsys, "generate", QUESTION, "--model", str(folder), "--method", "fast-dllm", *named, "--json")
+        assert len(json.loads(out)["token_ids"]) == tokens
+    assert Options().of(unmask.load(folder)).max_new_tokens == 40
+    (folder / "unmask.json").write_text('{"max_new_tokens": 0}')
+    code, _, err = run(capsys, "generate", QUESTION, "--model", str(folder))
+    assert code == 2
+    assert "max_new_tokens must be a whole number of at least 1, got 0" in err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"unmask {unmask.__version__}\n", "")
+
+
+def test_methods_lists_every_preset_and_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "methods")
+    assert code == 0
+    for name in TABLE:
+        assert name.removesuffix("-official") in out
+        rows = json.loads(run(capsys, "methods", name, "--json")[1])["options"]
+        assert [row["name"] for row in rows] == options(name)
+        assert all(row["meaning"] and row["values"] for row in rows)
+    code, out, _ = run(capsys, "methods", "r2-dllm")
+    assert re.search(r"^temporal_threshold +0\.7 +0 to 1 +\w", out, re.MULTILINE)
+    assert run(capsys, "methods", "r2dllm")[0] == 2
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if not name.endswith("-official")])
+def test_a_default_that_is_listed_changes_nothing(name: str) -> None:
+    """What `unmask methods` calls the default of an option is what the preset decodes with."""
+    usual = unmask.method(name)
+    for row in describe(name):
+        part = setting_of(row.name, usual).part
+        if row.default not in ("none",) and (part in usual.parts or part == row.name):
+            assert unmask.method(name, **read_settings([f"{row.name}={row.default}"])) == usual, row
+
+
+def test_a_different_answer_stands_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _show("toy", "Why?", {"vanilla": answered("Mia buys 8, so 31."), "r2-dllm": answered("Mia buys 88, so 31.")})
+    table, _, below = capsys.readouterr().out.partition("r2-dllm, [-gone-] and {+new+}:")
+    assert re.search(r"^r2-dllm +5 .*see below$", table, re.MULTILINE)
+    assert below.strip() == "Mia buys [-8,-] {+88,+} so 31."
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ def test_without_matplotlib_nothing_is_decoded(
     monkeypatch.setattr("unmask.load", None)
     code, _, err = run(capsys, *CHAIN, *option)
     assert code == 2
-    assert err == f"error: the picture of {option[0]} needs matplotlib: pip install 'unmask[eval]'\n"
+    assert err == f"error: the picture of {option[0]} needs matplotlib: in a clone of unmask run pip install -e '.[eval]'\n"
     assert list(here.iterdir()) == []
 
 

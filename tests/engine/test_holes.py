@@ -168,11 +168,8 @@ def test_any_canvas_in_any_blocks(pieces: list[Any], name: str, family: str, blo
 
 def test_a_canvas_without_holes_costs_no_forward_beside_others() -> None:
     model = dataclasses.replace(MODELS["llada", None], tokenizer=Bytes())
-    whole, empty, plain = unmask.canvas("abc", [3], "é"), unmask.canvas([]), [1, 2, 3]
+    whole, plain = unmask.canvas("abc", [3], "é"), [1, 2, 3]
     records: list[unmask.StepRecord] = []
-    with pytest.raises(unmask.ConfigError, match="empty"):
-        unmask.canvas()
-    del empty
     done = unmask.generate(model, [whole, plain, whole], method="vanilla", observer=records.append)
     assert [(row.text, row.forwards, row.finish_reason) for row in (done[0], done[2])] == [("abcdé", 0, "stop")] * 2
     assert len(records) == done[1].forwards > 0
@@ -253,6 +250,8 @@ def test_a_block_causal_model_fills_what_it_cannot_see_around_only_by_name() -> 
         (lambda: unmask.hole(3, end="later"), "filled, early"),
         (lambda: unmask.canvas("a", 3.5), "a string, a list of token ids or a hole"),
         (lambda: unmask.canvas(""), "empty"),
+        (lambda: unmask.canvas([]), "empty"),
+        (lambda: unmask.canvas("a", chat=3), "a question, or a list of turns"),
         (lambda: unmask.generate(MODELS["llada", None], [unmask.canvas([1], Hole(2))], max_new_tokens=8), "max_new_tokens"),
         (lambda: unmask.generate(MODELS["llada", None], [unmask.canvas("a", Hole(2))]), "no tokenizer"),
         (lambda: unmask.generate(MODELS["llada", None], [unmask.canvas([MASK], Hole(2))]), "mask id"),

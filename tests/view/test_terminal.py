@@ -1,6 +1,7 @@
 """The terminal draws what a trace says."""
 
 import io
+import itertools
 import re
 from dataclasses import replace
 
@@ -54,6 +55,22 @@ def test_playing_ends_with_the_answer(trace: Trace, terminal: bool) -> None:
     assert plain.startswith("r2-dllm on unmask-tiny")
     assert trace.text in plain
     assert (MASK in plain) == terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_without_colours_numbers_tell_the_rules_apart(trace: Trace, terminal: bool) -> None:
+    first, second, *others = trace.steps
+    temporal = tuple(commit._replace(rule="temporal") for commit in second.commits)
+    mixed = replace(trace, steps=(first, replace(second, commits=temporal), *others))
+    screen = io.StringIO()
+    play(mixed, Console(file=screen, force_terminal=terminal, no_color=True, width=400), pause=0.0)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    body, legend = [line.strip() for line in plain.splitlines() if line.strip()][-2:]
+    assert legend.endswith(("₁ threshold   ₂ temporal", "₁ temporal   ₂ threshold"))
+    runs = [rule for rule, _ in itertools.groupby(cell.rule for cell in mixed.cells(mixed.forwards))]
+    assert len(runs) > 2
+    assert sum(map(body.count, "₁₂")) == sum(rule is not None for rule in runs)
+    assert re.sub("[₁₂]", "", body).startswith(trace.text)
 
 
 def test_a_rewritten_token_is_underlined(trace: Trace) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.bench.report import Document, found
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, install
 from unmask.files import write_atomically
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def draw(document: Document, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'unmask[eval]', or draw later with --from") from None
+        raise ConfigError(f"pictures need matplotlib: {install('eval')}, or draw later with --from") from None
     drawn = [panel for part, what, panel in PANELS if found(document, part, what)]
     if not drawn:
         raise ConfigError("nothing to draw: measure shapes, decode or growth")

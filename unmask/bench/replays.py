@@ -94,6 +94,7 @@ class Replayed(Commit):
 
     name: ClassVar[str] = "replayed"
     look: ClassVar[Look] = Look(label="replayed", sentence="as many as a published decode took per forward", **COUNTED)
+    reads_open: ClassVar[bool] = True
     forwards: int = whole_field(1, search=PUBLISHED)
     blocks: int = whole_field(1, search=PUBLISHED)
 

@@ -17,7 +17,14 @@ class Table(NamedTuple):
 
 def tables(document: Document) -> list[Table]:
     """Everything that was measured; a table without rows is left out."""
-    made = [*_floors(document), *_shapes(document), *_decode(document), *_growth(document), _operations(document)]
+    made = [
+        *_floors(document),
+        *_shapes(document),
+        *_decode(document),
+        *_growth(document),
+        _operations(document),
+        _peers(document),
+    ]
     made += [_asked(document), _failed(document)]
     return [table for table in made if table.rows]
 
@@ -203,6 +210,25 @@ def _operations(document: Document) -> Table:
         for row in found(document, "profile", "operation")
     ]
     return Table("where a decode's time goes", ("operation", "calls", "own time", "share"), rows)
+
+
+def _peers(document: Document) -> Table:
+    rows = [
+        (
+            row["peer"],
+            f"{row['rows']}",
+            f"{row['cpu_seconds'] / row['prompts']:.3f} s",
+            f"{row['seconds'] / row['prompts']:.3f} s",
+            f"{row['forwards']:.1f}",
+            f"{row['same']} of {row['prompts']}",
+            f"{row['times']:.2f} ({row['times_least']:.2f} to {row['times_most']:.2f})",
+            f"{row['times_wall']:.2f}",
+            row["note"],
+        )
+        for row in found(document, "peers", "peer")
+    ]
+    columns = ("peer", "rows", "cpu per answer", "wall", "forwards", "same tokens", "cpu, of ours", "wall, of ours", "note")
+    return Table(f"peers in turns, {document['model']}", columns, rows)
 
 
 def _failed(document: Document) -> Table:

@@ -16,6 +16,7 @@ from unmask.bench.decode import decisions
 from unmask.bench.floors import floors
 from unmask.bench.growth import growth
 from unmask.bench.measure import machine
+from unmask.bench.peers import Peers, peers
 from unmask.bench.presets import batching, memory, presets
 from unmask.bench.profile import profile
 from unmask.bench.shapes import shapes
@@ -26,8 +27,8 @@ from unmask.models.denoiser import Denoiser
 Document = dict[str, Any]
 Rows = Iterator[dict[str, Any]]
 
-PARTS = ("floors", "shapes", "decode", "growth", "profile")
-USUAL = PARTS[:-1]
+PARTS = ("floors", "shapes", "decode", "growth", "profile", "peers")
+USUAL = PARTS[:4]
 
 
 def start(
@@ -51,24 +52,30 @@ def start(
     }
 
 
-def run(document: Document, device: torch.device, load_model: Callable[[], Denoiser], report: Report) -> list[str]:
+def run(
+    document: Document,
+    device: torch.device,
+    load_model: Callable[[], Denoiser],
+    report: Report,
+    asked: Peers | None = None,
+) -> list[str]:
     """Measure the document's parts and add their rows to it; returns one line per failure.
 
     The other parts go on after a failure, because the time of a rented machine is expensive. `load_model` is called if a
-    part needs a real model, `report` before every measurement.
+    part needs a real model, `report` before every measurement; `asked` is the part "peers".
     """
     load = workload(device, quick=document["quick"])
-    failures = []
     for part, rows in document["parts"].items():
         try:
-            for row in _measure(part, device, load, load_model, report, document["parts"]):
+            for row in _measure(part, device, load, load_model, report, document["parts"], asked or Peers()):
                 rows.append(row)
         except UnmaskError:
             raise
         except Exception as error:
             line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             rows.append({"what": "failed", "reason": line})
-            failures.append(f"{part}: {line}")
+    parts = document["parts"]
+    failures = [f"{part}: {row['reason']}" for part in parts for row in parts[part] if row["what"] == "failed"]
     document["finished"] = not failures
     return failures
 
@@ -80,6 +87,7 @@ def _measure(
     load_model: Callable[[], Denoiser],
     report: Report,
     so_far: dict[str, list[dict[str, Any]]],
+    asked: Peers,
 ) -> Rows:
     """The rows of one part."""
     match part:
@@ -97,6 +105,8 @@ def _measure(
             yield from growth(device, load, report)
         case "profile":
             yield from profile(device, load, report)
+        case "peers":
+            yield from peers(load_model(), load, report, asked)
 
 
 def read(text: str, where: str) -> Document:

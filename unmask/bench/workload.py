@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from unmask.models import packed
 from unmask.models.denoiser import Denoiser
 from unmask.models.dream import Dream
 from unmask.models.layers import init_weights
@@ -80,7 +81,8 @@ def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
         network: Network = kind(config)
     network = network.to(dtype).to_empty(device=device)
     init_weights(network, std=0.02, generator=torch.Generator(device).manual_seed(0))
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name)
+    steps = packed.steps(network)
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name, steps=steps)
 
 
 # --- load -------------------------------------------------------------------------------------------------------------
@@ -99,6 +101,7 @@ class Load:
         square: side of the large matrices.
         problems: of the embedded model's tasks.
         repeats, seconds: number of readings, and the time after which no further one begins.
+        turns: that time where whole decoders take turns.
     """
 
     shapes: tuple[str, ...]
@@ -113,6 +116,7 @@ class Load:
     problems: int
     repeats: int
     seconds: float
+    turns: float
 
 
 def workload(device: torch.device, *, quick: bool) -> Load:
@@ -133,6 +137,7 @@ def workload(device: torch.device, *, quick: bool) -> Load:
             problems=1 if quick else 3,
             repeats=1 if quick else 5,
             seconds=1.0 if quick else 4.0,
+            turns=5.0 if quick else 60.0,
         )
     return Load(
         shapes=("LLaDA-8B", "Dream-7B", "SDAR-8B", "LLaDA2-mini"),
@@ -153,4 +158,5 @@ def workload(device: torch.device, *, quick: bool) -> Load:
         problems=2 if quick else 8,
         repeats=2 if quick else 10,
         seconds=4.0 if quick else 10.0,
+        turns=20.0 if quick else 120.0,
     )

@@ -6,11 +6,26 @@ mistakes, 1 for the rest, 130 for Ctrl-C.
 
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import typer
 
-from unmask.cli import batch, bench, calibrate, compare, evaluate, fill, generate, reproduce, serve, tasks, train, view
+from unmask.cli import (
+    batch,
+    bench,
+    calibrate,
+    compare,
+    evaluate,
+    fill,
+    generate,
+    methods,
+    reproduce,
+    serve,
+    tasks,
+    train,
+    view,
+)
 from unmask.errors import UnmaskError
 
 
@@ -22,6 +37,8 @@ class Usage(Protocol):
 
     def format_message(self) -> str: ...
 
+
+INTERRUPTED = 130  # what typer makes of KeyboardInterrupt: 128 + SIGINT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,12 +56,37 @@ app.command("reproduce")(reproduce.command)
 app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
+app.command("methods")(methods.command)
 app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")
 
 
+ON_DISK = "the same command goes on from the answers that are on disk"
+CHECKPOINT = "the same command goes on from the last checkpoint"
+# What Ctrl-C leaves, by command; the others leave nothing and begin anew.
+LEFT: Mapping[str, str] = {
+    "eval": ON_DISK,
+    "batch": ON_DISK,
+    "calibrate": ON_DISK,
+    "reproduce": ON_DISK,
+    "train collect": ON_DISK,
+    "train sft": CHECKPOINT,
+    "train pretrain": CHECKPOINT,
+    "bench": "what was measured is above and in the file of -o; the same command measures anew",
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from unmask import __version__
+
+        print(f"unmask {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     show_traceback: bool = typer.Option(
         False, "--traceback", help="Show the whole traceback of an error; allowed anywhere on the line."
     ),
@@ -63,10 +105,21 @@ def main(arguments: list[str] | None = None) -> None:
         if whole:
             traceback.print_exc()
         code = report(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+    if code == INTERRUPTED:
+        print(_interrupted(given), file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted(given: Sequence[str]) -> str:
+    """What Ctrl-C has stopped and how to go on.
+
+    >>> _interrupted(["eval", "arithmetic", "--fresh"])
+    'interrupted: without --fresh the same command goes on from the answers that are on disk'
+    """
+    left = LEFT.get(given[0], LEFT.get(" ".join(given[:2]), "the same command begins anew")) if given else ""
+    if left == ON_DISK and "--fresh" in given:
+        left = f"without --fresh {left}"
+    return f"interrupted: {left}"
 
 
 def report(error: Exception) -> int:

@@ -21,9 +21,9 @@ from unmask.cli.choose import (
     TopK,
     TopP,
     own_method,
-    progress,
     read_method,
 )
+from unmask.cli.console import progress
 
 
 def command(

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Json, Model, progress
-from unmask.errors import ConfigError
+from unmask.cli.choose import Device, Json, Model, read_method
+from unmask.cli.console import progress
+from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
+    from unmask.bench.peers import Peers
     from unmask.models.denoiser import Denoiser
 
 
 def command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="floors, shapes, decode, growth or profile; default: the first four.")
+        list[str] | None, typer.Argument(help="floors, shapes, decode, growth, profile or peers; default: the first four.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File of the document or, with --compare, of the page.")
@@ -30,6 +32,18 @@ def command(
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Measure nothing: a page of the documents *-bench-*.json in this folder.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="With peers: a command that decodes the same weights, {model} being their folder; repeatable. "
+            "Default: the plain loop.",
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="With peers: what all decode with; default: fast-dllm-official.")] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(help="With peers: seconds of one turn, loading included; default: 600.")
     ] = None,
     model: Model = "unmask-tiny",
     device: Device = "auto",
@@ -53,6 +67,9 @@ def command(
         return
     if picture:
         _can_draw()
+    asked = _peers(peer, method, time_limit) if "peers" in (parts or []) else None
+    if asked is None and (peer or method or time_limit is not None):
+        raise ConfigError("--peer, --method and --time-limit belong to `unmask bench peers`")
 
     from unmask.bench import run
     from unmask.models.loading import find_device
@@ -78,7 +95,7 @@ def command(
                 if output is not None:  # now, because a kill leaves no time for it
                     _keep(output, json.dumps(document) + "\n")
 
-            failures = run.run(document, place, load, report)
+            failures = run.run(document, place, load, report, asked)
     finally:
         # Also after Ctrl-C or an error: what was measured until then is a valid document.
         _publish(document, output, picture if any(document["parts"].values()) else None, as_json)
@@ -86,6 +103,18 @@ def command(
         for failure in failures:
             typer.echo(f"not measured: {failure}", err=True)
         raise typer.Exit(1)
+
+
+def _peers(commands: list[str] | None, method: str | None, limit: float | None) -> "Peers":
+    from unmask.bench.peer import Command
+    from unmask.bench.peers import Peers
+
+    given = {
+        "commands": [Command.parse(text) for text in commands or []],
+        "method": None if method is None else read_method(method),
+        "limit": limit,
+    }
+    return Peers(**{name: value for name, value in given.items() if value not in (None, [])})
 
 
 def _publish(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:
@@ -122,7 +151,7 @@ def _can_draw() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise ConfigError("--picture needs matplotlib: pip install 'unmask[eval]', or draw later with --from")
+        raise ConfigError(f"--picture needs matplotlib: {install('eval')}, or draw later with --from")
 
 
 def _compare(folder: Path, output: Path | None) -> None:
@@ -143,19 +172,11 @@ def _compare(folder: Path, output: Path | None) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from unmask.bench.report import tables
+    from unmask.cli.console import Column, console, print_table
 
-    console = Console()
     machine = document["machine"]
     about = [document["date"], machine["name"], f"{machine['threads']} threads", f"torch {machine['torch']}"]
-    console.print(", ".join([*about, *([document["note"]] if document["note"] else [])]), highlight=False)
+    console().print(", ".join([*about, *([document["note"]] if document["note"] else [])]))
     for made in tables(document):
-        table = Table(title=f"\n{made.title}", title_justify="left", box=None, padding=(0, 1, 0, 0))
-        for column in made.columns:
-            table.add_column(column, overflow="fold")
-        for row in made.rows:
-            table.add_row(*row)
-        console.print(table)
+        print_table([Column(name, text=True) for name in made.columns], made.rows, title=f"\n{made.title}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, Settings, own_method, progress, read_method
+from unmask.cli.choose import Device, Dtype, Json, Model, Settings, own_method, read_method
+from unmask.cli.console import progress
 from unmask.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -240,25 +241,23 @@ def _bar() -> "Iterator[Report]":
 
 
 def _show(document: dict[str, Any], verdict: str, output: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from unmask.cli.console import Column, console, numbers, print_table
 
-    title = f"{document['task']}, {document['parts']['report']} items that neither search nor validation has seen"
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("", no_wrap=True)
-    for column in ("right (95 %)", "points, p", "forwards (95 %)", ""):
-        table.add_column(column, justify="right")
     names = {"default": f"{document['method']} as it was", "against": document["against"]}
+    rows = []
     for row in document["rows"]:
         change = row.get("against_first")
-        table.add_row(
+        cells = (
             names.get(row["method"], row["method"]),
             f"{row['accuracy']:.1%} ({100 * row['accuracy_low']:.0f}-{100 * row['accuracy_high']:.0f})",
             f"{100 * change['accuracy_change']:+.1f}, p {change['mcnemar_p']:.2g}" if change else "",
             f"{row['forwards_mean']:.2f} ({row['forwards_low']:.2f}-{row['forwards_high']:.2f})",
             f"{change['forwards_ratio'] - 1:+.1%}" if change else "",
         )
-    console = Console()
-    console.print(table)
-    console.print(verdict, highlight=False, soft_wrap=True)
-    console.print(f"settings: {output}", highlight=False, soft_wrap=True)
+        rows.append(cells)
+    columns = (Column("method"), *numbers("right (95 %)", "points, p", "forwards (95 %)", "change"))
+    title = f"{document['task']}, {document['parts']['report']} items that neither search nor validation has seen"
+    print_table(columns, rows, title=title)
+    out = console()
+    out.print(verdict, soft_wrap=True)
+    out.print(f"settings: {output}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Shared by several commands: the options that pick a model and a method, reading a method, and the display of progress."""
+"""Shared by several commands: the options that pick a model and a method, and reading a method."""
 
 import itertools
 import os
@@ -13,8 +13,6 @@ import typer
 from unmask.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
-
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
@@ -25,13 +23,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the method; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting of the method (`unmask methods NAME` lists them); repeatable."
+    ),
 ]
 MethodName = Annotated[
     str | None,
     typer.Option(
-        help="A preset, a settings file, or package.module:function, which returns a method; default: the model's own, "
-        "or r2-dllm."
+        help="A preset (`unmask methods` lists them), a settings file, or package.module:function, which returns a method; "
+        "default: the model's own, or r2-dllm."
     ),
 ]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the most probable token.")]
@@ -39,7 +40,7 @@ TopP = Annotated[float | None, typer.Option(help="Sample from the most probable 
 TopK = Annotated[int | None, typer.Option(help="Sample from this many most probable tokens.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same sample of the same prompt.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer at this string; repeatable.")]
-NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens, a multiple of the block length.")]
+NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens; default: the model's own, or 128.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
 
 
@@ -86,15 +87,6 @@ def _joined(device: str) -> str:
     torch.cuda.set_device(int(local))
     torch.distributed.init_process_group("nccl")
     return f"cuda:{local}"
-
-
-def progress(*columns: "ProgressColumn") -> "Progress":
-    """A display of progress on stderr; silent if stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def read_settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, progress, read_sweep
+from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, read_sweep
+from unmask.cli.console import progress
 from unmask.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
 
 @contextmanager
 def _bars(methods: list[str], items: int) -> "Iterator[Report]":
-    """A progress bar per method on stderr; silent if stderr is not a terminal."""
+    """A progress bar per method on stderr."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

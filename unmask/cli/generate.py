@@ -55,14 +55,15 @@ def command(
     chosen = read_method(method or own_method(model), settings)
 
     import unmask
-    from unmask.engine.generate import DEFAULT_NEW_TOKENS
-    from unmask.engine.own import completed
+    from unmask.cli.console import console
+    from unmask.engine.own import completed, default_new_tokens
     from unmask.view.terminal import watching
     from unmask.view.trace import Recorder
 
     with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser:
-        length = max_new_tokens or chosen.max_new_tokens or DEFAULT_NEW_TOKENS
-        watched = watching(denoiser, length) if watch else contextlib.nullcontext(Recorder(denoiser, length))
+        used = completed(denoiser, chosen)
+        length = max_new_tokens or used.max_new_tokens or default_new_tokens(denoiser)
+        watched = watching(denoiser, length, console()) if watch else contextlib.nullcontext(Recorder(denoiser, length))
         with watched as recorder:
             completion = unmask.generate(
                 denoiser,
@@ -76,7 +77,6 @@ def command(
                 stop=stop or [],
                 observer=recorder if watch or trace else None,
             )[0]
-    used = completed(denoiser, chosen)
     name, kept = chosen.name or method or "", dataclasses.replace(used, name="").to_dict()
     if trace:
         save(trace, [recorder.trace(prompt=prompt, method=name, settings=kept, completion=completion)])

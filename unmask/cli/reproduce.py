@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, progress
+from unmask.cli.choose import Device, Dtype, Json
+from unmask.cli.console import progress
 
 if TYPE_CHECKING:
     from unmask.evals.paper import Entry
@@ -79,7 +80,7 @@ def command(
 
 @contextmanager
 def _bar(total: int) -> "Iterator[Report]":
-    """One progress bar over all answers on stderr; silent if stderr is not a terminal."""
+    """One progress bar over all answers on stderr."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))

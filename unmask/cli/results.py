@@ -33,52 +33,48 @@ def draw(document: Document, folder: Path) -> None:
 
 def show(document: Document, folder: Path) -> None:
     """One line per method, the curves, the oracle and the ablation."""
-    from rich.console import Console
+    from unmask.cli.console import console
 
-    console = Console()
-    console.print(_table(document))
+    out = console()
+    _table(document)
     for curve in document.get("curves", ()):
-        console.print(_curve(curve), highlight=False)
+        out.print(_curve(curve))
     if "oracle_forwards_mean" in document:
-        console.print(f"an oracle that knows vanilla's answers: {document['oracle_forwards_mean']:.2f} forwards")
+        out.print(f"an oracle that knows vanilla's answers: {document['oracle_forwards_mean']:.2f} forwards")
     for method, found in document.get("rules", {}).items():
         for rule in found:
-            console.print(
-                f"{method}: {rule['rule']} committed {rule['commits']} tokens, {rule['wrong_share']:.1%} of them not vanilla's",
-                highlight=False,
+            out.print(
+                f"{method}: {rule['rule']} committed {rule['commits']} tokens, {rule['wrong_share']:.1%} of them not vanilla's"
             )
     too_long = document["rows"][0]["too_long"]
     if too_long:
-        console.print(f"{too_long} of {document['n']} prompts exceed the model's context and count as wrong")
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
+        out.print(f"{too_long} of {document['n']} prompts exceed the model's context and count as wrong")
+    out.print(f"results: {folder}", soft_wrap=True)
 
 
 COLUMNS = ("right", "95 %", "forwards", "tokens/\nforward", "all ids/\nforward", "tokens/s")
 CHANGES = ("forwards\nvs first", "points\nvs first", "p")
 
 
-def _table(document: Document) -> Any:
-    from rich.table import Table
+def _table(document: Document) -> None:
+    from unmask.cli.console import Column, numbers, print_table
 
-    table = Table(title=title(document), box=None, padding=(0, 1, 0, 0))
-    models = "models" in document
-    for name in ("model", "method") if models else ("method",):
-        table.add_column(name, overflow="fold", min_width=14)
-    for column in (*COLUMNS, *CHANGES):
-        table.add_column(column, justify="right", no_wrap=True)
+    names = ("model", "method") if "models" in document else ("method",)
+    rows = []
     for row in document["rows"]:
-        table.add_row(
-            *([row["model"]] if models else []),
-            row["method"],
+        cells = (
+            *(row[name] for name in names),
             f"{row['accuracy']:.1%}",
             f"{100 * row['accuracy_low']:.0f}-{100 * row['accuracy_high']:.0f}",
             f"{row['forwards_mean']:.2f}",
             f"{row['tokens_per_forward']:.2f}",
             f"{row['tpf_all']:.2f}",
             f"{row['tokens_per_second']:.0f}",
-            *(_change(row["against_first"]) if "against_first" in row else ()),
+            *(_change(row["against_first"]) if "against_first" in row else [""] * len(CHANGES)),
         )
-    return table
+        rows.append(cells)
+    columns = (*(Column(name, text=True) for name in names), *numbers(*COLUMNS, *CHANGES))
+    print_table(columns, rows, title=title(document))
 
 
 def _change(change: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, own_method, read_settings
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
     from unmask.serve.deploy import Plan
@@ -17,7 +17,10 @@ def command(
         str | None, typer.Option(help="Preset or settings file of requests that name no method; default: the model's own.")
     ] = None,
     settings: Settings = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens per answer if the request gives no number.")] = 128,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens per answer if the request gives no number; default: the model's own, or 128."),
+    ] = None,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name in the API; default: its own.")] = None,
@@ -54,7 +57,7 @@ def command(
         from unmask.serve.options import Options
         from unmask.serve.server import listen, run
     except ModuleNotFoundError as error:
-        raise ConfigError(f"serving needs {error.name}: pip install 'unmask[serve]'") from None
+        raise ConfigError(f"serving needs {error.name}: {install('serve')}") from None
 
     options = Options(
         name=name,

@@ -1,4 +1,4 @@
-"""`unmask tasks`: the generated tasks, and their problems as lines of JSON for training."""
+"""`unmask tasks`: the tasks, and generated problems as lines of JSON for training."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import typer
 
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
-from unmask.tasks import EVERY, LIBRARY, problems
+from unmask.tasks import EVERY, LIBRARY, TASKS, problems
 from unmask.tasks.voice import Wording
 
 Names = Annotated[
@@ -28,7 +28,7 @@ def command(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file, not to stdout.")] = None,
 ) -> None:
-    """List the generated tasks, or write training problems of them.
+    """List the tasks or, with names, write training problems of the generated ones.
 
     A line has "prompt", "completion" (the worked answer), "answer" and "task": what `unmask train sft` reads. The held-out
     problems of `unmask eval` are never among them.
@@ -70,11 +70,13 @@ def _weighed(name: str) -> tuple[str, float]:
 
 
 def _list() -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from unmask.cli.console import Column, print_table
+    from unmask.evals import read_from_disk
+    from unmask.evals.generated import MIXTURE
 
-    table = Table("task", "a training problem")
-    for name in EVERY:
-        if name not in LIBRARY:
-            table.add_row(name, next(problems(name, "train", 0)).question)
-    Console().print(table)
+    example = [(name, next(problems(name, "train", 0)).question) for name in EVERY if name not in LIBRARY]
+    example += [(name, "word problems of the library reasoning-gym, where it is installed") for name in LIBRARY]
+    print_table((Column("task"), Column("a problem of it", text=True)), example, title="Generated, for training and eval")
+    print(f"{MIXTURE}: equal shares of {', '.join(TASKS)}, which the embedded models were trained on\n")
+    listed = list(read_from_disk().items())
+    print_table((Column("task"), Column("what it is", text=True)), listed, title="Read from disk: unmask eval TASK --data PATH")

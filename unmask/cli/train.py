@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Json, progress, read_settings
+from unmask.cli.choose import Json, read_settings
+from unmask.cli.console import progress
 from unmask.errors import require
 
 if TYPE_CHECKING:
@@ -106,13 +107,20 @@ def sft(
 
 
 @app.command()
-def merge(config: Config, settings: Changes = None) -> None:
-    """Merge the adapter that `sft` made into its base model; takes the same settings file."""
-    plan, _, _ = _tuning(config, settings)
+def merge(
+    config: Annotated[Path | None, typer.Option(help="The settings file of the `sft` that made the adapter.")] = None,
+    settings: Changes = None,
+) -> None:
+    """Merge an adapter into its base model: into OUTPUT/merged, where OUTPUT is the folder that holds the adapter.
 
+    Takes the settings file of `sft`, or for any other adapter of peft: --set model=BASE --set output=FOLDER.
+    """
+    chosen = {"data": "none"} | (read_settings(settings) if config is None else _read(config, settings))
+
+    from unmask.train.sft import SFTConfig
     from unmask.train.sft import merge as run
 
-    print(run(plan))
+    print(run(SFTConfig.from_dict({name: value for name, value in chosen.items() if name not in ("shape", "examples")})))
 
 
 @app.command()
@@ -156,7 +164,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Any]:
-    """A progress bar on stderr, silent if stderr is not a terminal; yields update(done, text)."""
+    """A progress bar on stderr; yields update(done, text)."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -179,12 +187,10 @@ def _steps(total: int | None) -> "Iterator[Report]":
 
 
 def _show(budget: "Budget") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from unmask.cli.console import Column, print_table
 
     gib = 2**30
-    table = Table(box=None, show_header=False)
-    for name, value in (
+    rows = (
         ("parameters", f"{budget.parameters / 1e9:.3f} billion, {budget.trained / 1e6:.2f} million of them trained"),
         *((("  per token", f"{budget.active / 1e9:.3f} billion"),) if budget.active < budget.parameters else ()),
         ("examples", f"{budget.examples:,}"),
@@ -196,6 +202,5 @@ def _show(budget: "Budget") -> None:
         ("  weights", f"{budget.weights_bytes / gib:.1f} GiB"),
         ("  trained part", f"{budget.optimizer_bytes / gib:.2f} GiB"),
         ("  activations", f"{budget.activation_bytes / gib:.1f} GiB"),
-    ):
-        table.add_row(name, value)
-    Console().print(table)
+    )
+    print_table((Column(""), Column("", text=True)), rows)

@@ -43,12 +43,11 @@ def command(
         save(output, traces)
         print(output)
         return
-    from rich.console import Console
-
+    from unmask.cli.console import console
     from unmask.view.terminal import play
 
     for trace in traces:
-        play(trace, Console())
+        play(trace, console())
 
 
 def check_output(path: Path | None) -> None:
@@ -83,12 +82,12 @@ def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, d
         raise ConfigError(f"--methods names {len(chosen)} methods: two are shown side by side at most")
 
     import unmask
-    from unmask.engine.generate import DEFAULT_NEW_TOKENS
+    from unmask.engine.own import completed, default_new_tokens
     from unmask.view.trace import Recorder
 
     denoiser, traces = unmask.load(model, device=device, dtype=dtype), []
     for name, method in chosen.items():
-        length = max_new_tokens or method.max_new_tokens or DEFAULT_NEW_TOKENS
+        length = max_new_tokens or completed(denoiser, method).max_new_tokens or default_new_tokens(denoiser)
         recorder = Recorder(denoiser, length)
         done = unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens, observer=recorder)[0]
         traces.append(recorder.trace(prompt=prompt, method=name, settings=method.to_dict(), completion=done))

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.policy import RowPlan
-from unmask.context.pool import PAGE
+from unmask.context.pool import PAGE, pages_for
 from unmask.kernels.paged import places, stored
 
 
@@ -79,6 +79,35 @@ def entire(tokens: Sequence[int], start: int, end: int, *, block: int | None = N
     return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens)), block), tokens, start, end - start)
 
 
+class Run(NamedTuple):
+    """Queries whose rows have what they see in one piece of the pool, and as far from each other: it is read where it lies.
+
+    >>> Run.joined([(64, 20), (96, 20), (128, 20), None, (32, 20)])
+    [Run(queries=3, begin=64, seen=20, apart=32), None, Run(queries=1, begin=32, seen=20, apart=0)]
+    """
+
+    queries: int
+    begin: int  # the pool's slot at which the first row begins
+    seen: int  # slots
+    apart: int  # slots from one row's first to the next one's
+
+    @classmethod
+    def joined(cls, places: Iterable[tuple[int, int] | None]) -> "list[Run | None]":
+        """Of each query's `begin` and `seen`; None: what it sees does not lie in one piece."""
+        runs: list[Run | None] = []
+        for place in places:
+            last = runs[-1] if runs else None
+            if place is None or last is None or last.seen != place[1]:
+                runs.append(None if place is None else cls(1, *place, 0))
+                continue
+            apart = place[0] - last.begin - (last.queries - 1) * last.apart
+            if apart > 0 and last.apart in (0, apart):
+                runs[-1] = last._replace(queries=last.queries + 1, apart=apart)
+            else:
+                runs.append(cls(1, *place, 0))
+        return runs
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Past:
     """What each query of a group remembers, as numbers on the device: a kernel reads them, plain attention the tables below.
@@ -96,6 +125,7 @@ class Past:
     longest: int  # S: and none more
     block: int | None = None  # queries are several blocks of that many tokens, which do not see the later ones
     length: int = 1  # tokens of a query
+    runs: Sequence[Run | None] = ()  # all queries in their order, as far as the host knows where the pages are; None: one query
 
     @cached_property
     def keys(self) -> Tensor:
@@ -194,6 +224,15 @@ class _Piece(NamedTuple):
         """The place of the token before each of those; `last` is that of the last token of the query before."""
         begin = last if self.query.follows else self.place
         return [place - 1 if place > self.place else begin for place in self.predicted]
+
+    @property
+    def in_one_piece(self) -> tuple[int, int] | None:
+        """The pool's slot from which on all lies that it sees, and how many slots that are; None: it does not."""
+        pages, seen = self.query.pages, len(self.query.plan.positions)
+        whole = pages_for(seen)
+        if self.shift or pages[:whole] != tuple(range(pages[0], pages[0] + whole)):
+            return None
+        return pages[0] * PAGE, seen
 
     @property
     def past(self) -> tuple[int, int, int, int, int]:
@@ -299,6 +338,7 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
             longest=max(seen),
             block=block,
             length=plan.tokens,
+            runs=Run.joined(piece.in_one_piece for piece in pieces),
         )
         made.append(Group(len(pieces), plan.tokens, remembered, block))
     return tuple(made)

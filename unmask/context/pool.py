@@ -4,6 +4,8 @@ A page may have several holders: rows that begin alike, and the index that finds
 free when the last of them has given it back.
 """
 
+import bisect
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ class KVPool:
         shape = ((pages + 1) * PAGE, kv_heads, head_size)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self._free = list(range(pages))
+        self._free = list(range(pages))  # in rising order
         self._holders = [0] * pages
 
     @property
@@ -47,9 +49,16 @@ class KVPool:
         return self._holders[page]
 
     def take(self, pages: int) -> tuple[int, ...]:
-        """Hand out this many free pages, to one holder; the caller knows that they are there."""
+        """Hand out this many free pages, to one holder; the caller knows that they are there.
+
+        In one piece where there is one, the first that is long enough: what lies in one piece is read where it lies.
+        """
         assert pages <= self.free, "more pages than are free"
-        taken = tuple(self._free.pop() for _ in range(pages))
+        free = self._free
+        lengthy = (begin for begin in range(len(free) - pages + 1) if free[begin + pages - 1] - free[begin] == pages - 1)
+        begin = next(lengthy, 0) if pages else 0
+        taken = tuple(free[begin : begin + pages])
+        del free[begin : begin + pages]
         for page in taken:
             self._holders[page] = 1
         return taken
@@ -66,12 +75,26 @@ class KVPool:
             assert self._holders[page] > 0, "a page is given back once per holder"
             self._holders[page] -= 1
             if self._holders[page] == 0:
-                self._free.append(page)
+                bisect.insort(self._free, page)
 
     def write(self, layer: int, k_MGD: Tensor, v_MGD: Tensor, slots_M: Tensor) -> None:
         """Store fresh keys and values in these slots, in place."""
         self.keys[layer].index_copy_(0, slots_M, k_MGD)
         self.values[layer].index_copy_(0, slots_M, v_MGD)
+
+    def view(self, layer: int, *, begin: int, slots: int, rows: int = 1, apart: int = 0) -> tuple[Tensor, Tensor]:
+        """The keys and values of rows that lie in one piece each, [B, G, S, D], where they are: nothing is copied.
+
+        The first row's slots begin at `begin`, each further one's `apart` later.
+        """
+
+        def rows_of(whole: Tensor) -> Tensor:
+            slot, head, channel = whole.stride()
+            return whole.as_strided(
+                (rows, whole.shape[1], slots, whole.shape[2]), (apart * slot, head, slot, channel), begin * slot
+            )
+
+        return rows_of(self.keys[layer]), rows_of(self.values[layer])
 
     def read(self, layer: int, slots_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values in these slots, [B, G, S, D]."""

@@ -43,6 +43,10 @@ class Around:
     def reads_hidden(self) -> bool:
         return self.rule.reads_hidden
 
+    @property
+    def reads_open(self) -> bool:
+        return self.rule.reads_open
+
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         return self.rule(proposal, memory)
 

@@ -37,6 +37,7 @@ class ConfidenceCluster(RulePart):
         light="#2f6fed",
         dark="#6ea8ff",
     )
+    reads_open: ClassVar[bool] = True
     size: int = whole_field(1, search=(2, 8))
     threshold: float = number_field(0.0, 1.0, search=(0.5, 1.0))
     max_unmasked: int | None = whole_field(0, none="value", search=(0, 4))
@@ -80,6 +81,7 @@ class TokenCluster(RulePart):
         light="#c0359f",
         dark="#f07fd8",
     )
+    reads_open: ClassVar[bool] = True
     min_length: int = whole_field(1, default=2, search=(2, 6))
     threshold: float = number_field(0.0, 1.0, search=(0.3, 1.0))
     pick: Pick = choice_field(*get_args(Pick), default="confidence")
@@ -120,6 +122,7 @@ class Temporal(RulePart):
         light="#d08700",
         dark="#fbbf4a",
     )
+    reads_open: ClassVar[bool] = True
     state: ClassVar[type[State] | None] = Streak
     steps: int = whole_field(1, search=(2, 8))
     threshold: float = number_field(0.0, 1.0, search=(0.3, 1.0))

@@ -66,6 +66,7 @@ class Rule(Protocol):
         edits: whether it may rewrite what has been committed.
         moves: whether it may move tokens within the block as well; it then says itself what the block becomes.
         reads_hidden: whether it wants the last hidden state of each position as evidence.
+        reads_open: whether it reads the evidence of masked positions and of no others, which then need not be made.
     """
 
     @property
@@ -85,6 +86,9 @@ class Rule(Protocol):
 
     @property
     def reads_hidden(self) -> bool: ...
+
+    @property
+    def reads_open(self) -> bool: ...
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
 
@@ -139,6 +143,7 @@ class RulePart(Part):
     edits: ClassVar[bool] = False
     moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
+    reads_open: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -78,6 +78,7 @@ class Quota(Counted):
 
     name: ClassVar[str] = "quota"
     look: ClassVar[Look] = Look(label="quota", sentence="the same number of tokens at every step, the surest", **COUNTED)
+    reads_open: ClassVar[bool] = True
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         rank_BL = ranks(proposal.score_BL, proposal.open_BL)
@@ -90,6 +91,7 @@ class Leftmost(Counted):
 
     name: ClassVar[str] = "leftmost"
     look: ClassVar[Look] = Look(label="leftmost", sentence="the same number of tokens at every step, from the left", **COUNTED)
+    reads_open: ClassVar[bool] = True
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         open_BL = proposal.open_BL
@@ -102,6 +104,7 @@ class All(Commit):
 
     name: ClassVar[str] = "all"
     look: ClassVar[Look] = Look(label="all", sentence="a whole block at one step", **COUNTED)
+    reads_open: ClassVar[bool] = True
 
     @property
     def counted(self) -> bool:
@@ -126,6 +129,7 @@ class QuotaOrThreshold(Counted):
     look: ClassVar[Look] = Look(
         label="quota or threshold", sentence="all that are at least this sure, but no fewer than a quota", **SURE
     )
+    reads_open: ClassVar[bool] = True
     threshold: float = number_field(0.0, 1.0, default=0.95, search=(0.5, 1.0))
     minimal_topk: int | None = whole_field(1, default=None, none="unset", search="it is another way to say steps")
     strict: bool = filled_field(False)
@@ -164,6 +168,7 @@ class Schedule(Counted):
 
     name: ClassVar[str] = "schedule"
     look: ClassVar[Look] = Look(label="schedule", sentence="as many as Dream's falling timesteps say", **COUNTED)
+    reads_open: ClassVar[bool] = True
     score: Score = choice_field(*get_args(Score), default="confidence")
     official: bool = filled_field(False)
 
@@ -200,6 +205,7 @@ class Threshold(Commit):
 
     name: ClassVar[str] = "threshold"
     look: ClassVar[Look] = Look(label="threshold", sentence="all that are at least this sure, and the surest anyway", **SURE)
+    reads_open: ClassVar[bool] = True
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     alpha: float = filled_field(0.0)
     on_grid: bool = filled_field(False)
@@ -232,6 +238,7 @@ class EntropyThreshold(Commit):
 
     name: ClassVar[str] = "entropy"
     look: ClassVar[Look] = Look(label="entropy", sentence="all of little entropy, and the one of least anyway", **SURE)
+    reads_open: ClassVar[bool] = True
     threshold: float = number_field(0.0, 1000.0, default=0.5, search=(0.01, 2.0))
 
     def evidence(self) -> Score:
@@ -252,6 +259,7 @@ class Factor(Commit):
 
     name: ClassVar[str] = "factor"
     look: ClassVar[Look] = Look(label="factor", sentence="as many of the surest as Fast-dLLM's theorem 1 allows", **SURE)
+    reads_open: ClassVar[bool] = True
     factor: float = number_field(0.0, 1000.0, default=1.0, search=(0.1, 4.0))
     official: bool = filled_field(False)
 

@@ -24,7 +24,7 @@ from unmask.decode.multi_block import ONE, MultiBlock, split
 from unmask.decode.proposal import Proposal, Score, without
 from unmask.decode.rule import Rule
 from unmask.decode.sampling import Sampling, sample
-from unmask.kernels.vocabulary import evidence
+from unmask.kernels.vocabulary import Evidence, evidence
 
 Ending = Literal["never", "first", "written", "block", "whole block"]
 Seed = Literal["alone", "with others"]
@@ -74,6 +74,13 @@ class StepSettings:
         return any(rule.moves for rule in self.rules)
 
     @property
+    def reads_open(self) -> bool:
+        """Whether only the evidence of masked positions decides: that of the others need not be made."""
+        return all(rule.reads_open for rule in self.rules) and not (
+            self.edits or self.moves or self.never or self.hole_ends or self.alternatives
+        )
+
+    @property
     def reads_hidden(self) -> bool:
         """Whether a rule reads the last hidden states."""
         return any(rule.reads_hidden for rule in self.rules)
@@ -117,13 +124,15 @@ def decide(
     eos_E: Tensor,
     hidden_RC: Tensor | None = None,
     narrow: Narrow | None = None,
+    shown_S: Tensor | None = None,
 ) -> tuple[Outcome, Tensor]:
     """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
-    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them.
+    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them. `shown_S`:
+    which of the R tokens the logits [S, V] are of, all masked ones among them; None: all. Only where `settings.reads_open`.
     """
     rows, states, length = states_BKL.shape
-    logits_BLV = logits_RV.view(rows * states, length, -1)
+    logits_BLV = logits_RV.view(rows * states, length, -1) if shown_S is None else logits_RV
     repeated = facts.repeat(states)
     if repeated.kind_BL is not None:
         logits_BLV = without_ends(logits_BLV, repeated.kind_BL, settings.hole_ends)
@@ -136,6 +145,7 @@ def decide(
         score=settings.score,
         precision=settings.precision,
         never=settings.never,
+        shown_S=shown_S,
     )
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
@@ -187,8 +197,11 @@ def propose(
     score: Score = "confidence",
     precision: torch.dtype = torch.float32,
     never: tuple[int, ...] = (),
+    shown_S: Tensor | None = None,
 ) -> Proposal:
     """Candidate and confidence of every position, in `precision` or the logits' own if that is better.
+
+    With `shown_S` the logits are [S, V], of these of the B L positions alone; the others are what they are, and sure.
 
     `eos_E` are the ids that end an answer. Without sampling the candidate is the most probable token (the lowest id among
     equals). The mask and the tokens of `never` are no candidates, though they have their share of the distribution.
@@ -201,7 +214,11 @@ def propose(
     """
     if precision == torch.float64:
         logits_BLV = logits_BLV.double()
-    if facts.sampling is None and not never:
+    if shown_S is not None:
+        assert facts.sampling is None, "noise is drawn for whole blocks"
+        assert not never, "tokens that no position becomes are left out of whole blocks"
+        candidate_BL, confidence_BL, score_BL = _spread(evidence(logits_BLV, mask_id, score), token_BL, shown_S, score)
+    elif facts.sampling is None and not never:
         # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
         candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
     else:
@@ -223,6 +240,16 @@ def propose(
         token_BL=token_BL,
         fixed_BL=facts.fixed_BL,
     )
+
+
+def _spread(seen: Evidence, token_BL: Tensor, shown_S: Tensor, score: Score) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates, confidences and scores [B, L] from those of some positions; the others keep their tokens, as if sure."""
+    sure_R = torch.ones_like(token_BL, dtype=seen.confidence_BL.dtype).flatten()
+    best_R = torch.zeros_like(sure_R) if score == "negative_entropy" else sure_R
+    parts = ((token_BL.flatten(), seen.candidate_BL), (sure_R, seen.confidence_BL), (best_R, seen.score_BL))
+    candidate_R, confidence_R, score_R = (whole.index_copy(0, shown_S, part) for whole, part in parts)
+    shape = token_BL.shape
+    return candidate_R.view(shape), confidence_R.view(shape), score_R.view(shape)
 
 
 def sown(proposal: Proposal, settings: StepSettings) -> Proposal:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from unmask.decode.spec import ModelSpec
 from unmask.engine.request import Request
 from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
+from unmask.methods.recipe import Recipe, recipe
+from unmask.models.denoiser import Denoiser
 
 
 def check(prompt: Sequence[int], answer: int, spec: ModelSpec, *, empty: bool = False) -> None:
@@ -37,3 +39,24 @@ def check_fixed(request: Request, spec: ModelSpec) -> None:
             raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
     if len(request.fixed) == request.max_new_tokens and request.layout is None:
         raise RequestError("every token of the answer is fixed: leave at least one open")
+
+
+def checked(request: Request, model: Denoiser) -> Recipe:
+    """What the request's method comes to on the model.
+
+    Raises RequestError, ConfigError or ModelError where the request cannot be answered.
+    """
+    spec, holes = model.spec, request.layout is not None
+    check(request.prompt, request.max_new_tokens, spec, empty=holes and spec.lookbehind == 0)
+    check_fixed(request, spec)
+    return recipe(
+        request.method,
+        spec,
+        answer_length=request.max_new_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        head=model.head,
+        holes=holes,
+        alternatives=request.alternatives,
+    )

@@ -82,7 +82,7 @@ class DecisionKey(NamedTuple):
 class DecisionBatch:
     """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
 
-    `narrow` is the constraint of the batch's only row.
+    `narrow` is the constraint of the batch's only row. `shown_S` are those of its R tokens that are predicted; None: all.
     """
 
     key: DecisionKey
@@ -91,6 +91,7 @@ class DecisionBatch:
     device_state: DeviceState
     model: Denoiser
     narrow: Narrow | None = None
+    shown_S: Tensor | None = None
 
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
@@ -138,6 +139,7 @@ class DecisionBatch:
             eos_E=self.eos_E,
             hidden_RC=hidden_RC,
             narrow=self.narrow,
+            shown_S=self.shown_S,
         )
         self.device_state.keep(self.index_B, outcome, recipe)
         return _numbers(outcome, left_B, states_BKL)
@@ -147,7 +149,10 @@ def decide_all(
     batches: Sequence[DecisionBatch], states: Sequence[Tensor], logits_RV: Tensor, hidden_RC: Tensor | None
 ) -> Tensor:
     """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat."""
-    sizes = [states_BKL.numel() for states_BKL in states]
+    sizes = [
+        states_BKL.numel() if batch.shown_S is None else len(batch.shown_S)
+        for batch, states_BKL in zip(batches, states, strict=True)
+    ]
     logits = torch.split(logits_RV, sizes)
     hidden = [None] * len(sizes) if hidden_RC is None else list(torch.split(hidden_RC, sizes))
     decided = [

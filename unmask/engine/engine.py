@@ -309,7 +309,7 @@ def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
     for place in places:
         tokens[place] = record.candidate[0][place - begin]
     prompt = state.canvas.prompt
-    text = state.read(tokens[prompt:]).text
+    text = state.reader.read(tokens[prompt:]).text
     if not places or state.canvas.mask_id in record.candidate[0]:
         return None
     return Draft(

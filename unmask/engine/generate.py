@@ -8,7 +8,7 @@ from unmask.decode.settings import whole
 from unmask.engine.check import check
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.holes import Behind, CanvasPrompt, Hole, Laid, Piece, lay_out
-from unmask.engine.own import completed, default_method
+from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
 from unmask.engine.text import decode
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
@@ -16,8 +16,6 @@ from unmask.methods import load as load_method
 from unmask.methods.method import Method
 from unmask.methods.recipe import grid
 from unmask.models.denoiser import Denoiser
-
-DEFAULT_NEW_TOKENS = 128
 
 
 def generate(
@@ -40,8 +38,8 @@ def generate(
         prompts: strings (through the chat template where the tokenizer has one), token ids or canvases (`unmask.canvas`), any
             mix of lengths.
         method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
-        max_new_tokens: length of every answer, a multiple of the method's block length; 128 if neither says. A canvas has a
-            length of its own and takes none.
+        max_new_tokens: length of every answer; None: the method's, the model's own, or 128. Blocks are decoded whole, and
+            an answer that ends within one is cut there. A canvas has a length of its own and takes none.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
         stop: strings that end an answer, or of a canvas a hole that may end early.
@@ -103,6 +101,11 @@ def make_request(
     """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there.
 
     `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`).
+
+    >>> from unmask.models.toy import toy
+    >>> made = make_request(toy(), [1, 2], method="vanilla", max_new_tokens=100)
+    >>> made.max_new_tokens, made.limit  # four blocks of 32, of which 100 tokens are the answer
+    (128, 100)
     """
     if method is None:
         method = default_method(model)
@@ -120,10 +123,16 @@ def make_request(
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
     whole("limit", limit, 1)
+    wanted = method.max_new_tokens or default_new_tokens(model)
+    whole_blocks = canvas_length(model, method, wanted)
+    if isinstance(prompt, CanvasPrompt) and (max_new_tokens is not None or limit is not None):
+        raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_new_tokens out")
+    if whole_blocks != wanted:
+        limit = min(limit or wanted, wanted)
     sampled = Request(
         prompt=(),
         method=method,
-        max_new_tokens=method.max_new_tokens or DEFAULT_NEW_TOKENS,
+        max_new_tokens=whole_blocks,
         temperature=method.temperature or 0.0,
         top_p=method.top_p,
         top_k=method.top_k,
@@ -133,8 +142,6 @@ def make_request(
     )
     if not isinstance(prompt, CanvasPrompt):
         return replace(sampled, prompt=encode(model, prompt))
-    if max_new_tokens is not None or limit is not None:
-        raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_new_tokens out")
     return canvas_request(model, prompt, sampled)
 
 
@@ -202,6 +209,15 @@ def _piece(model: Denoiser, part: str | tuple[int, ...], before: Sequence[int]) 
             raise ConfigError(f"{model.name} has no tokenizer: give the text of a canvas as lists of token ids")
         return Piece(tuple(tokenizer.encode(part, add_special_tokens=False, verbose=False)), part)
     return Piece(part, "" if tokenizer is None else decode(Behind(tokenizer, before), part))
+
+
+def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
+    """The tokens that are decoded for an answer of `wanted` tokens: whole blocks of them.
+
+    Answers of a block-causal model end anywhere in a block.
+    """
+    block = 1 if model.spec.block is not None else method.block_length or wanted
+    return -(-wanted // block) * block
 
 
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:

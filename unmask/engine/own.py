@@ -1,4 +1,4 @@
-"""What a model's own choices (models/own.py) make of a method: the default where none is named, values where none are.
+"""What a model's own choices (models/own.py) make of a method: the default method and length, values where none are.
 
 method = completed(model, load(default_method(model)))
 """
@@ -15,6 +15,7 @@ from unmask.models.loading import locate
 from unmask.models.own import Own, read
 
 DEFAULT_METHOD = "r2-dllm"
+DEFAULT_NEW_TOKENS = 128
 
 
 def default_method(model: Denoiser) -> str:
@@ -33,6 +34,16 @@ def default_method_of(name: str) -> str:
     own = read(locate(name))
     check(own)
     return own.method or DEFAULT_METHOD
+
+
+def default_new_tokens(model: Denoiser) -> int:
+    """The length of an answer where neither the call nor its method gives one: the model's own, or 128.
+
+    >>> from unmask.models.toy import toy
+    >>> default_new_tokens(toy())
+    128
+    """
+    return model.own.max_new_tokens or DEFAULT_NEW_TOKENS
 
 
 def completed(model: Denoiser, method: Method) -> Method:

@@ -49,6 +49,11 @@ class Request:
     cache_scope: str = ""
 
     @property
+    def length(self) -> int:
+        """Tokens of the answer that the client gets."""
+        return self.max_new_tokens if self.limit is None else self.limit
+
+    @property
     def given_tokens(self) -> int:
         """Tokens of the prompt, and of a canvas's text around its holes."""
         behind = range(0) if self.layout is None else range(self.limit or 0)

@@ -7,7 +7,8 @@ The network knows no methods, so rows of different methods, lengths, blocks and 
 in batches, the rows with equal recipes, on their slice of the logits. No loop is here: the engine chooses the rows.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -56,6 +57,7 @@ class _Launch(NamedTuple, Generic[Part]):
     windows: Part  # its tokens, masks up to the longest window
     kinds: Part  # what may be written at each of them
     indices: Part  # indices of all rows, batch after batch
+    shown: Part  # of all tokens to predict those that decide, batch after batch; none: all of them
     eos: Part  # what ends an answer, batch after batch
 
 
@@ -103,7 +105,8 @@ class Runner:
         replayed = [row for row, one in zip(rows, stays, strict=True) if one]
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            launched = [half(some) for half, some in ((self._packed, packed), (self._replayed, replayed)) if some]
+            of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
+            launched = [half(some) for half, some in ((of_packed, packed), (self._replayed, replayed)) if some]
             numbers, arrived = _to_host(torch.cat([numbers for _, numbers in launched]))
         return PendingStep(list(rows), list(watched), [part for parts, _ in launched for part in parts], numbers, arrived)
 
@@ -130,19 +133,26 @@ class Runner:
                 row.commit(output)
         return [records.get(id(row)) for row in step.rows]
 
-    def _packed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
-        """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers."""
+    def _packed(self, rows: Sequence[RequestState], *, watched: Set[int]) -> tuple[list[Rows], Tensor]:
+        """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers.
+
+        `watched` are the ids of the rows whose evidence is recorded, of every position.
+        """
         deciding = [row for row in rows if row.turn().block is not None]
         parts = _together(deciding)
         model, state = self.model, self._device_state
-        numbers = self._shipped(parts, [row for row in deciding if row.refreshes])
+        shown = self._shown(parts, watched)
+        numbers = self._shipped(parts, [row for row in deciding if row.refreshes], shown)
         self._open(numbers)
         batches = [
-            DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=state, model=model, narrow=_narrow(some[0]))
-            for (key, some), index_B, eos_E in zip(
+            DecisionBatch(
+                key=key, index_B=index_B, eos_E=eos_E, device_state=state, model=model, narrow=_narrow(some[0]), shown_S=shown_S
+            )
+            for (key, some), index_B, eos_E, shown_S in zip(
                 parts,
                 torch.split(numbers.indices, [key.rows for key, _ in parts]),
                 torch.split(numbers.eos, [len(key.recipe.eos_ids) for key, _ in parts]),
+                _of_each(parts, numbers.shown, shown),
                 strict=True,
             )
         ]
@@ -156,8 +166,21 @@ class Runner:
         for states_BKL, read_R in zip(states, torch.split(plan.read_R, [part.numel() for part in states]), strict=True):
             if states_BKL.shape[1] > 1:
                 tokens_N[read_R] = states_BKL.flatten()
+        if shown:
+            plan = plan._replace(read_R=plan.read_R[numbers.shown], before_R=plan.before_R[numbers.shown])
         predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
         return parts, decide_all(batches, states, *predicted)
+
+    def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:
+        """Of each part's tokens to predict the places of those that decide; empty: all are predicted.
+
+        On a CPU alone, where a forward costs what it computes.
+        """
+        if self.model.device.type != "cpu":
+            return []
+        shown = [_deciding(key, some, watched) for key, some in parts]
+        sizes = [key.states * key.recipe.width * key.rows for key, _ in parts]
+        return shown if sum(map(len, shown)) < sum(sizes) else []
 
     def _open(self, numbers: _Launch[Tensor]) -> None:
         """Put down what the device must know of the rows whose block begins."""
@@ -171,7 +194,9 @@ class Runner:
                 numbers.kinds.view(count, longest),
             )
 
-    def _shipped(self, parts: Sequence[Rows], opening: Sequence[RequestState]) -> _Launch[Tensor]:
+    def _shipped(
+        self, parts: Sequence[Rows], opening: Sequence[RequestState], shown: Sequence[Sequence[int]] = ()
+    ) -> _Launch[Tensor]:
         """What the decisions need of the host, on the device, in one copy."""
         widest, longest = self._device_state.shape
         mask_id = self.model.spec.mask_id
@@ -182,6 +207,7 @@ class Runner:
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
             kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
+            shown=[first + place for first, places in zip(_begins(parts), shown, strict=False) for place in places],
             eos=[token for key, _ in parts for token in key.recipe.eos_ids],
         )
         return _Launch(*ship(host, device=self.model.device))
@@ -247,6 +273,39 @@ def _together(rows: Sequence[RequestState]) -> list[Rows]:
         alone = None if row.constraint is None else id(row)
         found.setdefault((row.recipe, row.drafts, alone), []).append(row)
     return [(DecisionKey.of(some), some) for some in found.values()]
+
+
+def _deciding(key: DecisionKey, rows: Sequence[RequestState], watched: Set[int]) -> list[int]:
+    """The places of the masked positions among all R tokens that a batch has to predict, where nothing else decides; or all."""
+    recipe, width = key.recipe, key.recipe.width
+    whole = not recipe.reads_open or recipe.sampled is not None or rows[0].constraint is not None
+    if whole or any(id(row) in watched for row in rows):
+        return list(range(key.rows * key.states * width))
+    mask_id = rows[0].canvas.mask_id
+    places = []
+    for number, row in enumerate(rows):
+        # A guessed state has no mask that the true one has not; and a forward predicts something.
+        masked = [place for place, token in enumerate(row.block()) if token == mask_id] or [0]
+        for state in range(key.states):
+            begin = (number * key.states + state) * width
+            places += [begin + place for place in masked]
+    return places
+
+
+def _begins(parts: Sequence[Rows]) -> list[int]:
+    """Where each part's tokens to predict begin, and where the last one's end."""
+    return [0, *itertools.accumulate(key.rows * key.states * key.recipe.width for key, _ in parts)]
+
+
+def _of_each(parts: Sequence[Rows], shown_S: Tensor, shown: Sequence[Sequence[int]]) -> list[Tensor | None]:
+    """Each part's own of the shown places, counted from where its tokens begin; None: all."""
+    if not shown:
+        return [None] * len(parts)
+    split = torch.split(shown_S, [len(places) for places in shown])
+    whole = [key.rows * key.states * key.recipe.width for key, _ in parts]
+    return [
+        None if len(mine) == size else mine - begin for mine, size, begin in zip(split, whole, _begins(parts), strict=False)
+    ]
 
 
 def _narrow(row: RequestState) -> Narrow | None:

@@ -3,7 +3,6 @@
 It owns all that is its own (tokens, block, pages), so requests come and go without touching each other.
 """
 
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,12 +25,12 @@ from unmask.context.policy import (
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
-from unmask.decode.holes import kinds, unneeded
 from unmask.decode.step import ENDED
-from unmask.engine.check import check, check_fixed
-from unmask.engine.request import Alternative, Completion, Request, StepOutput, TokenStep
-from unmask.engine.text import Answer, read, settled
-from unmask.methods.recipe import Recipe, recipe
+from unmask.engine.check import checked
+from unmask.engine.reading import Notes, Reader
+from unmask.engine.request import Completion, Request, StepOutput
+from unmask.engine.text import Answer, read
+from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
 
 
@@ -53,8 +52,7 @@ class RequestState:
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the window's first block.
         commits: tokens that each rule wrote, by 1 + its index.
-        steps: by position the forward that wrote it last, 1 + the rule's index, and how sure the model was.
-        alternatives: by position the most probable tokens then, where the request asks for them.
+        notes: what will be told of each token.
         lease: what it would like of the engine's key/value memory, its own and shared.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
         began, ended: the clock when it came, and when it was over.
@@ -80,8 +78,7 @@ class RequestState:
     forwards: int = 0
     query_tokens: int = 0
     commits: Counter[int] = field(default_factory=Counter)
-    steps: dict[int, tuple[int, int, float]] = field(default_factory=dict)
-    alternatives: dict[int, list[Alternative]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
     lease: Lease = field(default_factory=Lease)
     index: int = -1
     pages: tuple[int, ...] = ()
@@ -93,34 +90,19 @@ class RequestState:
     def start(cls, request: Request, model: Denoiser) -> "RequestState":
         """Before the first forward. Raises RequestError, ConfigError or ModelError where the request cannot be answered."""
         spec, prompt, answer = model.spec, request.prompt, request.max_new_tokens
-        check(prompt, answer, spec, empty=request.layout is not None and spec.lookbehind == 0)
-        check_fixed(request, spec)
-        made = recipe(
-            request.method,
-            spec,
-            answer_length=answer,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            head=model.head,
-            holes=request.layout is not None,
-            alternatives=request.alternatives,
-        )
+        made = checked(request, model)
         blocks = windows(
             len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind, count=made.blocks.count
         )
+        gaps = () if request.layout is None else request.layout.gaps
+        canvas = Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed, gaps=gaps)
+        fixed = sorted(canvas.fixed)
         state = cls(
             request=request,
             recipe=made,
             model=model,
-            canvas=Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed),
-            policy=policy(
-                made.cache,
-                made.suffix,
-                made.prompt_interval,
-                block=made.block,
-                fixed=sorted(len(prompt) + offset for offset in request.fixed),
-            ),
+            canvas=canvas,
+            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block, fixed=fixed),
             windows=blocks,
             constraint=request.constraint,
         )
@@ -220,9 +202,7 @@ class RequestState:
 
     def kinds(self) -> list[int]:
         """What may be written at each of them (decode/holes.py)."""
-        request = self.request
-        gaps = () if request.layout is None else request.layout.gaps
-        return kinds(self.canvas.prompt, self.total, request.fixed, gaps)[self.window.start : self.window.end]
+        return self.canvas.kinds[self.window.start : self.window.end]
 
     def turn(self) -> Turn:
         """What the next forward sees and recomputes. All but a block's first are alike, so they are made once per block."""
@@ -287,35 +267,22 @@ class RequestState:
     def commit(self, made: StepOutput) -> None:
         """Take in the forward's decision."""
         taken, left = made.taken, made.left
-        for place, rule in enumerate(taken):
-            if rule:
-                self.steps[self.window.start + place] = self.forwards - 1, rule, made.confidence[place]
-        if made.alternatives:
-            new = {self.window.start + place: made.alternatives[place] for place, rule in enumerate(taken) if rule}
-            self.alternatives |= new
+        self.notes.add(self.window.start, self.forwards - 1, made)
         self.canvas.commit(self.window.start, made.block)
         self.commits.update(taken)
         self.left[self.block_number : self.block_number + len(left)] = left
-        self._fill_behind_ends()
+        for place in self.canvas.close(self.recipe.ends):  # in blocks behind the window
+            self.left[(place - self.windows[0].start) // self.recipe.length] -= 1
         self.step, self.changed = made.step, any(taken)
         self.block_forwards += 1
         if self.recipe.finds_final and not self.changed:
             self.kept = max(self.kept, self._finished)  # the forward has seen them as they stay
 
-    def _fill_behind_ends(self) -> None:
-        """A hole that has ended in the window needs nothing of the blocks behind it."""
-        layout, canvas, recipe = self.request.layout, self.canvas, self.recipe
-        if layout is None:
-            return
-        places = unneeded(canvas.tokens[canvas.prompt :], layout.gaps, recipe.ends, canvas.mask_id)
-        for place in [canvas.prompt + offset for offset in places]:
-            canvas.commit(place, [recipe.filler])
-            self.left[(place - self.windows[0].start) // recipe.length] -= 1
-
     def settle(self) -> bool:
         """Whether the request is over; if only its first blocks are, it moves on to what is left to decode."""
         ahead = self.ahead
-        over = self._ended or self._complete() or (self.recipe.ending == "first" and self._has_enough())
+        looks = self.recipe.ending == "first" or self.request.layout is not None
+        over = self._ended or self._complete() or (looks and self._has_enough())
         if not (over or self._moves_on()):
             return False
         self.closing = self.closing - 1 if self.closing else self._closing(over)
@@ -381,7 +348,7 @@ class RequestState:
     @property
     def limit(self) -> int:
         """Tokens of the answer that the client gets."""
-        return self.request.max_new_tokens if self.request.limit is None else self.request.limit
+        return self.request.length
 
     @property
     def final(self) -> list[int]:
@@ -393,41 +360,30 @@ class RequestState:
 
     def answer(self) -> Answer:
         """What is final, cut where it ends."""
-        return self.read(self.final)
-
-    def read(self, answer: list[int]) -> Answer:
-        """Any answer to the request, cut where it ends."""
-        request, tokenizer, ends = self.request, self.model.tokenizer, self.recipe.ends
-        if request.layout is not None:
-            return request.layout.read(request.prompt, answer[: self.limit], tokenizer, ends, request.stop)
-        return read(answer[: self.limit], tokenizer, ends, request.stop, request.fixed)
+        return self.reader.read(self.final)
 
     def settled(self) -> str:
         """The text so far that can no longer change."""
-        request, tokenizer, ends = self.request, self.model.tokenizer, self.recipe.ends
-        if request.layout is not None:
-            final = self.final[: self.limit]
-            return request.layout.read(request.prompt, final, tokenizer, ends, request.stop, settled=True).text
-        return settled(self.final[: self.limit], tokenizer, ends, request.stop, request.fixed)
+        return self.reader.settled(self.final)
+
+    @property
+    def reader(self) -> Reader:
+        """What reads answers to the request."""
+        return Reader(self.request, self.model.tokenizer, self.recipe.ends)
 
     def complete(self) -> Completion:
         """The completion of a request that is over."""
         assert self.ended is not None, "the request is not over"
         ids, answer, recipe = self.final[: self.limit], self.answer(), self.recipe
-        if self.request.layout is not None:
-            tokens = self.canvas.tokens[self.canvas.prompt :][: self.limit]
-            ids = self.request.layout.filled(tokens, answer.used, recipe.filler)
-            kept = self.limit
-        elif recipe.ending in ("first", "written"):
+        if recipe.ending in ("first", "written"):
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
             kept = min(self._finished - self.canvas.prompt, len(ids)) if self._ended else len(ids)
-        counted = range(answer.tokens) if self.request.layout is None else self.request.layout.places(answer.used)
-        offsets = [offset for offset in counted if self.canvas.prompt + offset in self.steps]
-        places = [self.canvas.prompt + offset for offset in offsets]
+        prompt = self.canvas.prompt
+        places = [place for place in self.reader.counted(answer) if prompt + place in self.notes.steps]
         return Completion(
             text=answer.text,
-            token_ids=ids[:kept] + [recipe.filler] * (self.limit - kept),
+            token_ids=self.reader.whole(ids, answer, kept, recipe.filler),
             tokens=answer.tokens,
             forwards=self.forwards,
             query_tokens=self.query_tokens,
@@ -437,11 +393,7 @@ class RequestState:
             commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
             cached_tokens=self.lease.cached,
             holes=list(answer.holes),
-            places=offsets,
-            steps=[self._told(place) for place in places],
-            alternatives=[self.alternatives[place] for place in places] if self.request.alternatives else [],
+            places=places,
+            steps=[self.notes.told(prompt + place, recipe.rules) for place in places],
+            alternatives=[self.notes.alternatives[prompt + place] for place in places] if self.request.alternatives else [],
         )
-
-    def _told(self, place: int) -> TokenStep:
-        forward, rule, confidence = self.steps[place]
-        return TokenStep(forward, self.recipe.rules[rule - 1].name, None if math.isnan(confidence) else confidence)

@@ -25,6 +25,12 @@ TABLE: Mapping[str, str] = {
 }
 
 
+def read_from_disk() -> dict[str, str]:
+    """The tasks of TABLE, each with the first line of its file."""
+    files = {name: importlib.import_module(entry.partition(":")[0]) for name, entry in TABLE.items()}
+    return {name: (file.__doc__ or name).splitlines()[0] for name, file in files.items()}
+
+
 def load(name: str, source: Source) -> Task:
     """A task by its name: one of TABLE, one of unmask.tasks, or "mixture" for equal shares of those.
 

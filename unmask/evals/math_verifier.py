@@ -12,7 +12,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, install
 
 CHILD = Path(__file__).with_name("math_child.py")
 
@@ -71,7 +71,7 @@ class MathVerifier:
         assert self._child.stdout is not None
         if self._child.stdout.readline() != "ready\n":
             self._end()
-            raise ConfigError("math500 needs math-verify: pip install 'unmask[eval]'")
+            raise ConfigError(f"math500 needs math-verify: {install('eval')}")
 
 
 def _close(child: "subprocess.Popen[str]") -> None:

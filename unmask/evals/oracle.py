@@ -40,7 +40,7 @@ def _forwards(model: Denoiser, vanilla: Run, record: Record) -> int:
     truth_T = torch.tensor([*prompt, *answer], device=device)
     tokens_T = torch.tensor([*prompt, *[mask_id] * len(answer)], device=device)
     forwards = 0
-    for start in range(0, needed, length := vanilla.method.block(len(answer))):
+    for start in range(0, needed, length := vanilla.method.block_length or len(answer)):
         block_L = len(prompt) + torch.arange(start, min(start + length, needed), device=device)
         while (tokens_T[block_L] == mask_id).any():
             begin = len(prompt) + start

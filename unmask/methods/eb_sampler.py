@@ -37,6 +37,7 @@ class EntropyBound(Commit):
         light="#0b9a6d",
         dark="#34d399",
     )
+    reads_open: ClassVar[bool] = True
     gamma: float = number_field(0.0, 1000.0, default=0.1, search=(0.001, 2.0))
 
     def evidence(self) -> Score:

@@ -38,6 +38,7 @@ class LocalLeap(Commit):
 
     name: ClassVar[str] = "localleap"
     look: ClassVar[Look] = Look(label="localleap", sentence="all that are this sure, and less sure ones near them", **SURE)
+    reads_open: ClassVar[bool] = True
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     relaxed_threshold: float = number_field(0.0, 1.0, default=0.75, search=(0.4, 1.0))
     radius: int = whole_field(0, default=4, search=(1, 16))

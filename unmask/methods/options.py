@@ -109,6 +109,15 @@ def _options(make: Callable[..., Method], usual: Method, base: type[Commit]) -> 
     return list(dict.fromkeys([*inspect.signature(make).parameters, *own, *SHARED, *AROUND]))
 
 
+def setting_of(option: str, method: Method) -> Option:
+    """The setting of this method that an option means, in either spelling.
+
+    >>> setting_of("threshold", Method(commit=commit_rule("threshold", outside=False)())).setting
+    'commit.threshold'
+    """
+    return _option(option, type(method.commit))
+
+
 def takes(name: str, key: str) -> bool:
     """Whether a preset has the option or setting of this name."""
     usual = preset(name)()

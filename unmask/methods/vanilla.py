@@ -1,11 +1,11 @@
-"""One token a forward, as LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487) decode when speed does not matter.
+"""One token per forward, as LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487) decode when speed does not matter.
 
-    unmask.method("vanilla")                                                   # LLaDA: blocks of 32, one token a step
-    unmask.method("vanilla", steps=64)                                         # 128 tokens in 64 steps: two a step
+    unmask.method("vanilla")                                                   # LLaDA: blocks of 32, one token per step
+    unmask.method("vanilla", steps=64)                                         # 128 tokens in 64 steps: two per step
     unmask.method("vanilla", schedule="timestep", score="negative_entropy", block_length=None)      # Dream's own
 
 Ours ends a row as soon as everything before its first EOS is there; the official twin decodes all the masks. On Dream,
-`schedule="timestep"` with ours commits at least one token a step, which the published schedule does not always.
+`schedule="timestep"` with ours commits at least one token per step, which the published schedule does not always.
 """
 
 from typing import Literal

@@ -49,8 +49,7 @@ def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan
 def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
     """Attention to what is remembered: where it lies, by a kernel, or to a copy whose places all layers have in common."""
     if not accelerated(q_BHQD):
-        visible_BQS = past.visible
-        return attend(q_BHQD, *pool.read(layer, past.keys), None if visible_BQS is None else visible_BQS[:, None])
+        return _attend_runs(q_BHQD, past, pool, layer)
     if past.block is not None:
         # A kernel reads no more than each block sees, where a mask would be as large as all of them together.
         rows, heads, length, size = q_BHQD.shape
@@ -60,6 +59,26 @@ def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
     attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
     return attended_BQHD.transpose(1, 2)
+
+
+def _attend_runs(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
+    """Plain attention to what is remembered: where it lies, as far as that is in one piece, else to a copy."""
+    if q_BHQD.is_cuda or all(run is None for run in past.runs):
+        visible_BQS = past.visible
+        return attend(q_BHQD, *pool.read(layer, past.keys), None if visible_BQS is None else visible_BQS[:, None])
+    attended, begin = [], 0
+    for run in past.runs:
+        mine = slice(begin, begin + (1 if run is None else run.queries))
+        if run is None:
+            keys, values = pool.read(layer, past.keys[mine])
+            hidden = past.visible
+        else:
+            keys, values = pool.view(layer, begin=run.begin, slots=run.seen, rows=run.queries, apart=run.apart)
+            hidden = None if past.block is None else past.visible
+        mask = None if hidden is None else hidden[mine, None, :, : keys.shape[2]]
+        attended.append(attend(q_BHQD[mine], keys, values, mask))
+        begin = mine.stop
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def block_causal(positions_Q: Tensor, block: int) -> Tensor:

@@ -104,8 +104,7 @@ class Denoiser:
 
     def states(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """The last hidden states [R, C] of the rows that predict what the plan reads; `project` is called next."""
-        hidden_NC = self.running.hidden(tokens_N, plan, pool)
-        return hidden_NC[self.network.predicting(plan.read_R, plan.before_R)]
+        return self.running.hidden(tokens_N, plan, pool)
 
     def project(self, hidden_RC: Tensor) -> Tensor:
         """The logits [R, V] of such states."""

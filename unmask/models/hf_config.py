@@ -1,8 +1,17 @@
-"""Our checkpoints' config.json as transformers configs, one per model type, which need none of the models."""
+"""Our checkpoints' config.json as transformers configs, one per model type, which need none of the models.
 
+Ours stand in for remote code, not in its way: with `trust_remote_code=True` a checkpoint that brings its authors' classes
+gives these. transformers prefers a registered class to remote code in any case, so `AutoConfig.from_pretrained` is asked the
+other way round here; AutoModel follows the config that it gets.
+"""
+
+import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from unmask.models import TABLE
 
@@ -29,3 +38,40 @@ def register() -> None:
 
     for model_type, config in CONFIGS.items():
         AutoConfig.register(model_type, config, exist_ok=True)
+    ours_first = AutoConfig.from_pretrained
+    if getattr(ours_first, "__module__", "") != __name__:
+        AutoConfig.from_pretrained = _theirs_where_trusted(ours_first)
+
+
+def _theirs_where_trusted(ours_first: Any) -> Any:
+    """AutoConfig.from_pretrained, but with the authors' config where it is trusted in place of ours."""
+
+    @functools.wraps(ours_first)
+    def from_pretrained(pretrained_model_name_or_path: Any, **settings: Any) -> Any:
+        found = ours_first(pretrained_model_name_or_path, **settings)
+        config = found[0] if isinstance(found, tuple) else found
+        classes = _brought(config, Path(pretrained_model_name_or_path))
+        if not settings.get("trust_remote_code") or not classes or type(config) not in CONFIGS.values():
+            return found
+        return _theirs(type(config), classes.get("AutoConfig"), pretrained_model_name_or_path, settings)
+
+    from_pretrained.__module__ = __name__
+    return staticmethod(from_pretrained)
+
+
+def _brought(config: PreTrainedConfig, folder: Path) -> dict[str, str]:
+    """The remote classes that a config names: Auto class -> "module.Class"; of a folder those whose module lies in it."""
+    named: dict[str, str] = getattr(config, "auto_map", None) or {}
+    there = {auto: "--" in place or (folder / f"{place.split('.')[0]}.py").exists() for auto, place in named.items()}
+    return {auto: place for auto, place in named.items() if there[auto] or not folder.is_dir()}
+
+
+def _theirs(ours: type[PreTrainedConfig], reference: str | None, name: Any, settings: Mapping[str, Any]) -> Any:
+    """The authors' config; where they bring models alone, one like ours that no registered model belongs to."""
+    if reference is None:
+        kind: Any = type(ours.__name__, (ours,), {"__module__": __name__})
+    else:
+        kind = get_class_from_dynamic_module(reference, name, **settings)
+        kind.register_for_auto_class()
+    own = {key: value for key, value in settings.items() if key not in ("trust_remote_code", "code_revision")}
+    return kind.from_pretrained(name, name_or_path=name, **own)

@@ -32,6 +32,19 @@ class Projections(Protocol):
     def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
+class Adds:
+    """A part that can add what it makes to other states while it makes it."""
+
+    def onto(self, states: Tensor, x: Tensor) -> Tensor:
+        """`states` plus what the part makes of x."""
+        raise NotImplementedError
+
+
+def added(states: Tensor, part: Part, x: Tensor) -> Tensor:
+    """`states` plus what a part makes of x, in one pass where the part can."""
+    return part.onto(states, x) if isinstance(part, Adds) else states + part(x)
+
+
 Read = Callable[[nn.Module], tuple[Any, ...]]  # a layer to some of its modules, as they are now
 
 
@@ -93,7 +106,7 @@ class Mixture(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         mixed: Tensor = self.experts(x.flatten(0, -2), *self.router(x)).view_as(x)
-        return mixed if self.shared is None else mixed + self.shared(x)
+        return mixed if self.shared is None else added(mixed, self.shared, x)
 
 
 class AttentionInputs(NamedTuple):
@@ -117,9 +130,14 @@ class Tied(NamedTuple):
 
     embedding: nn.Module
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        """The embedding's, [V, C]."""
         weight: Any = self.embedding.weight
-        return nn.functional.linear(x, weight)
+        return weight  # type: ignore[no-any-return]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
 
 
 class Parts(NamedTuple):
@@ -138,8 +156,11 @@ class Parts(NamedTuple):
     mlp_norm: Part
     feed_forward: Part
 
-    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
-        """States [B, Q, C] to states; `number` is the layer's place in the pool."""
+    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs, rows_R: Tensor | None = None) -> Tensor:
+        """States [B, Q, C] to states; `number` is the layer's place in the pool.
+
+        `rows_R` are the places among Q whose states are wanted, [B, R, C]; None: all.
+        """
         q, k, v = (torch.unflatten(heads, -1, (-1, self.head_size)) for heads in self.qkv(self.attention_norm(x)))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -149,8 +170,13 @@ class Parts(NamedTuple):
             attended = attend(q, k, v, inputs.mask)
         else:
             attended = attend_packed(q[0], k[0], v[0], inputs.plan, inputs.pool, number)[None]
-        x = x + self.o(attended.transpose(1, 2).flatten(2))
-        return x + self.feed_forward(self.mlp_norm(x))
+        joined = attended.transpose(1, 2).flatten(2)
+        if rows_R is not None:
+            x, joined = x.index_select(1, rows_R), joined.index_select(1, rows_R)
+            if len(rows_R) == 0:  # keys and values alone were wanted
+                return x
+        x = added(x, self.o, joined)
+        return added(x, self.feed_forward, self.mlp_norm(x))
 
 
 class Names(NamedTuple):

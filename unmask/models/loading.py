@@ -15,7 +15,7 @@ import torch
 
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, own, parallel
+from unmask.models import REFUSED, TABLE, commit_head, own, packed, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
@@ -75,6 +75,7 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
+        steps=packed.steps(network),
         own=own.read(folder),
         head=_head(folder, network, place),
     )
@@ -126,6 +127,7 @@ def locate(name: str) -> Path:
         return Path(str(resources.files("unmask") / "assets" / name))
     folder = Path(name).expanduser()
     if folder.is_dir():
+        _refuse_adapter(folder)
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
@@ -142,6 +144,17 @@ def locate(name: str) -> Path:
         # The hub's client wraps whatever its HTTP library raised; the first line says it.
         reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
         raise ModelError(f"cannot download '{name}': offline, or the hub does not answer ({reason})") from None
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raises ModelError for a folder of an adapter alone."""
+    adapter = folder / "adapter_config.json"
+    if adapter.exists() and not (folder / "config.json").exists():
+        base = read_json(adapter).get("base_model_name_or_path")
+        raise ModelError(
+            f"{folder} holds an adapter for {base}, which is not a model by itself: merge the two with "
+            f"`unmask train merge --set model={base} --set output={folder}` and load {folder / 'merged'}"
+        )
 
 
 def fingerprint(folder: Path) -> str:

@@ -18,6 +18,7 @@ from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
 from unmask.models.layout import layouts
+from unmask.models.release import restore
 from unmask.models.shape import Shape
 from unmask.models.share import ALONE, Share
 
@@ -139,11 +140,14 @@ class Network(nn.Module):
         return made
 
     def require_plain(self) -> None:
-        """Raises ModelError where tensors were given up for the running form."""
-        if self.running is not None and any(tensor.is_meta for tensor in self.parameters()):
+        """Put back the tensors that were given up for the running form. Raises ModelError where they cannot be made again."""
+        if self.running is None or not any(tensor.is_meta for tensor in self.parameters()):
+            return
+        if not restore(self):
             raise ModelError(
                 "the model's plain weights were given up for the form that decodes: load it again to train or save it"
             )
+        self.running = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Called by `to`, `double` and their like: the running form must be made from the new tensors.
@@ -153,8 +157,8 @@ class Network(nn.Module):
         return self
 
     def embed(self, tokens_BQ: Tensor) -> Tensor:
-        """The states [B, Q, C] that the first layer is given."""
-        embedded: Tensor = self.embedding()(tokens_BQ)
+        """The states [B, Q, C] that the first layer is given; in place of tokens, rows [B, Q, C] of the embedding."""
+        embedded: Tensor = tokens_BQ if tokens_BQ.is_floating_point() else self.embedding()(tokens_BQ)
         return embedded if self.embedding_scale == 1.0 else embedded * self.embedding_scale
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     {
       "method": "r2-dllm",                                   of calls that name none
+      "max_new_tokens": 160,                                 of calls and methods that name none
       "settings": {"cache": "prefix"},                       of every preset
       "presets": {"r2-dllm": {"commit.threshold": 0.97}}     of one preset, above those of every one
     }
@@ -21,6 +22,7 @@ from unmask.files import write_atomically
 from unmask.models.weights import read_json
 
 FILE = "unmask.json"
+KEYS = ("method", "max_new_tokens", "settings", "presets")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +30,7 @@ class Own:
     """A checkpoint's own choices; `place` is the file that they are from, for errors."""
 
     method: str | None = None
+    max_new_tokens: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     place: str = FILE
@@ -52,9 +55,12 @@ def read(folder: Path) -> Own:
         return Own()
     data = read_json(place)
     for name in data:
-        if name not in ("method", "settings", "presets"):
-            raise ModelError(f"{place}: {unknown('key', str(name), ['method', 'settings', 'presets'])}")
+        if name not in KEYS:
+            raise ModelError(f"{place}: {unknown('key', str(name), KEYS)}")
     method, settings, presets = data.get("method"), data.get("settings", {}), data.get("presets", {})
+    length = data.get("max_new_tokens")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ModelError(f"{place}: max_new_tokens must be a whole number of at least 1, got {length!r:.60}")
     if method is not None and not isinstance(method, str):
         raise ModelError(f"{place}: method must be the name of a preset, got {method!r:.60}")
     for name, held in {"settings": settings, "presets": presets}.items():
@@ -65,7 +71,7 @@ def read(folder: Path) -> Own:
             raise ModelError(
                 f'{place}: presets.{preset} must be an object such as {{"commit.threshold": 0.97}}, got {held!r:.60}'
             )
-    return Own(method=method, settings=settings, presets=presets, place=str(place))
+    return Own(method=method, max_new_tokens=length, settings=settings, presets=presets, place=str(place))
 
 
 def write(folder: Path, own: Own) -> None:

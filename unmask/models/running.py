@@ -7,22 +7,23 @@
     pack        laid out for the device's kernels           }
 
 The checkpoint form keeps its names. What a step does to its tensors is either a view (merged q, k and v: the three stay
-where they were, as parts of the merged one), or they are given up (`release`), and with them the memory: peak is all the
-weights in the form they had, plus one layer. Training, adapters, transformers and `state_dict` know the checkpoint form
-alone, and refuse in one line where its tensors were given up.
+where they were, as parts of the merged one), or they are given up (models/release.py), and with them the memory: peak is all
+the weights in the form they had, plus one layer. Training, adapters, transformers and `state_dict` know the checkpoint form
+alone: what can be made again of the running form is put back for them, and what cannot they refuse in one line.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.models.attention import rotary
 from unmask.models.layers import AttentionInputs, Part, Parts
 from unmask.models.network import Decoding, Network
+from unmask.models.release import release as release
 
 ORDER = ("adapter", "slice", "merge", "quantise", "pack")
 
@@ -40,12 +41,6 @@ class Step(Protocol):
     def head(self, head: Part) -> Part:
         """The output matrix, likewise."""
         ...
-
-
-def release(module: nn.Module) -> None:
-    """Give up the plain tensors of a module whose running form has its own: their memory is free at once."""
-    for name, tensor in list(module.named_parameters(recurse=False)):
-        setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False))
 
 
 class Running:
@@ -68,12 +63,15 @@ class Running:
             self.head = step.head(self.head)
 
     def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
-        """The last layer's normalised states of a plan's packed queries, [N, C]."""
+        """The last layer's normalised states [R, C] of the rows that predict what the plan reads."""
         x, shape = self.network.embed(tokens_N[None]), self.network.shape
+        rows_R = self.network.predicting(plan.read_R, plan.before_R)
         cos, sin = rotary(plan.positions_N[None], shape.rotary, shape.theta, x.dtype)
         inputs = AttentionInputs(cos, sin, plan, pool)
-        for number, parts in enumerate(self.layers):
+        for number, parts in enumerate(self.layers[:-1]):
             x = parts(x, number, inputs)
+        # No token attends to what the last layer makes of another: behind its attention the other rows are not needed.
+        x = self.layers[-1](x, len(self.layers) - 1, inputs, rows_R)
         normed: Tensor = self.norm(x)
         return normed[0]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, install
 
 # Read when Ray is imported. Without these Ray reports its usage to its makers, drops log lines that look alike,
 # and warns of a future default; its own log files keep what is not shown.
@@ -40,7 +40,7 @@ def cluster(address: str = "local", *, logs: bool = False) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise ConfigError("this runs on Ray, which is not installed: pip install 'unmask[scale]'") from None
+        raise ConfigError(f"this runs on Ray, which is not installed: {install('scale')}") from None
     try:
         with _hushed():
             ray.init(address=address, log_to_driver=logs, logging_level=logging.ERROR, include_dashboard=False)

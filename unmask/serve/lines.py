@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.engine.generate import DEFAULT_NEW_TOKENS, chat, make_request
+from unmask.engine.generate import canvas_length, chat, make_request
 from unmask.engine.holes import from_json
-from unmask.engine.own import completed
+from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import from_client
@@ -61,9 +61,10 @@ class Job:
         self._method()
 
     def check(self, model: Denoiser) -> None:
-        """Raises ConfigError where no line could be answered by this model: its blocks, or the steps, do not come out even."""
+        """Raises ConfigError where no line could be answered by this model: its steps do not come out even."""
         method = completed(model, self._method())
-        recipe(method, model.spec, answer_length=method.max_new_tokens or DEFAULT_NEW_TOKENS, head=model.head)
+        length = canvas_length(model, method, method.max_new_tokens or default_new_tokens(model))
+        recipe(method, model.spec, answer_length=length, head=model.head)
 
     def _method(self) -> Method:
         """The method with the job's own numbers. Raises ConfigError where one is wrong."""

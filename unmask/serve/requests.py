@@ -8,7 +8,7 @@ from typing import Any
 
 from unmask.engine.generate import chat, make_request
 from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
-from unmask.engine.own import completed
+from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
@@ -38,10 +38,10 @@ class ApiRequest:
 
     body: Body
     model: str
-    tokenizer: Any
     choices: Sequence[Request]
     prompt_tokens: int
     log: LogEntry
+    tokenizer: Any = None
     created: int = field(default_factory=lambda: int(time.time()))
     began: float = field(default_factory=time.perf_counter)
 
@@ -82,21 +82,18 @@ def choose(asked: Diffusion, options: Options) -> Method:
 def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    Decoding goes block by block, and the answer is cut at `max_tokens`. A body without a seed gets a random one.
+    A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
     method = completed(model, choose(body.diffusion, options))
-    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens
-    # Answers of a block-causal model end anywhere in a block.
-    block = 1 if model.spec.block is not None else method.block_length or wanted
     seed = secrets.randbits(62) if body.seed is None else body.seed
-    length = {"max_new_tokens": -(-wanted // block) * block, "limit": wanted}
+    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens or default_new_tokens(model)
     made = [
         make_request(
             model,
             prompt,
             method=method,
-            **{} if isinstance(prompt, CanvasPrompt) else length,
+            max_new_tokens=None if isinstance(prompt, CanvasPrompt) else wanted,
             temperature=body.temperature,
             top_p=body.top_p,
             seed=seed,

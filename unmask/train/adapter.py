@@ -77,20 +77,13 @@ def add(
     if rank < 1:
         raise ConfigError(f"lora rank must be at least 1, got {rank}")
     chosen = targets(network, target_modules)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=chosen)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=chosen, task_type="CAUSAL_LM"
+    )
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)  # peft draws from the global generator
         warnings.filterwarnings("ignore", message=_RENAMED)
-        wrapped = wrap(network, settings)
-        model = get_peft_model(wrapped, config)
-    _adopt(network, wrapped)
-    return model
-
-
-def _adopt(network: Network, wrapped: nn.Module) -> None:
-    """Have the network hold what peft has put in place of modules that its wrapper holds too, such as an output matrix."""
-    for name, _ in list(network.named_children()):
-        setattr(network, name, getattr(wrapped, name))
+        return get_peft_model(wrap(network, settings), config)
 
 
 def save(model: PeftModel, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -112,10 +105,8 @@ def merged(network: Network, settings: Mapping[str, Any], folder: Path) -> dict[
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_RENAMED)
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            wrapped = wrap(network, settings)
-            model = PeftModel.from_pretrained(wrapped, str(folder))
+            model = PeftModel.from_pretrained(wrap(network, settings), str(folder))
     except (ValueError, RuntimeError, OSError, UserWarning, SafetensorError) as error:
         raise ConfigError(f"{folder}: not an adapter for this model ({str(error).splitlines()[0][:200]})") from None
     model.merge_and_unload()
-    _adopt(network, wrapped)
     return dict(network.state_dict())

@@ -168,8 +168,13 @@ def plot(folder: Path) -> None:
 
 
 def export(weights: Mapping[str, Tensor], settings: Mapping[str, Any], folder: Path) -> None:
-    """Write a whole model in the Hugging Face layout: model.safetensors and config.json."""
+    """Write a whole model in the Hugging Face layout: model.safetensors and config.json, which says the weights' own type.
+
+    The type stands there once: transformers writes "dtype" today, wrote "torch_dtype" before, and reads both.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: value for name, value in settings.items() if name not in ("dtype", "torch_dtype")}
+    settings = kept | {"torch_dtype": str(next(iter(weights.values())).dtype).removeprefix("torch.")}
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     write_atomically(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))

@@ -148,7 +148,9 @@ def _sft(
     if config.lora:
         from unmask.train import adapter as lora
 
-        adapter = lora.add(network, settings | {"_name_or_path": config.model}, seed=config.seed, **vars(config.lora))
+        # Where peft finds the base; it does not know the names of embedded models.
+        place = str(base) if config.model in loading.EMBEDDED else config.model
+        adapter = lora.add(network, settings | {"_name_or_path": place}, seed=config.seed, **vars(config.lora))
     else:
         network.requires_grad_(True)
     tuner = torch.optim.AdamW(
@@ -174,9 +176,7 @@ def _sft(
         if adapter is not None:
             lora.save(adapter, weights, folder)
         else:
-            # Transformers writes "dtype" today and "torch_dtype" before; one of them must say what the weights are now.
-            kept = {name: value for name, value in settings.items() if name != "dtype"}
-            checkpoint.export(network.published(weights), kept | {"torch_dtype": "float32"}, folder)
+            checkpoint.export(network.published(weights), settings, folder)
             checkpoint.copy_tokenizer(base, folder)
         checkpoint.plot(folder)
         about = f"`{config.model}` tuned with `unmask train sft` on {len(laid.examples)} examples."

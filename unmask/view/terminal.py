@@ -14,32 +14,44 @@ from unmask.models.denoiser import Denoiser
 from unmask.view.trace import Recorder, Trace
 
 MASK, FILLER = "░", "·"
+MARKS = "₁₂₃₄₅₆₇₈₉"  # behind the tokens of a rule, where there are no colours
 
 
-def draw(trace: Trace, forward: int | None = None, *, masks: bool = True) -> Group:
+def draw(trace: Trace, forward: int | None = None, *, masks: bool = True, marks: bool = False) -> Group:
     """The answer after this many forwards (None: all so far), rewritten tokens underlined, and what the colours mean.
 
-    `masks=False` leaves out masked positions: after the last forward they will never be written.
+    `masks=False` leaves out masked positions: after the last forward they will never be written. `marks=True` says which
+    rule wrote the tokens by a number behind each run of one rule, for screens without colours.
     """
     forward = trace.forwards if forward is None else forward
-    body, seen = Text(), dict[str, None]()  # the rules in the order of their first token
-    rewritten = False
+    body, seen = Text(), dict[str, str]()  # the rules in the order of their first token, and the mark of each
+    before, rewritten = None, False
     for place, cell in enumerate(trace.cells(forward)):
+        if marks and before is not None and cell.rule != before:
+            body.append(seen[before])
+        before = cell.rule
         if cell.rule is not None:
-            seen[cell.rule] = None
+            seen.setdefault(cell.rule, MARKS[len(seen) % len(MARKS)] if marks else "■")
             filler = FILLER if place >= trace.tokens else ""
             line = "" if cell.before is None else " underline"
             rewritten = rewritten or cell.before is not None
-            body.append(cell.text or filler, style=trace.look(cell.rule).terminal + line)
+            body.append(cell.text or filler, style=("" if marks else trace.look(cell.rule).terminal) + line)
         elif masks:
             body.append(MASK, style="dim")
+    if marks and before is not None:
+        body.append(seen[before])
     legend = Text(f"\nforward {forward}   ")
-    for rule in seen:
+    for rule, mark in seen.items():
         look = trace.look(rule)
-        legend.append(f"■ {look.label}   ", style=look.terminal)
+        legend.append(f"{mark} {look.label}   ", style="" if marks else look.terminal)
     if rewritten:
         legend.append("rewritten", style="underline")
     return Group(body, legend)
+
+
+def _plain(console: Console) -> bool:
+    """Whether this console shows no colours: NO_COLOR, a pipe, a terminal without any."""
+    return console.no_color or console.color_system is None
 
 
 class _Watcher(Recorder):
@@ -47,11 +59,11 @@ class _Watcher(Recorder):
 
     def __init__(self, model: Denoiser, max_new_tokens: int, live: Live, fixed: Mapping[int, int]) -> None:
         super().__init__(model, max_new_tokens, fixed=fixed)
-        self._live = live
+        self._live, self._marks = live, _plain(live.console)
 
     def __call__(self, record: StepRecord) -> None:
         super().__call__(record)
-        self._live.update(draw(self.trace()), refresh=True)
+        self._live.update(draw(self.trace(), marks=self._marks), refresh=True)
 
 
 @contextmanager
@@ -67,19 +79,21 @@ def watching(
         watcher = _Watcher(model, max_new_tokens, live, fixed)
         yield watcher
         if watcher.seen:  # a canvas without holes takes no forward
-            live.update(draw(watcher.trace(), masks=False), refresh=True)
+            live.update(draw(watcher.trace(), masks=False, marks=_plain(console)), refresh=True)
     if not console.is_terminal:
         console.print()
 
 
 def play(trace: Trace, console: Console, *, pause: float = 0.15) -> None:
-    """Show a trace forward by forward, `pause` seconds each; only its end if the output is not a terminal."""
+    """Show a trace forward by forward, `pause` seconds each; only the answer and its end where there is no terminal."""
+    marks = _plain(console)
     console.print(Text(f"{trace.method} on {trace.model}", style="bold"))
     if not console.is_terminal:
-        console.print(draw(trace, masks=False))
+        console.print(Text(f"{trace.text}\n"), soft_wrap=True)
+        console.print(draw(trace, masks=False, marks=marks))
         return
     with Live(console=console, auto_refresh=False) as live:
         for forward in range(trace.forwards):
-            live.update(draw(trace, forward), refresh=True)
+            live.update(draw(trace, forward, marks=marks), refresh=True)
             time.sleep(pause)
-        live.update(draw(trace, masks=False), refresh=True)
+        live.update(draw(trace, masks=False, marks=marks), refresh=True)
