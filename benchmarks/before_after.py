@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +52,24 @@ def block_forward(model: Any, rows: int) -> Callable[[], None]:
     return lambda: model.forward(*plans[1], pool)
 
 
+def products(model: Any, rows: int) -> Callable[[], None]:
+    """The matrices of a block forward alone, with what is fused into them: what lies between them is the rest."""
+    from unmask.models.running import running
+
+    block_forward(model, rows)  # makes the form that decodes
+    form, width = running(model.network, model.steps), model.network.shape.width
+    x = torch.randn(1, rows * BLOCK, width, dtype=model.dtype, generator=torch.Generator().manual_seed(0))
+
+    def call() -> None:
+        for layer in form.layers:
+            layer.qkv(x)
+            layer.o(x)
+            layer.feed_forward(x)
+        form.project(x)
+
+    return call
+
+
 def decode(model: Any, rows: int) -> Callable[[], list[list[int]]]:
     """Whole answers of so many rows, the engine's making included."""
     method = unmask.method("vanilla-official", cache="dual", steps=ANSWER // PER_FORWARD, block_length=BLOCK)
@@ -68,7 +87,7 @@ def work(name: str, dtype: str) -> None:
         what, rows = json.loads(line)
         if (what, rows) not in found:
             found.clear()  # what an earlier one remembers is given back
-            call = {"block forward": block_forward, "decode": decode}[what](model, rows)
+            call = {"block forward": block_forward, "products": products, "decode": decode}[what](model, rows)
             call()
             began = time.perf_counter()
             call()
@@ -117,8 +136,8 @@ def operations(model: Any, what: str, rows: int) -> int:
 
     shape, forwards = model.network.shape, ANSWER // PER_FORWARD
     blocks = ANSWER // BLOCK
-    queried = BLOCK if what == "block forward" else (forwards - blocks) * BLOCK + blocks * (PROMPT + ANSWER)
-    predicted = BLOCK if what == "block forward" else forwards * BLOCK
+    queried = BLOCK if what != "decode" else (forwards - blocks) * BLOCK + blocks * (PROMPT + ANSWER)
+    predicted = BLOCK if what != "decode" else forwards * BLOCK
     return round(rows * 2 * (matrices(shape) * queried + shape.width * shape.vocab * predicted))
 
 
@@ -187,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="the other tree: a checkout of the commit to compare with")
     parser.add_argument("--models", nargs="+", default=["unmask-tiny", *SIZES])
-    parser.add_argument("--what", nargs="+", default=["block forward", "decode"])
+    parser.add_argument("--what", nargs="+", default=["block forward", "products", "decode"])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
@@ -195,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="after which no further round begins, three at least")
     parser.add_argument("--longest", type=float, default=20, help="leave out what takes longer at 100 GFLOP/s, in seconds")
     parser.add_argument("-o", "--output", type=Path, help="write the document to this file, after every measurement")
+    parser.add_argument("--note", default="", help="what a reader should know, such as the commits and other programs that ran")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
@@ -204,7 +224,14 @@ def main() -> None:
     from unmask.files import write_atomically
 
     rows: list[dict[str, Any]] = []
-    about = {"benchmark": "before_after", "machine": machine(torch.device("cpu")), "rows": rows}
+    about = {
+        "benchmark": "before_after",
+        "date": date.today().isoformat(),
+        "note": given.note,
+        "machine": machine(torch.device("cpu")),
+        "load": os.getloadavg()[0],
+        "rows": rows,
+    }
 
     def save(row: dict[str, Any]) -> None:
         rows.append(row)

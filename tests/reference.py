@@ -59,7 +59,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         tokens=answer.tokens,
         forwards=len(kept),
         query_tokens=sum(len(forward.query_tokens) for forward in kept),
-        finish_reason="stop" if answer.stopped else "length",
+        finish_reason="stop" if answer.stopped or request.constraint is not None else "length",
         seconds=0.0,
         method=request.method,
         commits={rule.name: commits[rule.name] for rule in made.rules},

@@ -1,5 +1,6 @@
 """Journals and folders: a file cut by a kill is repaired, another run's is refused; one writer at a time."""
 
+import errno
 import json
 import os
 import signal
@@ -161,3 +162,77 @@ def test_an_atomic_write_leaves_the_old_file_where_it_fails(tmp_path: Path) -> N
     with pytest.raises(ZeroDivisionError):
         write_atomically(path, lambda place: place.write_text("new") / 0)
     assert path.read_text() == "old"
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sync fails as on a disk without space, which names no file."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_a_full_disk_is_named_by_the_file_and_leaves_no_part_of_it(tmp_path: Path, full_disk: None) -> None:
+    path = tmp_path / "page.html"
+    with pytest.raises(OSError, match=r"No space left on device: '.*page\.html'") as caught:
+        write_atomically(path, lambda place: place.write_text("new"))
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_in_rust_says_it_in_its_own_words(tmp_path: Path) -> None:
+    def write(place: Path) -> None:
+        place.write_text("half")
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*weights'"):
+        write_atomically(tmp_path / "weights", write)
+    with pytest.raises(RuntimeError, match="other"):
+        write_atomically(tmp_path / "weights", lambda place: (_ for _ in ()).throw(RuntimeError("other")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_on_a_full_disk_keeps_the_lines_that_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    begun(path, {}, {"text": "a"})
+    with Journal(path, {}, "made") as journal, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match=r"answers\.jsonl"):
+            journal.append([{"text": "b" * 9000}, {"text": "c"}])
+    assert rows(path, {}) == [{"text": "a"}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a full device")
+def test_a_device_that_is_full_for_real(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*out'"):
+        write_atomically(tmp_path / "out", lambda place: Path("/dev/full").write_text("x"))
+
+
+def test_what_is_called_on_disk_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, real = list[str](), os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_atomically(tmp_path / "page.html", lambda place: place.write_text("new"))
+    assert synced == ["page.html.partial", tmp_path.name]
+    synced.clear()
+    with Journal(tmp_path / "answers.jsonl", {}, "made") as journal:
+        assert synced == [tmp_path.name]
+        journal.append([{"text": "a"}, {"text": "b"}])
+    assert synced == [tmp_path.name, "answers.jsonl"]
+
+
+@pytest.mark.parametrize("foreign", ['{"other": 1}', '{"text": 3}', "[]", '{"text": "cut', "\\x00" * 9])
+def test_a_line_of_another_file_is_named_by_file_and_number(tmp_path: Path, foreign: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    begun(path, {}, {"text": "a"})
+    path.write_text(path.read_text() + foreign + "\n")
+    with Journal(path, {}, "made", fields={"text": str}) as journal, pytest.raises(ConfigError, match=r"answers\.jsonl:3: "):
+        list(journal)
+    with pytest.raises(ConfigError, match=r"answers\.jsonl:3: "):
+        read_journal(path, "nothing", {"text": str})

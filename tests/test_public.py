@@ -25,13 +25,14 @@ ARROWS = {
     "methods": {"decode"},
     "context": {"decode", "kernels"},
     "models": {"decode", "context", "kernels"},
+    "grammar": {"decode"},
     "tasks": set(),
-    "engine": {"decode", "methods", "context", "models"},
+    "engine": {"decode", "methods", "context", "models", "grammar"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
     "view": {"engine", "methods", "models", "decode"},
-    "serve": {"engine", "methods", "models", "view"},
+    "serve": {"engine", "methods", "models", "view", "grammar"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve", "tasks"},
 }
 # Third-party packages that only one package of unmask imports.

@@ -14,6 +14,7 @@ from unmask import _transformers
 from unmask.errors import (
     ConfigError,
     EmptyPrompt,
+    LogitsError,
     MaskInPrompt,
     ModelError,
     PromptTooLong,
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigError",
     "Denoiser",
     "EmptyPrompt",
+    "LogitsError",
     "MaskInPrompt",
     "Method",
     "ModelError",

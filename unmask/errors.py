@@ -3,17 +3,20 @@
     UnmaskError
     ├── ConfigError          a bad option or value; also a ValueError
     ├── ModelError           a checkpoint that cannot be read; names the file and the tensor
+    ├── LogitsError          a forward whose logits are no numbers; holds the answers of the other rows
     └── RequestError         a prompt that cannot be served; also a ValueError
         ├── EmptyPrompt
         ├── PromptTooLong
-        └── MaskInPrompt
+        ├── MaskInPrompt
+        └── GrammarError     a regular expression or a schema that no answer can be held to
 
 `except unmask.UnmaskError` catches all of them and nothing else.
 """
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UnmaskError(Exception):
@@ -26,6 +29,18 @@ class ConfigError(UnmaskError, ValueError):
 
 class ModelError(UnmaskError):
     """A checkpoint that cannot be read: `except ModelError` around `unmask.load(...)`."""
+
+
+class LogitsError(UnmaskError):
+    """Logits that are NaN or infinite: `except LogitsError` around `unmask.generate(...)`.
+
+    `completions` has what became of each prompt, None for those that it is about: rows never see each other, so the others
+    are as good as ever.
+    """
+
+    def __init__(self, message: str, completions: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.completions = tuple(completions)
 
 
 class RequestError(UnmaskError, ValueError):
@@ -42,6 +57,10 @@ class PromptTooLong(RequestError):
 
 class MaskInPrompt(RequestError):
     """A prompt that holds the model's mask id, which would be decoded like an open position."""
+
+
+class GrammarError(RequestError):
+    """A regular expression or a schema that is broken, not supported, too large, or needs more tokens than the answer has."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,47 @@ HEADER = b'{"provenance": '  # how a journal begins
 def write_atomically(path: Path, write: Callable[[Path], T]) -> T:
     """Call `write` on a temporary neighbour of `path`, then rename it: a reader sees the old file or the new one.
 
-    Returns what `write` returns.
+    The file is on disk when this returns, also after a power cut. Where `write` fails, no temporary file stays behind.
+    Returns what `write` returns. Raises OSError that names `path`, for instance where the disk is full.
     """
     temporary = path.with_name(path.name + ".partial")
-    returned = write(temporary)
-    os.replace(temporary, path)
+    with _naming(path):
+        try:
+            returned = write(temporary)
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
     return returned
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the entries of a folder, written to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except Exception as error:  # libraries in Rust have errors of their own
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def digest(data: Any) -> str:
@@ -76,6 +112,7 @@ def move_aside(folder: Path) -> Path | None:
     with writing(folder):
         place = next(name for name in names if not os.path.lexists(name))
         folder.rename(place)
+        sync(place.parent)
     return place
 
 
@@ -106,6 +143,7 @@ class Journal:
     Args:
         made: the verb of errors: what made the file.
         name: what errors call the file; None: its path.
+        fields: what every line has, name -> type.
         obsolete: whether the first line after the provenance marks the file as obsolete; it is then begun again.
 
     Raises:
@@ -119,20 +157,24 @@ class Journal:
         made: str,
         *,
         name: Path | None = None,
+        fields: Mapping[str, type] = {},
         obsolete: Callable[[Row], bool] = lambda first: False,
     ) -> None:
-        self.path, self._provenance = path, provenance
+        self.path, self._provenance, self._fields = path, provenance, fields
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
+            self._new = path.open("ab", buffering=0)  # so that nothing of a line that did not fit waits in a buffer
         except OSError as error:
             raise _cannot_write(name or path, error) from None
-        try:
-            _lock(self._file, name or path)
-            self._resume(made, obsolete)
-        except BaseException:
-            self._file.close()
-            raise
+        with _naming(path):
+            try:
+                _lock(self._file, name or path)
+                self._resume(made, obsolete)
+                sync(path.parent)
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -143,12 +185,12 @@ class Journal:
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Every line after the provenance: its place in the file, in bytes, and its content.
 
-        Raises ConfigError, which names file and line, for a line that is not a JSON object.
+        Raises ConfigError, which names file and line, for a line that is not a JSON object with the fields.
         """
         self._file.seek(0)
         place = len(self._file.readline())
         for number, line in enumerate(self._file, start=2):
-            yield place, _parsed(line, self.path, number)
+            yield place, _parsed(line, self.path, number, self._fields)
             place += len(line)
 
     def read(self, place: int) -> dict[str, Any]:
@@ -157,13 +199,22 @@ class Journal:
         return dict(json.loads(self._file.readline()))
 
     def append(self, rows: Iterable[Row]) -> list[int]:
-        """Add lines and return their places; they are on disk when this returns."""
-        end, places = self._file.seek(0, os.SEEK_END), []
+        """Add lines and return their places; they are on disk when this returns.
+
+        Raises OSError that names the file, where the disk is full; then none of them is in it.
+        """
+        end, places, text = self._file.seek(0, os.SEEK_END), [], bytearray()
         for row in rows:
-            places.append(end)
-            end += self._file.write(_line(row))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            places.append(end + len(text))
+            text += _line(row)
+        with _naming(self.path):
+            try:
+                while text:
+                    del text[: self._new.write(text)]
+                os.fsync(self._new.fileno())
+            except OSError:
+                self._new.truncate(end)
+                raise
         return places
 
     def replace(self, rows: Iterable[Row]) -> None:
@@ -172,6 +223,7 @@ class Journal:
         write_atomically(self.path, lambda place: place.write_bytes(text))
 
     def close(self) -> None:
+        self._new.close()
         self._file.close()
 
     def _resume(self, made: str, obsolete: Callable[[Row], bool]) -> None:
@@ -192,10 +244,10 @@ class Journal:
             self._file.truncate(whole)
 
 
-def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Provenance and lines of a journal; `hint` says what makes such a file.
+def read_journal(path: Path, hint: str, fields: Mapping[str, type] = {}) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Provenance and lines of a journal; `hint` says what makes such a file, `fields` what every line has, name -> type.
 
-    Raises ConfigError if the file is not a journal or is damaged.
+    Raises ConfigError if the file is not a journal, or has a line, which is named, that is damaged or another file's.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -203,21 +255,24 @@ def read_journal(path: Path, hint: str) -> tuple[dict[str, Any], list[dict[str, 
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); {hint} makes it") from None
     if not lines or not lines[0].startswith(HEADER) or not lines[-1].endswith(b"\n"):
         raise ConfigError(f"{path}: not a file of {hint}, or its last line is cut short")
-    first, *rows = (_parsed(line, path, number) for number, line in enumerate(lines, start=1))
-    return first["provenance"], rows
+    first = _parsed(lines[0], path, 1, {"provenance": dict})
+    return first["provenance"], [_parsed(line, path, number, fields) for number, line in enumerate(lines[1:], start=2)]
 
 
 def _line(row: Row) -> bytes:
     return (json.dumps(row) + "\n").encode()
 
 
-def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parsed(line: bytes, path: Path, number: int, fields: Mapping[str, type] = {}) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise ConfigError(f"{path}:{number}: this line is damaged: repair or remove it")
+    for name, kind in fields.items():
+        if not isinstance(row.get(name), kind):
+            raise ConfigError(f'{path}:{number}: this line is not one of this file\'s, it lacks "{name}": remove it')
     return row
 
 

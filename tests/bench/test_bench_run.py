@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unmask
-from unmask.bench import decode, growth, page, presets, report, run, workload
+from unmask.bench import decode, growth, page, presets, report, run, types, workload
 from unmask.bench.peers import Peers
 from unmask.bench.picture import draw
 from unmask.bench.workload import Load
@@ -32,6 +32,8 @@ SMALL = Load(
     copied=2**16,
     square=16,
     problems=1,
+    methods=(),
+    whole=True,
     repeats=2,
     seconds=0.0,
     turns=0.0,
@@ -79,6 +81,7 @@ SCHEMA = {
         "network": {"batch", "times_one", "times_one_refresh", "refresh", "decision", "decision_share"} | TIMING,
         "memory": {"blocks", "tokens", "peak_bytes"},
     },
+    "types": {"type": {"dtype", "rows", "prompts", "same", "times", "tokens_per_second"} | TIMING},
     "growth": {"batch": GROWN, "prompt": GROWN, "answer": GROWN},
     "profile": {"operation": {"model", "name", "calls", "seconds", "share"}},
     "peers": {
@@ -99,6 +102,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "load_method", lambda name, **options: load(name, max_new_tokens=32, **options))
     monkeypatch.setattr(presets, "TABLE", ("vanilla", "r2-dllm", "fast-dllm-official"))
     monkeypatch.setattr(presets, "BATCH", 2)
+    monkeypatch.setattr(types, "native", lambda: True)
+    monkeypatch.setattr(types, "BATCH", 2)
     monkeypatch.setattr(presets, "_peak", lambda model, blocks: 1000)
 
 
@@ -149,7 +154,7 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
     assert preset["fast-dllm-official"]["tokens_per_second_batch"] is None
 
     titles = [table.title for table in report.tables(document)]
-    assert len(titles) == len(set(titles)) == 12
+    assert len(titles) == len(set(titles)) == 13
     for table in report.tables(document):
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
     asked = next(table for table in report.tables(document) if table.title == "asked for")
@@ -169,7 +174,7 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
 
 def test_shapes_add_floors_and_unknown_parts_are_named() -> None:
     assert list(run.start(["shapes"], CPU, model="m", date="d")["parts"]) == ["floors", "shapes"]
-    assert list(run.start([], CPU, model="m", date="d")["parts"]) == ["floors", "shapes", "decode", "growth"]
+    assert list(run.start([], CPU, model="m", date="d")["parts"]) == ["floors", "shapes", "decode", "types", "growth"]
     with pytest.raises(ConfigError, match="unknown part 'floor': did you mean 'floors'"):
         run.start(["floor"], CPU, model="m", date="d")
 
@@ -200,6 +205,21 @@ def test_peak_memory_is_of_the_decode_alone(monkeypatch: pytest.MonkeyPatch) -> 
     peak = presets._peak(unmask.load(), 8)
     # Keys and values of 384 tokens in 4 layers of width 160, and the activations of a refresh: megabytes, without the model.
     assert peak is None or 2 * 4 * 384 * 160 * 4 < peak < 2**24
+
+
+def test_a_type_is_recommended_where_it_pays_and_keeps_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = measured(["types"])
+    rows = report.found(document, "types", "type")
+    assert [(row["dtype"], row["rows"], row["prompts"]) for row in rows] == [
+        ("float32", 1, 1),
+        ("bfloat16", 1, 1),
+        ("float32", 2, 2),
+        ("bfloat16", 2, 2),
+    ]
+    assert [row["same"] for row in rows if row["dtype"] == "float32"] == [1, 2]
+    assert report.tables(document)[0].title.startswith("types, unmask-tiny; recommended: ")
+    monkeypatch.setattr(types, "native", lambda: False)
+    assert measured(["types"])["parts"]["types"] == []
 
 
 def test_forwards_of_a_block_causal_model() -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import runpy
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,7 @@ def peer(name: str, extra: str = "pass", *, cpu: str = "0.5", limit: float = 20.
 
 
 def rows(*peers: Peer, **changed: Any) -> list[dict[str, Any]]:
-    return list(compare(peers, [point(**changed)], rounds=2, seconds=60.0))
+    return list(compare(peers, [point(**changed)], lambda line: None, rounds=2, seconds=60.0))
 
 
 def test_peers_take_turns_and_each_turn_is_a_ratio(tmp_path: Path) -> None:
@@ -177,6 +180,16 @@ def test_names_tell_peers_apart() -> None:
         Command.parse("a=")
     with pytest.raises(ConfigError, match="No closing quotation"):
         Command.parse("a='b")
+
+
+ADAPTERS = sorted((Path(__file__).parents[2] / "benchmarks" / "peers").glob("*.py"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_adapters_that_have_never_run_say_so(adapter: Path) -> None:
+    shown = subprocess.run([sys.executable, "-S", str(adapter), "--help"], capture_output=True, text=True, check=True).stdout
+    assert "This adapter has NEVER RUN here." in " ".join(shown.split())
+    assert "never run" in str(runpy.run_path(str(adapter))["NOTE"])  # what the table shows
 
 
 def test_bfloat16_keeps_its_type(folder: Path) -> None:

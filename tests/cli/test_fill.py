@@ -8,6 +8,7 @@ import pytest
 import unmask
 from unmask.cli import main
 from unmask.cli.fill import split
+from unmask.view.trace import FIXED, FIXED_LOOK, read
 
 GIVEN = "Mia starts with 23 apples.\n\n  Mia has "
 
@@ -37,6 +38,20 @@ def test_the_filled_file_is_on_stdout(capsys: pytest.CaptureFixture[str], file: 
     document = json.loads(out)
     assert (code, len(document["holes"]), document["method"]) == (0, 2, "vanilla")
     assert document["text"] == GIVEN + document["holes"][0] + " apples.\n" + document["holes"][1] + "\n"
+
+
+def test_a_saved_decode_shows_what_was_fixed(capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path) -> None:
+    saved, page = tmp_path / "trace.json", tmp_path / "page.html"
+    code, out, _ = run(capsys, str(file), "--trace", str(saved))
+    assert code == 0
+    (trace,) = read(saved)
+    before, after = trace.cells(0), trace.cells(trace.forwards)
+    assert {cell.rule for cell in before} == {FIXED, None}
+    assert [cell.text for cell in before if cell.rule] == [cell.text for cell in after if cell.rule == FIXED]
+    assert sum(cell.rule is None for cell in before) == 5
+    assert out.endswith("".join(cell.text or "" for cell in after).split("apples")[1])
+    assert run(capsys, str(file), "--trace", str(page))[0] == 0
+    assert FIXED_LOOK.sentence in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import unmask
 from tests.bytewise import Bytes
 from tests.reference import alone, forwards_of
 from unmask.decode.memory import Memory, State
-from unmask.decode.proposal import Proposal
+from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Look, Rule, RulePart, best
 from unmask.decode.rules import Threshold
 from unmask.decode.settings import filled_field, whole_field
@@ -254,7 +254,9 @@ class Forbid:
 
     token: int
 
-    def narrow(self, logits_KLV: Tensor, proposal: Proposal, *, prompt: int, behind: Sequence[int]) -> Proposal:
+    def narrow(
+        self, logits_KLV: Tensor, proposal: Proposal, sampling: object, score: Score, *, prompt: int, behind: Sequence[int]
+    ) -> Proposal:
         allowed_KLV = logits_KLV.clone()
         allowed_KLV[..., [self.token, MASK]] = -torch.inf
         confidence_KL, candidate_KL = allowed_KLV.softmax(-1).max(-1)
@@ -272,7 +274,9 @@ class Alternate:
     first: int
     second: int
 
-    def narrow(self, logits_KLV: Tensor, proposal: Proposal, *, prompt: int, behind: Sequence[int]) -> Proposal:
+    def narrow(
+        self, logits_KLV: Tensor, proposal: Proposal, sampling: object, score: Score, *, prompt: int, behind: Sequence[int]
+    ) -> Proposal:
         place_L = torch.arange(logits_KLV.shape[1]) - prompt
         candidate_KL = torch.where(place_L % 2 == 0, self.first, self.second).expand_as(proposal.candidate_BL)
         probability_KL = logits_KLV.softmax(-1).gather(-1, candidate_KL[..., None])[..., 0]

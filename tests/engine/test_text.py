@@ -5,6 +5,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+import unmask
 from unmask.engine.text import read, settled
 
 EOS = 0
@@ -52,3 +53,34 @@ def test_a_long_stop_string_costs_no_more_than_the_text() -> None:
     began = time.perf_counter()
     assert settled(ids("ab"), Bytes(), (EOS,), ["b" * 10**6]) == "a"
     assert time.perf_counter() - began < 1.0
+
+
+TINY = unmask.load("unmask-tiny").tokenizer
+USER, ASSISTANT = TINY.convert_tokens_to_ids(["<|user|>", "<|assistant|>"])
+
+
+def test_a_special_token_stops_by_its_id_though_the_text_does_not_show_it() -> None:
+    said = TINY.encode("It is 31.")
+    tokens = [*said, USER, *TINY.encode("Next")]
+    for stop in (["<|user|>"], ["nothing", "<|user|>"], ["<|assistant|>", "<|user|>"], ["<|user|>", "<|user|>Next"]):
+        assert read(tokens, TINY, (1,), stop) == ("It is 31.", len(said), True), stop
+    assert read(tokens, TINY, (1,), ["31.<|user|>"]).text.rstrip() == "It is"
+    assert read(tokens, TINY, (1,), ["<|user|>", "is"]).text.rstrip() == "It"
+    for stop in (["<|assistant|>"], ["32.<|user|>"], []):
+        assert read(tokens, TINY, (1,), stop) == (TINY.decode(tokens, skip_special_tokens=True), len(tokens), False)
+    assert settled(said, TINY, (1,), ["31.<|user|>"]).rstrip() == "It is"  # held back until the next token is known
+
+
+@given(
+    st.lists(st.sampled_from([1, USER, ASSISTANT, *TINY.encode("It is 31. Next")]), max_size=16),
+    st.lists(st.sampled_from(["<|user|>", "<|assistant|>", "31.<|user|>", "<|user|>It", "is", "31"]), max_size=3),
+)
+def test_settled_text_only_grows_around_special_tokens(tokens: list[int], stop: list[str]) -> None:
+    whole = read(tokens, TINY, (1,), stop)
+    grown = ""
+    for size in range(len(tokens) + 1):
+        text = settled(tokens[:size], TINY, (1,), stop)
+        assert text.startswith(grown)
+        grown = text
+    assert whole.text.startswith(grown)
+    assert whole.stopped or not any(token in (1, USER) for token in tokens) or "<|user|>" not in stop

@@ -259,6 +259,12 @@ def test_a_prompt_of_nothing_begins_with_the_end_of_text() -> None:
     assert ask(lm, ("", {"max_gen_toks": 32})) == [unmask.generate(lm.model, [[1]], max_new_tokens=32)[0].text]
 
 
+def test_settings_that_ask_for_nothing_change_nothing() -> None:
+    lm = UnmaskLM()
+    nothing = {"num_beams": 1, "top_k": -1, "repetition_penalty": 1.0, "use_cache": True, "min_p": None, "max_gen_toks": 32}
+    assert ask(lm, ("Compute 1 + 1.", nothing)) == ask(lm, ("Compute 1 + 1.", {"max_gen_toks": 32}))
+
+
 def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="unknown generation setting 'num_beams': known: do_sample, max_gen_toks"):
         ask(UnmaskLM(), ("Compute 1 + 1.", {"num_beams": 4}))
@@ -379,3 +385,19 @@ def test_a_block_causal_model_answers_in_its_own_blocks_and_scores() -> None:
         for end in (" 12 - 9 = 3.", " Tom apples Tom")
     )
     assert likely > unlikely
+
+
+def test_without_the_harness_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'lm_eval' else find(name, *rest)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "unmask.evals.lm_eval", "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(unmask.__file__).parents[1]}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: this adapter needs lm_eval: pip install")

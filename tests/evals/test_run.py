@@ -212,3 +212,46 @@ def test_ablation_counts_every_commit_of_the_answer(
     drafting = evaluate(model, task, {"freedave": unmask.method("freedave", threshold=0.9)})[0]
     with pytest.raises(unmask.ConfigError, match="drafts"):
         ablate(model, task, drafting, runs[0], batch=6)
+
+
+def test_an_item_without_an_answer_is_an_error_and_the_run_goes_on(
+    model: unmask.Denoiser, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as wrong, its line says why, and it is asked again when the run is resumed."""
+    methods = {"fast-dllm": METHODS["fast-dllm"]}
+    whole, poison = evaluate(model, task, methods, batch=4)[0], task.items[1].prompt
+    answers = {item.prompt: record for item, record in zip(task.items, whole.records, strict=True)}
+
+    def without(model: unmask.Denoiser, prompts: list[str], **options: object) -> list[unmask.Completion]:
+        made = unmask.generate(model, prompts, **options)  # type: ignore[arg-type]
+        if poison in prompts[1:]:
+            raise unmask.LogitsError(
+                "no numbers", [None if prompt == poison else one for prompt, one in zip(prompts, made, strict=True)]
+            )
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unmask.evals.run.generate", without)
+        (run,) = evaluate(model, task, methods, batch=4, folder=tmp_path)
+    broken = run.records[1]
+    assert (broken.finish_reason, broken.error, broken.verdicts, broken.asked) == (
+        "error",
+        "no numbers",
+        {"exact": False},
+        False,
+    )
+    others = [replace(record, seconds=0.0) for record in run.records if record is not broken]
+    assert others == [replace(answers[item.prompt], seconds=0.0) for item in task.items if item.prompt != poison]
+    assert table([run])[0]["too_long"] == 0
+    (run,) = evaluate(model, task, methods, batch=4, folder=tmp_path)
+    assert run.answered == 1
+    assert replace(run.records[1], seconds=0.0) == replace(whole.records[1], seconds=0.0)
+
+
+def test_a_run_without_any_answer_says_so(model: unmask.Denoiser, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(model: unmask.Denoiser, prompts: list[str], **options: object) -> list[unmask.Completion]:
+        raise unmask.LogitsError("no numbers", [None] * len(prompts))
+
+    monkeypatch.setattr("unmask.evals.run.generate", without)
+    with pytest.raises(unmask.LogitsError, match="fast-dllm has answered no item: no numbers"):
+        evaluate(model, task, {"fast-dllm": METHODS["fast-dllm"]}, batch=4)

@@ -251,3 +251,19 @@ def test_a_hub_id_offline_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, t
 def test_corrupt_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     expect(folder, "tokenizer")
+
+
+@pytest.mark.parametrize("named", [3, [3], [4, 3], [3, 22]])
+def test_ends_of_text_of_the_generation_config_count_too(folder: Path, named: object, tmp_path: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    listed = named if isinstance(named, list) else [named]
+    assert unmask.load(folder).spec.eos_ids == tuple(dict.fromkeys([22, *listed]))  # config.json's first: it is the filler
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    assert unmask.load(tmp_path / "saved").spec.eos_ids == unmask.load(folder).spec.eos_ids
+    change_config(folder, eos_token_id=None)
+    assert unmask.load(folder).spec.eos_ids == tuple(listed)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    with pytest.raises(unmask.ModelError, match="eos_token_id"):
+        unmask.load(folder)

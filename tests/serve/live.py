@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 
 import httpx2
 import openai
-import uvicorn
 from fastapi import FastAPI
 
 from unmask.engine.engine import Engine, Limits
 from unmask.models.denoiser import Denoiser
 from unmask.serve.app import create_app
 from unmask.serve.options import Options
-from unmask.serve.server import Server, listen
+from unmask.serve.server import listen, server
 
 T = TypeVar("T")
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
@@ -71,7 +70,7 @@ class Background:
     def __init__(self, app: FastAPI) -> None:
         self._at = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._at.getsockname()[1]}"
-        self._server = Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        self._server = server(app, drain_seconds=5)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._at]})
         self._thread.start()
         until(lambda: self._server.started or not self._thread.is_alive())

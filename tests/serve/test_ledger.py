@@ -118,3 +118,16 @@ def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:
     with Ledger(path, MADE, 1) as second:
         second.finish()
     assert lines(path) == [said(0)]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"line": 2, "answer": {}}', '{"line": -1, "answer": {}}', '{"line": "0", "answer": {}}', "{}"]
+)
+def test_a_line_of_another_file_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "out.jsonl"
+    with Ledger(path, {}, 2) as ledger:
+        ledger.append([(0, '{"text": "a"}')])
+    journal = tmp_path / "out.jsonl.journal"
+    journal.write_text(f"{journal.read_text()}{line}\n")
+    with pytest.raises(ConfigError, match=r"out\.jsonl\.journal:3: "):
+        Ledger(path, {}, 2)

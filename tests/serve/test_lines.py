@@ -143,6 +143,10 @@ def test_a_line_may_be_a_canvas_alone_or_as_the_answer_of_a_chat(model: unmask.D
         request(model, {"canvas": parts, "token_ids": [3]}, job())
     (done,) = complete(model, [asked])
     assert answer(done)["holes"] == done.holes
+    told = json.loads(json.dumps(answer(done, steps=True)))["steps"]
+    assert told == [[step.forward, step.rule, step.confidence] for step in done.steps]
+    assert "steps" in job(steps=True).to_dict()
+    assert "steps" not in job().to_dict()
 
 
 def test_an_answer_has_an_id_what_is_kept_and_the_fields_of_generate(model: unmask.Denoiser) -> None:

@@ -246,6 +246,7 @@ def test_what_is_wrong_with_a_setting_is_told_in_its_pane(page: Live, served: Se
 
 
 def test_an_empty_prompt_is_told_too(page: Live) -> None:
+    page.fill("#prompt", "")
     page.one("#go").click()
     assert all("at least one word" in state for state in page.finish())
 
@@ -351,10 +352,49 @@ def test_pointing_at_a_token_tells_its_rule_and_how_sure(page: Live) -> None:
     assert page.hover(page.one("h1")) == ""
 
 
+def test_examples_are_offered_and_the_first_is_there(page: Live, served: Served, browser: webdriver.Chrome) -> None:
+    page.browser.refresh()
+    first, second, third = (chip.text for chip in page.all("#examples button"))
+    assert page.one("#prompt").get_attribute("value") == first
+    page.all("#examples button")[1].click()
+    page.finish()
+    assert page.one("#prompt").get_attribute("value") == second != third
+    assert page.answers()[1] == served.chat(second, method="fast-dllm")["choices"][0]["message"]["content"]
+    with serving(Engine(replace(toy("sdar"), tokenizer=Bytes(), name="bytewise"))) as other:
+        assert not Live(browser, other.url).one("#examples").is_displayed()
+
+
+def test_a_finished_decode_is_replayed_and_its_counts_are_its_figures(page: Live) -> None:
+    assert not page.one("#bar").is_displayed()
+    page.go()
+    page.finish()
+    ended, last = page.answers(), int(max(page.figures("forwards"), key=int))
+    kept = page.figures("seconds")
+    assert page.one("#where").text == f"forward {last} of {last}"
+    for pane in page.all(".pane"):
+        counts = sum(int(count.text) for count in pane.find_elements("css selector", ".legend b"))
+        forwards, rate = (float(pane.find_element("css selector", f".{name}").text) for name in ("forwards", "rate"))
+        assert abs(counts / forwards - rate) < 0.01
+    page.run("document.activeElement.blur()")
+    page.press(Keys.HOME)
+    assert page.answers() == ["", ""]
+    assert page.figures("forwards") == ["0", "0"]
+    page.press(Keys.ARROW_RIGHT)
+    assert page.figures("forwards") == ["1", "1"]
+    assert page.all(".pane:first-child .draft")
+    page.one("#drafts").click()
+    assert not page.all(".pane:first-child .draft")
+    page.one("#drafts").click()
+    page.one("#play").click()
+    page.until(lambda: page.one("#play").accessible_name == "Play")
+    assert page.answers() == ended
+    assert page.figures("seconds") == kept
+
+
 def test_everything_that_can_be_used_has_a_name(page: Live) -> None:
     page.one("#more summary").click()
     used = [part for part in page.all("button, input, select, textarea, summary, .answer, article") if part.is_displayed()]
-    assert len(used) == 8 - 1 + 2 * 4
+    assert len(used) == 8 - 1 + 2 * 4 + 3
     assert all(part.accessible_name for part in used)
 
 

@@ -208,9 +208,9 @@ def test_a_client_that_leaves_frees_what_it_held(serving: Serving, tiny: Denoise
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`unmask serve` as a user starts it; the process and its address."""
-    command = [sys.executable, "-m", "unmask", "serve", "--port", "0", *arguments]
+def process(*arguments: str, module: tuple[str, ...] = ("unmask",)) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`unmask serve` as a user starts it, or by another module; the process and its address."""
+    command = [sys.executable, "-m", *module, "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None

@@ -2,37 +2,46 @@
 
 from collections.abc import Sequence
 
+from unmask.bench import trees
 from unmask.bench.report import Document, Table, found, rate, seconds, tables
 
 ABOUT = (
     "Made by `unmask bench --compare benchmarks/results -o docs/speed.md` from the dated documents in that folder. A time is "
     "a median; its floor is the least time in which the counted bytes can be moved or the counted operations computed, at the "
-    "rates measured in the same run; its ratio is the time divided by the floor."
+    "rates measured in the same run; its ratio is the time divided by the floor. Two trees in turns are measured by "
+    "`benchmarks/before_after.py`, peers by `unmask bench peers`."
 )
 
 
-def page(documents: Sequence[Document], picture: str) -> str:
-    """A Markdown page: key figures of all documents side by side, oldest first, then the newest of each device in full."""
+def page(documents: Sequence[Document], picture: str, compared: Sequence[Document] = ()) -> str:
+    """A Markdown page: key figures of all documents side by side, oldest first, then the newest of each part and device.
+
+    `compared` are documents of benchmarks/before_after.py, which come first.
+    """
     ordered = sorted(documents, key=lambda document: document["date"])
     keys = [headline(document) for document in ordered]
     names = list(dict.fromkeys(name for key in keys for name in key))
     columns = tuple(f"{document['date']} {document['machine']['device']}" for document in ordered)
     rows = [(name, *(key.get(name, "") for key in keys)) for name in names]
-    parts = [
-        "# Speed",
-        ABOUT,
-        _markdown(Table("Side by side", ("", *columns), rows)),
-        f"![The newest run]({picture})",
-    ]
-    newest = {document["machine"]["device"]: document for document in ordered}
-    for document in newest.values():
-        machine = document["machine"]
-        about = f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}"
-        parts.append(f"## {document['date']}, {about}")
-        if document["note"]:
-            parts.append(f"Note: {document['note']}.")
-        parts += [_markdown(table) for table in tables(document)]
+    parts = ["# Speed", ABOUT]
+    for document in sorted(compared, key=lambda document: document["date"], reverse=True):
+        parts += _section(document, trees.tables(document))
+    parts += [_markdown(Table("Side by side", ("", *columns), rows)), f"![The newest run]({picture})"]
+    shown: set[tuple[str, str]] = set()
+    for document in reversed(ordered):
+        device = document["machine"]["device"]
+        new = {part: rows for part, rows in document["parts"].items() if rows and (device, part) not in shown}
+        shown |= {(device, part) for part in new}
+        if new:
+            parts += _section(document, tables({**document, "parts": new}))
     return "\n\n".join(parts) + "\n"
+
+
+def _section(document: Document, made: Sequence[Table]) -> list[str]:
+    machine = document["machine"]
+    title = f"## {document['date']}, {machine['name']}, {machine['threads']} threads, torch {machine['torch']}"
+    note = [f"Note: {document['note']}."] if document["note"] else []
+    return [title, *note, *(_markdown(table) for table in made if table.rows)]
 
 
 def headline(document: Document) -> dict[str, str]:
@@ -56,6 +65,10 @@ def headline(document: Document) -> dict[str, str]:
         key[f"`{row['method']}`, batch 1"] = f"{row['tokens_per_second']:.0f} tokens/s"
         if row["tokens_per_second_batch"] is not None:
             key[f"`{row['method']}`, batch 16"] = f"{row['tokens_per_second_batch']:.0f} tokens/s"
+    for row in found(document, "peers", "peer"):
+        if row["times"] != 1:
+            name = f"{document['model']} against {row['peer']}, {row['rows']} rows"
+            key[name] = f"{row['times']:.2f} times as fast ({row['times_least']:.2f} to {row['times_most']:.2f})"
     return {name: text for name, text in key.items() if text}
 
 

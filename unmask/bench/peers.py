@@ -31,6 +31,7 @@ PLAIN = (sys.executable, "-m", "unmask.bench.plain", "{model}")
 USUAL = (Command("plain loop", PLAIN), Command("plain loop, padded", (*PLAIN, "--padded")))
 ANSWER = 64
 BATCH = 16
+LIMIT = 600.0  # seconds of one turn
 PROMPT = 128  # tokens of a random prompt, where the model has no tokenizer
 
 
@@ -40,7 +41,7 @@ class Peers:
 
     commands: Sequence[Command] = USUAL
     method: Method | None = None
-    limit: float = 600.0
+    limit: float = LIMIT
 
     def __post_init__(self) -> None:
         names = [OURS, *(command.name for command in self.commands)]
@@ -57,8 +58,7 @@ def peers(model: Denoiser, load: Load, report: Report, asked: Peers) -> Iterator
     folder = locate(model.name)
     everyone = [Peer(command, folder, limit=asked.limit) for command in (ours, *asked.commands)]
     points = [point(model, method, rows=1, count=load.problems), point(model, method, rows=BATCH, count=BATCH)]
-    report(f"{model.name}: {', '.join(peer.name for peer in everyone)}, in turns")
-    yield from compare(everyone, points, rounds=load.repeats, seconds=load.turns)
+    yield from compare(everyone, points, report, rounds=load.repeats, seconds=load.turns)
 
 
 def point(model: Denoiser, method: Method, *, rows: int, count: int) -> "Point":
@@ -97,7 +97,9 @@ class Point:
         return [{"prompts": [list(ids) for ids in self.prompts[at : at + self.rows]], **rest} for at in starts]
 
 
-def compare(peers: Sequence[Peer], points: Sequence[Point], *, rounds: int, seconds: float) -> Iterator[dict[str, Any]]:
+def compare(
+    peers: Sequence[Peer], points: Sequence[Point], report: Report, *, rounds: int, seconds: float
+) -> Iterator[dict[str, Any]]:
     """One row per point and peer, the first being ours: `rounds` turns of each, or as many as begin within `seconds`.
 
     A turn before those warms each up and is not counted. What a bad peer did is its only row's `reason`.
@@ -107,6 +109,7 @@ def compare(peers: Sequence[Peer], points: Sequence[Point], *, rounds: int, seco
         try:
             for point in points:
                 left = [peer for peer in peers if peer.name not in failed]
+                report(f"{', '.join(peer.name for peer in left)} in turns, {point.rows} rows")
                 turns = runner.run(_turns(left, point.lines(), rounds, seconds, failed))
                 about = {"rows": point.rows, "prompts": len(point.prompts), "answer": point.new_tokens}
                 for peer in left:

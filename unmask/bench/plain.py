@@ -89,7 +89,7 @@ class Plain(nn.Module):
         self, tokens_BQ: Tensor, start: int = 0, past: Past | None = None, seen: Tensor | None = None
     ) -> tuple[Tensor, Past]:
         """Logits [B, Q, V] of the positions from `start` on, and the keys and values of all."""
-        size = self.blocks[0].size
+        size = self.config["d_model"] // self.config["n_heads"]
         frequencies = self.config["rope_theta"] ** -(torch.arange(0, size, 2) / size)
         angles = torch.arange(start, start + tokens_BQ.shape[1])[:, None] * frequencies
         angles_QD, x, kept = torch.cat((angles, angles), dim=-1), self.wte(tokens_BQ), []

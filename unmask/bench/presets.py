@@ -40,16 +40,16 @@ def presets(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, A
     made = tasks.problems("arithmetic", "test", seed=7)
     prompts = [problem.question for problem in itertools.islice(made, load.problems)]
     vanilla = _Answering(model, [make_request(model, prompt, method=load_method("vanilla")) for prompt in prompts], rows=1)
-    for name in TABLE:
+    for name in load.methods or TABLE:
         report(f"{load.problems} problems with {name}")
         method = completed(model, load_method(name))
         asked = [make_request(model, prompt, method=method) for prompt in prompts]
         sides = {"alone": vanilla if name == "vanilla" else _Answering(model, asked, rows=1)}
         if name != "vanilla":
             sides["vanilla"] = vanilla
-        if not method.official:
+        if not method.official and (load.whole or name != "vanilla"):
             sides["batch"] = _Answering(model, [asked[place % len(asked)] for place in range(BATCH)], rows=BATCH)
-            if method.cache != "none":
+            if method.cache != "none" and load.whole:
                 bare = method.change(cache="none")
                 sides["no cache"] = _Answering(model, [make_request(model, prompt, method=bare) for prompt in prompts], rows=1)
         timings = rounds(list(sides.values()), model.device, repeats=load.repeats, seconds=load.seconds, warm=True)
@@ -119,9 +119,9 @@ def batching(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, 
         } | asdict(block)
 
 
-def memory(model: Denoiser, report: Report) -> Iterator[dict[str, Any]]:
+def memory(model: Denoiser, load: Load, report: Report) -> Iterator[dict[str, Any]]:
     """Peak memory of a decode above the loaded model, for the same number of tokens in more and more blocks."""
-    for blocks in (1, 2, 4, 8):
+    for blocks in (1, 2, 4, 8) if load.whole else (1, 8):
         report(f"memory of {blocks} blocks")
         yield {"what": "memory", "blocks": blocks, "tokens": TOKENS, "peak_bytes": _peak(model, blocks)}
 

@@ -168,7 +168,7 @@ def decode(model: Denoiser, method: Replay, load: Load, *, batch: int, prompt: i
 
 def engine_for(model: Denoiser, asked: Sequence[Request], *, rows: int) -> Engine:
     """An engine with memory for that many rows of these requests and no more."""
-    return Engine(model, Limits.fitting(model, asked, rows=rows, tokens=Limits().tokens))
+    return Engine(model, Limits.fitting(model, asked, rows=rows, tokens=Limits().budget(model)))
 
 
 def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: int) -> Cost:

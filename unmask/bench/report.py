@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from unmask.bench.types import advice
+
 Document = dict[str, Any]
 Row = dict[str, Any]
 
@@ -21,6 +23,7 @@ def tables(document: Document) -> list[Table]:
         *_floors(document),
         *_shapes(document),
         *_decode(document),
+        _types(document),
         *_growth(document),
         _operations(document),
         _peers(document),
@@ -195,6 +198,23 @@ def _decode(document: Document) -> list[Table]:
     ]
 
 
+def _types(document: Document) -> Table:
+    measured = found(document, "types", "type")
+    rows = [
+        (
+            row["dtype"],
+            f"{row['rows']}",
+            f"{row['tokens_per_second']:.0f}",
+            times(row["times"]),
+            f"{row['same']} of {row['prompts']}",
+            spread(row),
+        )
+        for row in measured
+    ]
+    title = f"types, {document['model']}; recommended: {advice(measured)}" if measured else ""
+    return Table(title, ("type", "rows", "tokens/s", "of float32", "same answers", "readings"), rows)
+
+
 def _growth(document: Document) -> list[Table]:
     rows = [
         (axis, f"{row[axis]}", f"{row['forwards']}", seconds(row["seconds"]), f"{row['tokens_per_second']:.0f}", spread(row))
@@ -255,7 +275,7 @@ def _asked(document: Document) -> Table:
         ratio = preset["r2-dllm"]["times_vanilla"]
         rows.append(("r2-dllm at batch 1: 8 times vanilla without cache", times(ratio), _met(ratio >= 8)))
     network = {row["batch"]: row for row in found(document, "decode", "network")}
-    if network and "r2-dllm" in preset:
+    if network and "r2-dllm" in preset and preset["r2-dllm"]["times_alone"] is not None:
         most, ratio = max(network), preset["r2-dllm"]["times_alone"]
         limit = most * _bare(preset["r2-dllm"], network[1]) / _bare(preset["r2-dllm"], network[most])
         text = f"{times(ratio)} (the same forwards of the bare network: {times(limit)})"

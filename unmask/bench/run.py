@@ -20,6 +20,7 @@ from unmask.bench.peers import Peers, peers
 from unmask.bench.presets import batching, memory, presets
 from unmask.bench.profile import profile
 from unmask.bench.shapes import shapes
+from unmask.bench.types import types
 from unmask.bench.workload import Load, Report, workload
 from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.models.denoiser import Denoiser
@@ -27,8 +28,8 @@ from unmask.models.denoiser import Denoiser
 Document = dict[str, Any]
 Rows = Iterator[dict[str, Any]]
 
-PARTS = ("floors", "shapes", "decode", "growth", "profile", "peers")
-USUAL = PARTS[:4]
+PARTS = ("floors", "shapes", "decode", "types", "growth", "profile", "peers")
+USUAL = PARTS[:5]
 
 
 def start(
@@ -100,7 +101,9 @@ def _measure(
             yield from decisions(device, load, report)
             yield from presets(model, load, report)
             yield from batching(model, load, report)
-            yield from memory(model, report)
+            yield from memory(model, load, report)
+        case "types":
+            yield from types(load_model(), load, report)
         case "growth":
             yield from growth(device, load, report)
         case "profile":
@@ -109,13 +112,17 @@ def _measure(
             yield from peers(load_model(), load, report, asked)
 
 
-def read(text: str, where: str) -> Document:
-    """Parse a document; `where` names its file. Raises ConfigError if it is not one."""
+MADE = {"unmask": ("parts", "`unmask bench -o`"), "before_after": ("rows", "benchmarks/before_after.py")}
+
+
+def read(text: str, where: str, benchmark: str = "unmask") -> Document:
+    """Parse a document of a benchmark; `where` names its file. Raises ConfigError if it is not one."""
+    holds, made = MADE[benchmark]
     try:
         document: Document = json.loads(text)
-        known = document["benchmark"] == "unmask" and isinstance(document["parts"], dict)
+        known = document["benchmark"] == benchmark and isinstance(document[holds], dict | list)
     except (json.JSONDecodeError, KeyError, TypeError):
         known = False
     if not known:
-        raise ConfigError(f"{where}: not a document of `unmask bench -o`")
+        raise ConfigError(f"{where}: not a document of {made}")
     return document

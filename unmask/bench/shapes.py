@@ -111,7 +111,7 @@ def _decodes(model: Denoiser, load: Load, limits: Rates, point: dict[str, Any], 
     names = [schedule.name for schedule in published]
     at_batches = REPLAYED if REPLAYED in names else names[-1]
     for schedule in published:
-        if point["batch"] > 1 and schedule.name != at_batches:
+        if schedule.name != at_batches and (point["batch"] > 1 or not load.whole):
             continue
         if not schedule.cached and point["variant"] != next(iter(variants(model))):
             continue  # without a cache all variants are the same

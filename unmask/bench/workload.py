@@ -100,6 +100,8 @@ class Load:
         copied: bytes of a copy, more than any cache holds.
         square: side of the large matrices.
         problems: of the embedded model's tasks.
+        methods: the presets that decode them; empty: all.
+        whole: every published schedule, preset without its cache and vanilla as a batch too, which take longest.
         repeats, seconds: number of readings, and the time after which no further one begins.
         turns: that time where whole decoders take turns.
     """
@@ -114,16 +116,21 @@ class Load:
     copied: int
     square: int
     problems: int
+    methods: tuple[str, ...]
+    whole: bool
     repeats: int
     seconds: float
     turns: float
+
+
+QUICK = ("vanilla", "fast-dllm", "r2-dllm")  # the presets of a quick run
 
 
 def workload(device: torch.device, *, quick: bool) -> Load:
     """The usual load of this kind of device."""
     if device.type == "cpu":
         return Load(
-            shapes=("LLaDA-30M", "Dream-34M", "SDAR-30M", "LLaDA2-20M"),
+            shapes=("LLaDA-30M",) if quick else ("LLaDA-30M", "Dream-34M", "SDAR-30M", "LLaDA2-20M"),
             dtype=torch.float32,
             batches=(1,) if quick else (1, 4, 16),
             prompts=(128,),
@@ -135,6 +142,8 @@ def workload(device: torch.device, *, quick: bool) -> Load:
             copied=2**28,
             square=1024 if quick else 2048,
             problems=1 if quick else 3,
+            methods=QUICK if quick else (),
+            whole=not quick,
             repeats=1 if quick else 5,
             seconds=1.0 if quick else 4.0,
             turns=5.0 if quick else 60.0,
@@ -156,6 +165,8 @@ def workload(device: torch.device, *, quick: bool) -> Load:
         copied=2**32,
         square=8192,
         problems=2 if quick else 8,
+        methods=QUICK if quick else (),
+        whole=not quick,
         repeats=2 if quick else 10,
         seconds=4.0 if quick else 10.0,
         turns=20.0 if quick else 120.0,

@@ -26,7 +26,7 @@ from unmask.cli import (
     train,
     view,
 )
-from unmask.errors import UnmaskError
+from unmask.errors import LogitsError, UnmaskError
 
 
 @runtime_checkable
@@ -136,6 +136,6 @@ def report(error: Exception) -> int:
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnmaskError):
         print(f"error: {line}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, LogitsError) else 2
     print(f"error: {type(error).__name__}: {line} (--traceback shows where)", file=sys.stderr)
     return 1

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 def command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="floors, shapes, decode, growth, profile or peers; default: the first four.")
+        list[str] | None,
+        typer.Argument(help="floors, shapes, decode, types, growth, profile or peers; default: the first five."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File of the document or, with --compare, of the page.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the document (png, svg, pdf); needs matplotlib.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Less of everything, for a first look.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Less of everything, for a first look: under a minute on two free cores.")
+    ] = False,
     note: Annotated[str, typer.Option(help="What a reader of the document should know, such as other programs that ran.")] = "",
     source: Annotated[
         Path | None, typer.Option("--from", help="Measure nothing: show, draw or print the document in this file.")
@@ -107,14 +110,13 @@ def command(
 
 def _peers(commands: list[str] | None, method: str | None, limit: float | None) -> "Peers":
     from unmask.bench.peer import Command
-    from unmask.bench.peers import Peers
+    from unmask.bench.peers import LIMIT, USUAL, Peers
 
-    given = {
-        "commands": [Command.parse(text) for text in commands or []],
-        "method": None if method is None else read_method(method),
-        "limit": limit,
-    }
-    return Peers(**{name: value for name, value in given.items() if value not in (None, [])})
+    return Peers(
+        commands=[Command.parse(text) for text in commands] if commands else USUAL,
+        method=None if method is None else read_method(method),
+        limit=LIMIT if limit is None else limit,
+    )
 
 
 def _publish(document: dict[str, Any], output: Path | None, picture: Path | None, as_json: bool) -> None:
@@ -167,8 +169,10 @@ def _compare(folder: Path, output: Path | None) -> None:
         raise ConfigError(f"{folder}: no *-bench-*.json there; `unmask bench -o` makes them")
     documents = [read(_text(file), str(file)) for file in files]
     image = output.with_suffix(".png")
-    draw(max(documents, key=lambda document: str(document["date"])), image)
-    _keep(output, page(documents, image.name))
+    drawn = [document for document in documents if {"shapes", "decode", "growth"} & document["parts"].keys()]
+    draw(max(drawn or documents, key=lambda document: str(document["date"])), image)
+    compared = [read(_text(file), str(file), "before_after") for file in sorted(folder.glob("*-before-after-*.json"))]
+    _keep(output, page(documents, image.name, compared))
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -192,6 +192,9 @@ def _answer(setup: _Setup, methods: "Mapping[str, Method]", max_new_tokens: int 
             max_new_tokens=max_new_tokens,
             report=report,
         )
+    for run in runs:
+        if errors := [record.error for record in run.records if record.error]:
+            typer.echo(f"{len(errors)} of {len(run.records)} items of {run.name} have no answer: {errors[0]}", err=True)
     if not any(run.answered for run in runs):
         newest = max((setup.folder / file_name(run.name)).stat().st_mtime for run in runs)
         when = datetime.datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
@@ -235,7 +238,8 @@ def _counts(setup: _Setup, kind: str, run: "Run", vanilla: "Run") -> "Journal":
         name: provenance(model, task, one.method, setup.weights, setup.batch)
         for name, one in (("run", run), ("vanilla", vanilla))
     }
-    return Journal(folder / kind / file_name(run.name), origin, "counted")
+    fields = {"id": str, "rules" if kind == "ablation" else "forwards": object}
+    return Journal(folder / kind / file_name(run.name), origin, "counted", fields=fields)
 
 
 @contextmanager

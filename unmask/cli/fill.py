@@ -27,6 +27,7 @@ from unmask.cli.choose import (
     own_values,
     read_method,
 )
+from unmask.cli.view import check_output, save
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,12 +55,16 @@ def command(
     seed: Seed = 0,
     stop: Stop = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the decode on stderr, fixed text dim.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Save the decode: FILE.json for `unmask view`, or FILE.html as a page.")
+    ] = None,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Print FILE with its holes filled; what it cost is said on stderr."""
+    check_output(trace)
     parts = split(_text(file), hole_marker, str(file), early=early)
     chosen = read_method(method or own_method(model), settings)
 
@@ -69,17 +74,21 @@ def command(
     from unmask.engine.generate import answer, make_request
     from unmask.engine.own import completed
     from unmask.view.terminal import watching
+    from unmask.view.trace import Recorder
 
     canvas = unmask.canvas(*parts, chat=question, blind=blind)
     with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser:
         request = make_request(
             denoiser, canvas, method=chosen, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or []
         )
-        console = Console(stderr=True)
-        watched = watching(denoiser, request.limit or 0, console, fixed=request.fixed) if watch else contextlib.nullcontext()
-        with watched as recorder:
-            completion = answer(denoiser, [request], recorder)[0]
+        length, fixed, screen = request.length, request.fixed, Console(stderr=True)
+        recorded = Recorder(denoiser, length, fixed=fixed)
+        with watching(denoiser, length, screen, fixed=fixed) if watch else contextlib.nullcontext(recorded) as recorder:
+            completion = answer(denoiser, [request], recorder if watch or trace else None)[0]
     used = completed(denoiser, chosen)
+    if trace and recorder.seen:  # where there was a hole
+        kept = used.to_dict()
+        save(trace, [recorder.trace(prompt=question or "", method=chosen.name, settings=kept, completion=completion)])
     if as_json:
         document = {
             "text": completion.text,

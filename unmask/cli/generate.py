@@ -28,6 +28,19 @@ from unmask.cli.choose import (
     read_method,
 )
 from unmask.cli.view import check_output, save
+from unmask.errors import ConfigError
+
+
+def read_schema(path: Path) -> str:
+    """The text of a schema's file. Raises ConfigError where it cannot be read or is no JSON."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no JSON ({error})") from None
+    return text
 
 
 def command(
@@ -41,6 +54,12 @@ def command(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
+    regex: Annotated[
+        str | None, typer.Option(metavar="R", help="The answer matches this pattern, from beginning to end.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The answer is JSON that the schema in this file validates.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Draw the decode, each token in the colour of its rule.")] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Save the decode: FILE.json for `unmask view`, or FILE.html as a page.")
@@ -53,6 +72,7 @@ def command(
     """Answer PROMPT with one method."""
     check_output(trace)
     chosen = read_method(method or own_method(model), settings)
+    schema = None if json_schema is None else read_schema(json_schema)
 
     import unmask
     from unmask.cli.console import console
@@ -75,6 +95,8 @@ def command(
                 top_k=top_k,
                 seed=seed,
                 stop=stop or [],
+                regex=regex,
+                json_schema=schema,
                 observer=recorder if watch or trace else None,
             )[0]
     name, kept = chosen.name or method or "", dataclasses.replace(used, name="").to_dict()

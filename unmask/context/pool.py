@@ -77,6 +77,12 @@ class KVPool:
             if self._holders[page] == 0:
                 bisect.insort(self._free, page)
 
+    def clear(self, pages: tuple[int, ...]) -> None:
+        """Forget what these pages of one holder hold: masked slots are read with weight 0, and 0 times NaN is NaN."""
+        own = [page for page in pages if self._holders[page] == 1]
+        for whole in (*self.keys, *self.values):
+            whole.view(-1, PAGE, *whole.shape[1:])[own] = 0
+
     def write(self, layer: int, k_MGD: Tensor, v_MGD: Tensor, slots_M: Tensor) -> None:
         """Store fresh keys and values in these slots, in place."""
         self.keys[layer].index_copy_(0, slots_M, k_MGD)

@@ -35,6 +35,18 @@ def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
     Rows of temperature 0 take the most probable token. The noise of a position stays the same from forward to forward
     (common random numbers), so that a prediction changes only when the logits do.
     """
+    noise_BLV = gumbel(sampling.seed_B1, sampling.positions_BL, logits_BLV.shape[-1])
+    noisy = tempered(logits_BLV, sampling, mask_id) + noise_BLV
+    chosen = torch.where(sampling.temperature_B1[..., None] > 0, noisy, logits_BLV)
+    chosen[..., mask_id] = -torch.inf
+    return chosen.argmax(dim=-1)
+
+
+def tempered(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
+    """Logits / temperature of the tokens that top-k and top-p keep; all others, and the mask, at -inf.
+
+    Rows of temperature 0 are divided by 1.
+    """
     hot = sampling.temperature_B1[..., None] > 0
     kept = logits_BLV / torch.where(hot, sampling.temperature_B1[..., None], 1.0)
     kept[..., mask_id] = -torch.inf  # before the filters: it must not take the place of a real token
@@ -42,10 +54,7 @@ def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
         kept = _keep_top_k(kept, sampling.top_k_B1)
     if sampling.top_p_B1 is not None:
         kept = _keep_top_p(kept, sampling.top_p_B1)
-    noisy = kept + gumbel(sampling.seed_B1, sampling.positions_BL, logits_BLV.shape[-1])
-    chosen = torch.where(hot, noisy, logits_BLV)
-    chosen[..., mask_id] = -torch.inf
-    return chosen.argmax(dim=-1)
+    return kept
 
 
 def _keep_top_k(logits_BLV: Tensor, top_k_B1: Tensor) -> Tensor:

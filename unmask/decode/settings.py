@@ -114,11 +114,13 @@ class Ids(Bound):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Bound):
-    """Any text."""
+    """A short text on one line."""
 
     def check(self, name: str, value: Any) -> None:
         if not isinstance(value, str):
-            raise ConfigError(f"{name} must be a text, got {value!r}")
+            raise ConfigError(f"{name} must be a text, got {value!r:.60}")
+        if len(value) > 100 or not value.isprintable():
+            raise ConfigError(f"{name} must be a text of at most 100 letters on one line, got {value!r:.60} ({len(value)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def ids_field(*, default: Any = MISSING, none: NoneIs = "refused") -> Any:
 
 
 def text_field(*, default: Any = MISSING) -> Any:
-    """A field that holds any text."""
+    """A field that holds a short text on one line."""
     return _field(Text(), default)
 
 

@@ -30,6 +30,7 @@ Ending = Literal["never", "first", "written", "block", "whole block"]
 Seed = Literal["alone", "with others"]
 ENDED = -1
 UNSETTLED = -2
+BROKEN = -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class BlockFacts(NamedTuple):
         return BlockFacts(fixed_BL, step_B, suffix_B, self.sampling and self.sampling.repeat(times), kind_BL)
 
 
-Narrow = Callable[[Tensor, Proposal], Proposal]
+Narrow = Callable[[Tensor, Proposal, Sampling | None, Score], Proposal]
 
 
 def decide(
@@ -128,8 +129,10 @@ def decide(
 ) -> tuple[Outcome, Tensor]:
     """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
-    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V] and the proposal made of them. `shown_S`:
-    which of the R tokens the logits [S, V] are of, all masked ones among them; None: all. Only where `settings.reads_open`.
+    A row any of whose logits are no distribution (NaN, +inf, or -inf for every token) is `BROKEN`: its outcome means nothing.
+    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V], the proposal made of them, and how they are
+    drawn and scored. `shown_S`: which of the R tokens the logits [S, V] are of, all masked ones among them; None: all. Only
+    where `settings.reads_open`.
     """
     rows, states, length = states_BKL.shape
     logits_BLV = logits_RV.view(rows * states, length, -1) if shown_S is None else logits_RV
@@ -147,12 +150,15 @@ def decide(
         never=settings.never,
         shown_S=shown_S,
     )
+    broken_B = proposal.confidence_BL.isnan().view(rows, -1).any(dim=1)
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
     if settings.moves:
         proposal = proposal._replace(logits_BLV=without(logits_BLV, (mask_id,)))
     if narrow is not None:
-        proposal = narrow(logits_BLV, proposal)
+        sampling = facts.sampling and facts.sampling.repeat(states)
+        proposal = narrow(logits_BLV, proposal, sampling, settings.score)
+        proposal = proposal._replace(filler_BL=proposal.filler_BL | (proposal.candidate_BL[..., None] == eos_E).any(dim=-1))
     if settings.alternatives:
         sure_BLV = without(
             logits_BLV.log_softmax(dim=-1, dtype=torch.promote_types(logits_BLV.dtype, torch.float32)), (mask_id,)
@@ -184,7 +190,9 @@ def decide(
         ending=settings.ending,
         final_B=None if outcome.final_BN is None else outcome.final_BN.flatten(),
     )
-    return outcome, left_R if count == 1 else left_R.view(rows, count)
+    if count > 1:
+        return outcome, left_R.view(rows, count).masked_fill(broken_B[:, None], BROKEN)
+    return outcome, left_R.masked_fill(broken_B, BROKEN)
 
 
 def propose(

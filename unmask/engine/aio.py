@@ -8,6 +8,7 @@ A client that leaves (its task is cancelled, its generator closed) frees what it
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,10 +16,12 @@ from contextlib import aclosing
 from typing import NamedTuple, Self
 
 from unmask.engine.engine import Engine
+from unmask.engine.health import Health, Trouble
 from unmask.engine.request import Completion, Progress, Request
 from unmask.models.follow import OutOfStep
 
-FAILURES = 8  # forwards in a row
+FAILURES = 8  # forwards in a row that raise, and the engine is given up
+GRACE = 5.0  # seconds that closing waits for a forward
 
 
 class _Listener(NamedTuple):
@@ -35,9 +38,20 @@ class _Listener(NamedTuple):
 class AsyncEngine:
     """Steps an engine in a thread of its own while there are requests; nothing else may step it."""
 
-    def __init__(self, engine: Engine, observer: Callable[[int, float], None] = lambda rows, seconds: None) -> None:
-        """`observer` is called in the thread after each step, with the number of its rows and the seconds it took."""
+    def __init__(
+        self,
+        engine: Engine,
+        observer: Callable[[int, float], None] = lambda rows, seconds: None,
+        *,
+        forward_seconds: float = math.inf,
+        first_forward_seconds: float = math.inf,
+    ) -> None:
+        """`observer` is called in the thread after each step, with the number of its rows and the seconds it took.
+
+        A forward of more than `forward_seconds` counts as stuck, the first one, which may compile, by its own limit.
+        """
         self.engine, self._observer = engine, observer
+        self._health = Health(forward_seconds, first_forward_seconds)
         self._listeners: dict[int, _Listener] = {}
         self._lock = threading.Lock()  # around the listeners, and a number's birth: no progress comes before its listener
         self._wake = threading.Event()
@@ -50,11 +64,17 @@ class AsyncEngine:
         """Whether its thread takes requests."""
         return self._thread.is_alive() and not self._closed
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with its forwards, if anything is."""
+        return self._health.trouble(time.monotonic())
+
     async def stream(self, request: Request, *, watch: bool = False) -> AsyncIterator[Progress]:
         """The request's progress; the last one has its completion.
 
         Raises ConfigError or RequestError before anything is yielded where the request cannot be answered
-        (`engine.check` finds out without a stream), and what a forward raised where one failed.
+        (`engine.check` finds out without a stream), LogitsError where its logits are no numbers, and what a forward raised
+        where one failed.
         """
         listener = _Listener(asyncio.get_running_loop(), asyncio.Queue())
         with self._lock:
@@ -85,11 +105,12 @@ class AsyncEngine:
         raise AssertionError("a stream ends with a completion")
 
     async def close(self) -> None:
-        """End the thread after its forward; clients that still wait get a RuntimeError."""
+        """End the thread after its forward; clients that still wait get a RuntimeError, also where the forward does not end."""
         with self._lock:
             self._closed = True
         self._wake.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, GRACE)
+        self._fail(RuntimeError("the engine is closed"), self._open_requests())
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,6 +130,7 @@ class AsyncEngine:
         failures = 0  # in a row
         while not self._closed:
             began = time.perf_counter()
+            self._health.begin(time.monotonic())
             try:
                 made = self.engine.step()
             except OutOfStep as error:
@@ -120,9 +142,11 @@ class AsyncEngine:
                 numbers = self._open_requests()
                 self._fail(error, [number for number in numbers if number not in self.engine] or numbers)
                 failures += 1
+                self._health.end(time.monotonic(), rows=0, broken=0, raised=True)
                 if failures == FAILURES:
                     return
                 continue
+            self._health.end(time.monotonic(), rows=len(made), broken=sum(one.error is not None for one in made))
             if made:
                 failures = 0
                 self._observer(len(made), time.perf_counter() - began)
@@ -130,7 +154,7 @@ class AsyncEngine:
                 with self._lock:
                     listener = self._listeners.get(progress.number)
                 if listener is not None:
-                    listener.hand(progress)
+                    listener.hand(progress.error or progress)
             if not self.engine.busy:
                 self._wake.wait()
                 self._wake.clear()

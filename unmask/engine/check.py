@@ -1,12 +1,36 @@
 """Whether a request can be answered at all, by its prompt and its fixed text."""
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from unmask.decode.spec import ModelSpec
 from unmask.engine.request import Request
 from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
+
+
+def check_size(text: str, model: Denoiser) -> None:
+    """Raises PromptTooLong where a text is too long whatever its tokens are, before seconds and memory go into them.
+
+    >>> from unmask.models.toy import toy
+    >>> check_size("any text", toy())
+    """
+    most = model.spec.max_length * _longest(model.tokenizer)
+    if len(text) > most:
+        raise PromptTooLong(
+            f"a text of {len(text)} letters exceeds the model's {model.spec.max_length} tokens, "
+            f"which hold {most} letters at most: shorten the prompt"
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _longest(tokenizer: Any) -> float:
+    """Letters of the longest token, a byte counted as one; a tokenizer that lists no tokens sets no limit."""
+    tokens = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else ()
+    return max(map(len, tokens), default=math.inf)
 
 
 def check(prompt: Sequence[int], answer: int, spec: ModelSpec, *, empty: bool = False) -> None:

@@ -25,9 +25,9 @@ from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
 from unmask.engine.runner import PendingStep, Runner
-from unmask.engine.scheduler import admit, pick
+from unmask.engine.scheduler import Held, Row, Turns, admit
 from unmask.engine.state import RequestState
-from unmask.errors import PromptTooLong, UnmaskError
+from unmask.errors import LogitsError, PromptTooLong, UnmaskError
 from unmask.models.denoiser import Denoiser
 
 
@@ -39,19 +39,23 @@ class Limits:
         memory: bytes of key/value memory; None: enough for `rows` of the model's longest, but at most 1 GiB, or half of
             what is free on a GPU.
         rows: requests that are decoded at once; the others wait.
-        tokens: query tokens of a forward, drafts included.
+        tokens: query tokens of a forward, drafts included, and so of the longest forward of one row; None: 8192 on a GPU, where
+            a forward of many rows takes little longer than of one, and 1024 elsewhere, or the model's longest.
+        share: of them for all rows of one request together, beside its first; None: a quarter.
         prefix_cache: whether requests that begin alike share keys and values, where the model's attention is block-causal.
     """
 
     memory: int | None = None
     rows: int = 64
-    tokens: int = 8192
+    tokens: int | None = None
+    share: int | None = None
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         whole("memory", self.memory, 0)
         whole("rows", self.rows, 1, required=True)
-        whole("tokens", self.tokens, 1, required=True)
+        whole("tokens", self.tokens, 1)
+        whole("share", self.share, 1)
 
     @classmethod
     def fitting(
@@ -69,6 +73,10 @@ class Limits:
         most = sorted((state.most_tokens for state in states), reverse=True)[:rows] or [1]
         budget = sum(most) if tokens is None else max(tokens, most[0])
         return cls(rows=rows, memory=sum(pages) * model.page_bytes, tokens=budget)
+
+    def budget(self, model: Denoiser) -> int:
+        """Query tokens of a forward of this model."""
+        return self.tokens or (8192 if model.device.type == "cuda" else max(1024, model.spec.max_length))
 
     def pages(self, model: Denoiser) -> int:
         """Pages of key/value memory for this model."""
@@ -116,6 +124,8 @@ class Engine:
         self.model, self.limits = model, limits or Limits()
         self._ahead = model.device.type != "cpu" if ahead is None else ahead
         limits = self.limits
+        self.tokens = limits.budget(model)
+        self._turns = Turns(budget=self.tokens, share=limits.share or max(1, self.tokens // 4))
         self._runner = Runner(model, pages=limits.pages(model), rows=limits.rows, shared=limits.prefix_cache)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
@@ -152,11 +162,11 @@ class Engine:
                 f"the request needs key/value memory for {state.slots} tokens, and the engine's holds "
                 f"{self._runner.pool.pages * PAGE}: shorten it, draft less, use cache=none or give the engine more memory"
             )
-        state.room = self.limits.tokens
+        state.room = self.tokens
         if state.least_tokens > state.room:
             raise PromptTooLong(
                 f"the request needs forwards of up to {state.least_tokens} tokens, and the engine's hold "
-                f"{self.limits.tokens}: shorten it, draft less or let the engine's forwards hold more"
+                f"{self.tokens}: shorten it, draft less or let the engine's forwards hold more"
             )
         return state
 
@@ -190,12 +200,12 @@ class Engine:
         """
         made = [_progress(*finished) for finished in self._turn()]
         with self._lock:  # the others have been aborted
-            return [progress for progress in made if progress.completion is not None or progress.number in self._running]
+            return [one for one in made if one.completion or one.error or one.number in self._running]
 
     def generate(self, requests: Sequence[Request], observer: Observer | None = None) -> list[Completion]:
         """Answer these requests and no others; completions in their order. `observer` is called once per forward.
 
-        Raises ConfigError or RequestError before the first forward.
+        Raises ConfigError or RequestError before the first forward, and LogitsError when all others are answered.
         """
         places: dict[int, int] = {}  # number -> place among the requests
         try:
@@ -206,14 +216,18 @@ class Engine:
                 self.abort(number)
             raise
         done: dict[int, Completion] = {}
+        broken: dict[int, str] = {}
         forwards = itertools.count()
         while self.busy:
             finished = [finished for finished in self._turn() if finished.entry.number in places]
-            records = [record for _, record, _ in finished if record is not None]
+            records = {places[entry.number]: record for entry, record, _ in finished if record is not None}
             if observer is not None and records:
-                rows = [places[entry.number] for entry, record, _ in finished if record is not None]
-                observer(StepRecord.of_batch(records, forward=next(forwards), rows=rows))
-            done |= {places[entry.number]: entry.state.complete() for entry, _, over in finished if over}
+                observer(StepRecord.of_batch([*records.values()], forward=next(forwards), rows=[*records]))
+            over = {places[entry.number]: entry.state for entry, _, over in finished if over}
+            done |= {place: state.complete() for place, state in over.items() if not state.broken}
+            broken |= {place: _no_numbers(state, place) for place, state in over.items() if state.broken}
+        if broken:
+            raise LogitsError(broken[min(broken)], [done.get(place) for place in range(len(requests))])
         return [done[place] for place in range(len(requests))]
 
     def _turn(self) -> list[_Finished]:
@@ -250,7 +264,7 @@ class Engine:
         finished = [_Finished(entry, record, entry.state.settle()) for entry, record in kept]
         with self._lock:
             for entry, _, over in finished:
-                if entry.number in self._running:
+                if entry.number in self._running and not entry.state.broken:
                     self._runner.publish(entry.state)
                 if over:
                     self._free(entry.number)
@@ -261,7 +275,8 @@ class Engine:
         with self._lock:
             self._join()
             line = list(self._running.values())
-            picked = [line[index] for index in pick([entry.state.tokens for entry in line], budget=self.limits.tokens)]
+            turns = self._turns.pick([Row(entry.state.request.owner, entry.state.tokens) for entry in line])
+            picked = [line[index] for index in turns]
             for entry in picked:  # to the end of the line
                 self._running[entry.number] = self._running.pop(entry.number)
         if not picked:
@@ -275,13 +290,17 @@ class Engine:
 
     def _join(self) -> None:
         """Let in the waiting requests that find memory, but none that begins with what a running one is computing now."""
-        prefixes, rows = self._runner.prefixes, self.limits.rows - len(self._running)
-        line = [entry for entry in self._waiting.values() if rows and not prefixes.waits(entry.state.lease)]
-        joining = admit((prefixes.needs(entry.state.lease) for entry in line), free=prefixes.free, rows=rows)
-        for entry in line[:joining]:
-            if not prefixes.waits(entry.state.lease):  # for one that has just joined
-                self._running[entry.number] = self._waiting.pop(entry.number)
-                self._runner.allocate(entry.state)
+        prefixes, held = self._runner.prefixes, None
+        while (rows := self.limits.rows - len(self._running)) and self._waiting:
+            line = [entry for entry in self._waiting.values() if not prefixes.waits(entry.state.lease)]
+            wanted = [Row(entry.state.request.owner, prefixes.needs(entry.state.lease)) for entry in line]
+            held = held or Held(Row(entry.state.request.owner, len(entry.state.pages)) for entry in self._running.values())
+            place = admit(wanted, held, pages=prefixes.free, rows=rows)
+            if place is None:
+                return
+            entry = self._running[line[place].number] = self._waiting.pop(line[place].number)
+            self._runner.allocate(entry.state)
+            held.add(Row(wanted[place].owner, len(entry.state.pages)))
 
     def _free(self, number: int) -> None:
         # Safe while its forward is pending: only `step` lends to another, and it finishes that forward first.
@@ -293,12 +312,23 @@ class Engine:
 def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
     """What a forward made of one request, which has settled since."""
     state = entry.state
+    if state.broken:
+        return Progress(number=entry.number, text="", error=LogitsError(_no_numbers(state)))
     completion = state.complete() if over else None
     text = state.settled() if completion is None else completion.text
     fresh = text[len(entry.sent) :]
     entry.sent = text
     draft = None if record is None or completion is not None else _draft(entry, record)
     return Progress(number=entry.number, text=fresh, completion=completion, record=record, draft=draft)
+
+
+def _no_numbers(state: RequestState, place: int | None = None) -> str:
+    """The message for a broken row; `place` among the prompts, where there are others."""
+    whose = "" if place is None else f" of prompt {place}"
+    return (
+        f"the model's logits are no numbers (NaN or infinite) in forward {state.forwards - 1}{whose}: "
+        f"check the weights of {state.model.name}, or try dtype float32"
+    )
 
 
 def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
@@ -315,6 +345,6 @@ def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
     return Draft(
         start=len(entry.sent),
         text=text[len(entry.sent) :],
-        masked=[place - prompt for place in places if place - prompt < state.limit],
+        masked=[place - prompt for place in places if place - prompt < state.request.length],
         forward=record.forward,
     )

@@ -5,30 +5,38 @@ from dataclasses import replace
 from typing import Any
 
 from unmask.decode.settings import whole
-from unmask.engine.check import check
+from unmask.engine.check import check, check_size
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.holes import Behind, CanvasPrompt, Hole, Laid, Piece, lay_out
 from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
+from unmask.engine.template import render
 from unmask.engine.text import decode
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
+from unmask.grammar import language as languages
+from unmask.grammar.constraint import Grammar
+from unmask.grammar.language import Language, grammar
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
-from unmask.methods.recipe import grid
+from unmask.methods.recipe import answer_ends, grid
 from unmask.models.denoiser import Denoiser
+
+Schema = Mapping[str, Any] | bool | str  # as an object, or its text
 
 
 def generate(
     model: Denoiser,
     prompts: Sequence[str | Sequence[int] | CanvasPrompt],
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int | Sequence[int] = 0,
     stop: Sequence[str] | None = None,
+    regex: str | Sequence[str | None] | None = None,
+    json_schema: Schema | Sequence[Schema | None] | None = None,
     observer: Observer | None = None,
 ) -> list[Completion]:
     """Answer prompts as one batch, each row as if it were alone.
@@ -37,17 +45,20 @@ def generate(
         model: from `unmask.load`.
         prompts: strings (through the chat template where the tokenizer has one), token ids or canvases (`unmask.canvas`), any
             mix of lengths.
-        method: from `unmask.method`, or the name of a preset; None: the model's own, or r2-dllm.
+        method: from `unmask.method`, the name of a preset, or settings as in a file; None: the model's own, or r2-dllm.
         max_new_tokens: length of every answer; None: the method's, the model's own, or 128. Blocks are decoded whole, and
             an answer that ends within one is cut there. A canvas has a length of its own and takes none.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
         stop: strings that end an answer, or of a canvas a hole that may end early.
+        regex, json_schema: what every answer is to be, or a list with one for each prompt (None: free). Every answer then
+            is: it matches the pattern from beginning to end, or is JSON that validates.
         observer: called with a StepRecord after each forward.
 
     Raises:
         ConfigError: a bad option or value.
-        RequestError: an empty prompt, one that is too long or one that holds the mask id.
+        RequestError: an empty prompt, one that is too long or one that holds the mask id; a regex or schema that is broken,
+            not supported, or needs more than `max_new_tokens`.
 
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
@@ -55,11 +66,17 @@ def generate(
     >>> unmask.generate(model, [question], method="r2-dllm", max_new_tokens=64)[0].text
     'Mia starts with 23 apples. On Monday Mia buys 8, so 23 + 8 = 31. So Mia has 31 apples. The answer is 31.'
     """
+    if not isinstance(model, Denoiser):
+        name = model if isinstance(model, str) else "unmask-tiny"
+        raise ConfigError(f"the first argument is a model, got {model!r:.60}: unmask.generate(unmask.load({name!r}), prompts)")
     if isinstance(prompts, str):
         raise ConfigError("prompts must be a list: write [prompt]")
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"observer must be a function of one StepRecord, got {observer!r:.60}")
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
+    asked = _languages(regex, json_schema, len(prompts))
     requests = [
         make_request(
             model,
@@ -71,8 +88,9 @@ def generate(
             top_k=top_k,
             seed=row_seed,
             stop=stop,
+            language=language,
         )
-        for prompt, row_seed in zip(prompts, seeds, strict=True)
+        for prompt, row_seed, language in zip(prompts, seeds, asked, strict=True)
     ]
     return answer(model, requests, observer)
 
@@ -89,7 +107,7 @@ def make_request(
     model: Denoiser,
     prompt: str | Sequence[int] | CanvasPrompt,
     *,
-    method: Method | str | None = None,
+    method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -97,10 +115,11 @@ def make_request(
     seed: int = 0,
     stop: Sequence[str] | None = None,
     limit: int | None = None,
+    language: Language | None = None,
 ) -> Request:
     """The request that `generate` makes of one prompt, for an engine. Arguments and errors as there.
 
-    `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`).
+    `limit` ends the answer before `max_new_tokens`, at any token (`Request.limit`). `language` is what the answer is to be.
 
     >>> from unmask.models.toy import toy
     >>> made = make_request(toy(), [1, 2], method="vanilla", max_new_tokens=100)
@@ -111,6 +130,10 @@ def make_request(
         method = default_method(model)
     if isinstance(method, str):
         method = load_method(method)
+    elif isinstance(method, Mapping):
+        method = Method.from_dict(method)
+    elif not isinstance(method, Method):
+        raise ConfigError(f"method must be a Method, the name of a preset or settings, got {method!r:.60}")
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     method = method.change(**{name: value for name, value in given.items() if value is not None})
     method = completed(model, method)
@@ -129,6 +152,13 @@ def make_request(
         raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_new_tokens out")
     if whole_blocks != wanted:
         limit = min(limit or wanted, wanted)
+    held = None
+    if language is not None:
+        if isinstance(prompt, CanvasPrompt):
+            raise RequestError("a grammar does not hold over a canvas with fixed text: give one of the two")
+        if stop:
+            raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
+        held = held_to(language, model, method, limit=min(limit or wanted, wanted))
     sampled = Request(
         prompt=(),
         method=method,
@@ -139,6 +169,7 @@ def make_request(
         seed=seed,
         stop=tuple(stop),
         limit=limit,
+        constraint=held,
     )
     if not isinstance(prompt, CanvasPrompt):
         return replace(sampled, prompt=encode(model, prompt))
@@ -169,7 +200,7 @@ def canvas_request(model: Denoiser, canvas: CanvasPrompt, sampled: Request) -> R
         block, begin = grid(method, spec.block), 0
     answer = begin + -(-(prompt + length - begin) // block) * block - prompt
     check(laid.prompt, answer, spec, empty=spec.lookbehind == 0)
-    filler = dict.fromkeys(range(laid.length, answer), spec.eos_ids[0])
+    filler = dict.fromkeys(range(laid.length, answer), answer_ends(method, spec)[0])
     return replace(
         sampled,
         prompt=laid.prompt,
@@ -208,6 +239,9 @@ def _piece(model: Denoiser, part: str | tuple[int, ...], before: Sequence[int]) 
         if tokenizer is None:
             raise ConfigError(f"{model.name} has no tokenizer: give the text of a canvas as lists of token ids")
         return Piece(tuple(tokenizer.encode(part, add_special_tokens=False, verbose=False)), part)
+    odd = next((token for token in part if not 0 <= token < model.spec.vocab_size), None)
+    if odd is not None:
+        raise RequestError(f"fixed text holds the id {odd}: ids run from 0 to {model.spec.vocab_size - 1}")
     return Piece(part, "" if tokenizer is None else decode(Behind(tokenizer, before), part))
 
 
@@ -220,6 +254,32 @@ def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
     return -(-wanted // block) * block
 
 
+def held_to(language: Language, model: Denoiser, method: Method, *, limit: int) -> Grammar:
+    """The grammar of an answer of `limit` tokens by this method. Raises RequestError where there is none."""
+    if model.tokenizer is None:
+        raise RequestError(f"a {language.kind} needs a tokenizer, and {model.name} has none")
+    spec = model.spec
+    ends = answer_ends(method, spec)
+    return grammar(language, model.tokenizer, ends=ends, mask_id=spec.mask_id, vocabulary=spec.vocab_size, limit=limit)
+
+
+def _languages(
+    regex: str | Sequence[str | None] | None, schema: Schema | Sequence[Schema | None] | None, count: int
+) -> list[Language | None]:
+    """What each of so many answers is to be. Raises ConfigError or GrammarError."""
+    patterns = [regex] * count if regex is None or isinstance(regex, str) else list(regex)
+    schemas = [schema] * count if schema is None or isinstance(schema, Mapping | bool | str) else list(schema)
+    for name, given in (("regex", patterns), ("json_schema", schemas)):
+        if len(given) != count:
+            raise ConfigError(f"{len(given)} of {name} for {count} prompts: give one for all, or one each (None: free)")
+    if any(one is not None and other is not None for one, other in zip(patterns, schemas, strict=True)):
+        raise ConfigError("regex and json_schema for one prompt: give one of them")
+    return [
+        languages.regex(one) if one is not None else None if other is None else languages.json_schema(other)
+        for one, other in zip(patterns, schemas, strict=True)
+    ]
+
+
 def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
     # verbose=False: a prompt that is too long is our error to report, with the numbers that matter.
@@ -228,6 +288,7 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
             raise ConfigError("a prompt is a string or a list of token ids")
         return tuple(prompt)
     _check_text(prompt)
+    check_size(prompt, model)
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give it at least one word")
     tokenizer: Any = model.tokenizer
@@ -238,29 +299,29 @@ def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
     return chat(model, [{"role": "user", "content": prompt}])
 
 
-def chat(model: Denoiser, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+def chat(
+    model: Denoiser, turns: Sequence[Mapping[str, str]], *, tools: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[int, ...]:
     """Token ids of a chat, turns of `role` and `content`, up to where the assistant's turn begins.
 
-    Raises RequestError where the model has no chat template, or where its template refuses the turns.
+    `tools` go to the template as transformers has them; one that knows no tools leaves them out.
+
+    Raises RequestError where the model has no chat template, or where its template cannot take the turns.
 
     >>> import unmask
     >>> model = unmask.load("unmask-tiny")
     >>> model.tokenizer.decode(chat(model, [{"role": "user", "content": "Hi"}]))
     '<|user|> Hi<|assistant|>'
     """
-    from jinja2 import TemplateError
-
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.chat_template is None:
         raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
     for turn in turns:
         _check_text(turn["content"])
+    check_size("".join(turn["content"] for turn in turns), model)
     if not any(turn["content"].strip() for turn in turns):
         raise EmptyPrompt("the chat holds no text: give at least one word")
-    try:
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise RequestError(f"the model's chat template refuses the turns: {error}") from None
+    text = render(tokenizer, turns, tools=tools)
     return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 

@@ -7,9 +7,30 @@ from typing import Literal, NamedTuple
 from unmask.decode.constraint import Constraint
 from unmask.decode.rule import Look
 from unmask.engine.holes import Layout
+from unmask.errors import LogitsError
 from unmask.methods.method import Method
 
 FinishReason = Literal["stop", "length"]
+
+
+class Owner(NamedTuple):
+    """Whose a row is: an API key and a request of it, which share memory and forwards with others; "" is not named."""
+
+    key: str = ""
+    request: str = ""
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The key, and the request within the key."""
+        return (self.key,), (self.key, self.request)
+
+    @property
+    def named(self) -> list[tuple[str, ...]]:
+        """Those that have a name; what has none leaves room for no other."""
+        return [level for level in self.levels if level[-1]]
+
+
+UNNAMED = Owner()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +52,7 @@ class Request:
         constraint: what the answer must be; such a request decides in a batch of its own.
         alternatives: how many of the most probable tokens are told beside each token of the answer.
         cache_scope: it shares the keys and values of its beginning with requests of the same scope alone.
+        owner: whose it is, for the fair shares of memory and forwards; those of no name are one another's.
     """
 
     prompt: tuple[int, ...]
@@ -47,6 +69,7 @@ class Request:
     constraint: Constraint | None = None
     alternatives: int = 0
     cache_scope: str = ""
+    owner: Owner = UNNAMED
 
     @property
     def length(self) -> int:
@@ -212,11 +235,13 @@ class Progress:
         number: of the request, from `submit`.
         text: new text that can no longer change; all of them together are the completion's.
         completion: with the last progress; None before.
+        error: in place of a completion, where the forward's logits were no numbers.
         record, draft: only where the request is watched. The record is that of a batch of this request alone.
     """
 
     number: int
     text: str
     completion: Completion | None = None
+    error: LogitsError | None = None
     record: StepRecord | None = None
     draft: Draft | None = None

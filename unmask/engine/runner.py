@@ -95,6 +95,8 @@ class Runner:
 
     def free(self, row: RequestState) -> None:
         """Take it back. A pending step may still write there: it is finished before another request is let in."""
+        if row.broken:
+            self.pool.clear(row.pages)
         self.prefixes.give(row.lease)
         self._device_state.give(row.index)
 
@@ -127,10 +129,11 @@ class Runner:
             numbers_BW = step.numbers[begin:end].view(key.rows, -1)[: len(rows)]  # what follows is padding
             begin = end
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
-                if id(row) in watched:
-                    records[id(row)] = _record(row, output, key.evidence(numbers_W))
+                record = _record(row, output, key.evidence(numbers_W)) if id(row) in watched else None
                 row.remember(row.turn().tokens * row.tried(key.states))
                 row.commit(output)
+                if record is not None and not row.broken:
+                    records[id(row)] = record
         return [records.get(id(row)) for row in step.rows]
 
     def _packed(self, rows: Sequence[RequestState], *, watched: Set[int]) -> tuple[list[Rows], Tensor]:

@@ -29,7 +29,8 @@ from unmask.decode.constraint import Constraint
 from unmask.decode.holes import GIVEN, Gap, first_end, kinds, unneeded
 from unmask.decode.memory import Memory
 from unmask.decode.sampling import Sampling
-from unmask.decode.step import ENDED, BlockFacts, decide
+from unmask.decode.step import BROKEN, ENDED, BlockFacts, decide
+from unmask.errors import LogitsError
 from unmask.methods.method import Method
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
@@ -69,7 +70,7 @@ def decode(
 ) -> Decoded:
     """Decode one prompt. `fixed` maps offsets in the answer to tokens that stand there from the start, around the `gaps`.
 
-    Raises ConfigError where the method does not suit the length.
+    Raises ConfigError where the method does not suit the length, and LogitsError where a forward has no numbers.
 
     >>> from unmask.methods import load
     >>> from unmask.models.toy import toy
@@ -178,7 +179,10 @@ class _Row:
                 hidden_RC=hidden_RC,
                 narrow=narrow,
             )
-            self.commit(number, age, query_tokens, outcome, left_B.flatten().tolist())
+            left = left_B.flatten().tolist()
+            if BROKEN in left:
+                raise LogitsError(f"the model's logits are no numbers (NaN or infinite) in forward {len(self.forwards)}")
+            self.commit(number, age, query_tokens, outcome, left)
             last, age = outcome.last, age + 1
         if age > 0:
             self.close(number)

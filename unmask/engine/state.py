@@ -25,7 +25,7 @@ from unmask.context.policy import (
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
-from unmask.decode.step import ENDED
+from unmask.decode.step import BROKEN, ENDED
 from unmask.engine.check import checked
 from unmask.engine.reading import Notes, Reader
 from unmask.engine.request import Completion, Request, StepOutput
@@ -45,6 +45,7 @@ class RequestState:
         left: of each block the masks when last looked at, or ENDED or UNSETTLED.
         moved: tokens by which the window moved on when it was opened; 0: it is the first.
         changed: whether the last forward wrote something.
+        broken: whether its logits were no numbers, which ends the request without an answer.
         block_forwards: forwards so far that decoded the window; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
         seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
@@ -69,6 +70,7 @@ class RequestState:
     left: list[int] = field(default_factory=list)
     moved: int = 0
     changed: bool = False
+    broken: bool = False
     block_forwards: int = 0
     kept: int = 0
     closing: int = 0
@@ -96,13 +98,12 @@ class RequestState:
         )
         gaps = () if request.layout is None else request.layout.gaps
         canvas = Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed, gaps=gaps)
-        fixed = sorted(canvas.fixed)
         state = cls(
             request=request,
             recipe=made,
             model=model,
             canvas=canvas,
-            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block, fixed=fixed),
+            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block, fixed=sorted(canvas.fixed)),
             windows=blocks,
             constraint=request.constraint,
         )
@@ -265,8 +266,11 @@ class RequestState:
         self.query_tokens += query_tokens
 
     def commit(self, made: StepOutput) -> None:
-        """Take in the forward's decision."""
+        """Take in the forward's decision; of logits that are no numbers nothing is written."""
         taken, left = made.taken, made.left
+        if BROKEN in left:
+            self.broken = True
+            return
         self.notes.add(self.window.start, self.forwards - 1, made)
         self.canvas.commit(self.window.start, made.block)
         self.commits.update(taken)
@@ -280,6 +284,9 @@ class RequestState:
 
     def settle(self) -> bool:
         """Whether the request is over; if only its first blocks are, it moves on to what is left to decode."""
+        if self.broken:
+            self.ended = time.perf_counter()
+            return True
         ahead = self.ahead
         looks = self.recipe.ending == "first" or self.request.layout is not None
         over = self._ended or self._complete() or (looks and self._has_enough())
@@ -343,12 +350,7 @@ class RequestState:
         if self.request.layout is not None:
             return bool(self.request.stop) and self.answer().complete
         stopped = bool(self.request.stop) and self.answer().stopped
-        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
-
-    @property
-    def limit(self) -> int:
-        """Tokens of the answer that the client gets."""
-        return self.request.length
+        return stopped or (self.request.length < self.request.max_new_tokens and len(self.final) >= self.request.length)
 
     @property
     def final(self) -> list[int]:
@@ -374,12 +376,11 @@ class RequestState:
     def complete(self) -> Completion:
         """The completion of a request that is over."""
         assert self.ended is not None, "the request is not over"
-        ids, answer, recipe = self.final[: self.limit], self.answer(), self.recipe
+        ids, answer, recipe, prompt = self.final[: self.request.length], self.answer(), self.recipe, self.canvas.prompt
         if recipe.ending in ("first", "written"):
             kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
         else:
-            kept = min(self._finished - self.canvas.prompt, len(ids)) if self._ended else len(ids)
-        prompt = self.canvas.prompt
+            kept = min(self._finished - prompt, len(ids)) if self._ended else len(ids)
         places = [place for place in self.reader.counted(answer) if prompt + place in self.notes.steps]
         return Completion(
             text=answer.text,
@@ -387,7 +388,7 @@ class RequestState:
             tokens=answer.tokens,
             forwards=self.forwards,
             query_tokens=self.query_tokens,
-            finish_reason="stop" if answer.stopped else "length",
+            finish_reason="stop" if answer.stopped or self.constraint is not None else "length",
             seconds=self.ended - self.began,
             method=self.request.method,
             commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},

@@ -34,19 +34,13 @@ def read(
     stopped = end < len(token_ids)
     if tokenizer is None:
         return Answer("", end, stopped)
-    text = decode(tokenizer, token_ids[:end])
-    whole = text[: _cut(text, stop)]
-    if len(whole) == len(text):
-        return Answer(text, end, stopped)
-    # The longest run of tokens whose text does not reach beyond the cut.
-    low, high = 0, end
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(decode(tokenizer, token_ids[:middle])) <= len(whole):
-            low = middle
-        else:
-            high = middle - 1
-    return Answer(whole, low, True)
+    found = [
+        _cut_answer(token_ids[:end], tokenizer, strings, special)
+        for special, strings in zip((False, True), split(stop, tokenizer), strict=True)
+        if strings or not special
+    ]
+    first = min(found, key=lambda answer: (len(answer.text), answer.tokens))
+    return first._replace(stopped=stopped or first.stopped)
 
 
 def settled(
@@ -63,29 +57,84 @@ def settled(
     if tokenizer is None:
         return ""
     end = _end(token_ids, eos_ids, fixed)
-    text = decode(tokenizer, token_ids[:end])
-    cut = _cut(text, stop)
-    if end == len(token_ids):
-        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-        starts = [
-            len(text) - size
-            for string in stop
-            for size in range(1, min(len(string), len(text) + 1))
-            if text.endswith(string[:size])
-        ]
-        cut = min(cut, *starts) if starts else cut
-    return text[:cut]
+    ids, grows = token_ids[:end], end == len(token_ids)
+    plain, named = split(stop, tokenizer)
+    text = decode(tokenizer, ids)
+    text = text[: _held(text, plain, grows)]
+    if not named:
+        return text
+    shown = decode(tokenizer, ids, special=True)
+    return min(text, _before(ids, tokenizer, shown, _held(shown, named, grows))[0], key=len)
 
 
-def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True)
+def split(stop: Sequence[str], tokenizer: Any) -> tuple[list[str], list[str]]:
+    """Stop strings of plain text, and those in which a special token is spelled, such as <|user|>.
+
+    The text of an answer shows no special token: the latter are looked for in a text that does.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values() if stop else ()
+    special = [str(token) for token in added if token.special]
+    named = [string for string in stop if any(token in string for token in special)]
+    return [string for string in stop if string not in named], named
+
+
+def decode(tokenizer: Any, token_ids: Sequence[int], *, special: bool = False) -> str:
+    """The text of token ids, special tokens left out unless they are asked for."""
+    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=not special)
     return text
+
+
+def _cut_answer(token_ids: Sequence[int], tokenizer: Any, stop: Sequence[str], special: bool) -> Answer:
+    """An answer without EOS up to its first stop string, looked for in the text with or without special tokens."""
+    shown = decode(tokenizer, token_ids, special=special)
+    cut = _cut(shown, stop)
+    if cut == len(shown):
+        return Answer(decode(tokenizer, token_ids), len(token_ids), False)
+    if special:
+        return Answer(*_before(token_ids, tokenizer, shown, cut), True)
+    return Answer(shown[:cut], _within(token_ids, tokenizer, cut, special=False), True)
+
+
+def _before(token_ids: Sequence[int], tokenizer: Any, shown: str, cut: int) -> tuple[str, int]:
+    """The text without special tokens that stands before a place of the text with them, and its whole tokens."""
+    tokens = _within(token_ids, tokenizer, cut, special=True)
+    rest = shown[len(decode(tokenizer, token_ids[:tokens], special=True)) : cut]
+    return decode(tokenizer, token_ids[:tokens]) + rest, tokens
+
+
+def _within(token_ids: Sequence[int], tokenizer: Any, cut: int, *, special: bool) -> int:
+    """The longest run of tokens whose text does not reach beyond a place."""
+    low, high = 0, len(token_ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(decode(tokenizer, token_ids[:middle], special=special)) <= cut:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _held(text: str, stop: Sequence[str], grows: bool) -> int:
+    """Up to where a text can no longer change: of one that grows, what may begin a letter or a stop string is held back."""
+    cut = _cut(text, stop)
+    if not grows:
+        return cut
+    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    return min([cut, len(whole), *(_begins(string, whole) for string in stop)])
 
 
 def _end(token_ids: Sequence[int], eos_ids: Sequence[int], fixed: Container[int]) -> int:
     """The place of the first EOS that the model has written, or the end."""
     ends = (place for place, token in enumerate(token_ids) if token in eos_ids and place not in fixed)
     return next(ends, len(token_ids))
+
+
+def _begins(string: str, text: str) -> int:
+    """Where a part of the string stands at the end of a text, which more text may complete; or the end."""
+    place = text.find(string[0], max(0, len(text) - len(string) + 1))
+    while place >= 0 and not string.startswith(text[place:]):
+        place = text.find(string[0], place + 1)
+    return place if place >= 0 else len(text)
 
 
 def _cut(text: str, stop: Sequence[str]) -> int:

@@ -18,6 +18,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from unmask.errors import ConfigError, UnmaskError, require, unknown
+
+try:
+    require("this adapter", "lm_eval", "eval")
+except ConfigError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"error: {missing}", file=sys.stderr)
+    sys.exit(2)
+
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -30,8 +40,8 @@ from unmask.decode.settings import whole
 from unmask.engine.generate import answer
 from unmask.engine.own import completed, default_method_of
 from unmask.engine.request import Request
+from unmask.engine.template import render
 from unmask.engine.text import decode as to_text
-from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.evals.likelihood import greedy, log_likelihoods
 from unmask.files import digest
 from unmask.methods import TABLE, load, options
@@ -45,6 +55,25 @@ LOG = logging.getLogger("lm_eval.unmask")
 DEFAULT_NEW_TOKENS = 256
 # The generation settings of a task, once the harness has translated its other spellings.
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+# Settings of other models' tasks, each with the value that changes nothing, at which it is let through; so is any at null.
+NEUTRAL = {
+    "early_stopping": False,
+    "ignore_eos": False,
+    "length_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "return_dict_in_generate": False,
+    "skip_special_tokens": True,
+    "typical_p": 1,
+    "use_cache": True,
+}
 
 
 class UnmaskLM(TemplateLM):  # type: ignore[misc]
@@ -152,13 +181,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         """The turns as one text; without a generation prompt the last turn is the start of the answer."""
         if self.tokenizer.chat_template is None:
             raise ConfigError(f"{self.model.name} has no chat template: leave --apply_chat_template out")
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return text
+        return render(self.tokenizer, chat_history, prompting=add_generation_prompt, continuing=not add_generation_prompt)
 
     # --- the harness's interface
 
@@ -237,7 +260,8 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
 
     def _request(self, context: str, settings: dict[str, Any], seed: int) -> Request:
         """The request of a task's question; `max_new_tokens` is the task's number, not yet in whole blocks."""
-        chosen = normalize_gen_kwargs(settings, self.method.max_new_tokens or DEFAULT_NEW_TOKENS)
+        said = {name: value for name, value in settings.items() if not _asks_for_nothing(name, value)}
+        chosen = normalize_gen_kwargs(said, self.method.max_new_tokens or DEFAULT_NEW_TOKENS)
         for name in chosen:
             if name not in SETTINGS:
                 raise unknown("generation setting", name, SETTINGS)
@@ -278,6 +302,17 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
                 while chunk := list(itertools.islice(group, self.batch_size)):
                     yield chunk
                     bar.update(len(chunk))
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    """Whether a generation setting leaves everything as it is.
+
+    >>> _asks_for_nothing("num_beams", 1), _asks_for_nothing("num_beams", 4), _asks_for_nothing("top_k", -1)
+    (True, False, True)
+    """
+    if name == "top_k" and isinstance(value, int):
+        return value <= 0
+    return value is None or (name in NEUTRAL and value == NEUTRAL[name])
 
 
 def _method(name: str, settings: dict[str, Any]) -> Method:

@@ -9,9 +9,10 @@ from typing import Any
 
 from unmask.errors import ConfigError
 from unmask.evals import sandbox
-from unmask.evals.humaneval import STOP, code, defines
+from unmask.evals.humaneval import STOP
 from unmask.evals.reading import Row, files, read
 from unmask.evals.task import Item, Source, Task, chosen
+from unmask.evals.written import longest, program
 
 FIELDS = {"task_id": int, "code": str, "test_list": list}
 TEST, EXAMPLES, SHOTS = range(11, 511), range(2, 11), 3
@@ -75,5 +76,5 @@ def _item(row: Row) -> Item:
 
 def _program(item: Item, answer: str) -> str:
     written = answer.rpartition("[BEGIN]")[2].partition("[DONE]")[0]
-    found = code(written, lambda part: any(defines(part, name) for name in item.facts["names"]))
-    return f"{found}\n\n{item.facts['tests']}\n"
+    found = program(written, item.facts["names"])
+    return f"{longest(written) if found is None else found}\n\n{item.facts['tests']}\n"

@@ -7,7 +7,7 @@ turns batch by batch, so a slow minute of the machine affects all of them. Every
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ from typing import Any, Self
 from unmask.engine.generate import encode, generate
 from unmask.engine.own import completed
 from unmask.engine.request import Completion
-from unmask.errors import ConfigError, PromptTooLong
+from unmask.errors import ConfigError, LogitsError, PromptTooLong
 from unmask.evals.task import Item, Task
 from unmask.files import Journal
 from unmask.methods.method import Method
@@ -34,7 +34,8 @@ class Record:
         id, group, prompt: of the item.
         answer: up to the first EOS or stop string.
         verdicts: metric -> whether the answer passes.
-        finish_reason: "stop", "length", or "too long" if prompt and answer exceed the context: not run, counts as wrong.
+        finish_reason: "stop", "length", "too long" if prompt and answer exceed the context, or "error": both count as wrong.
+        error: what has gone wrong with the item; "" where nothing has.
         tokens, forwards, query_tokens, commits: as in Completion.
         token_ids: the whole answer.
         seconds: the item's share of its batch's time.
@@ -52,11 +53,12 @@ class Record:
     commits: Mapping[str, int] = field(default_factory=dict)
     token_ids: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    error: str = ""
 
     @property
     def asked(self) -> bool:
         """Whether the model answered the item at all."""
-        return self.finish_reason != "too long"
+        return self.finish_reason not in ("too long", "error")
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
@@ -82,10 +84,10 @@ class Record:
         )
 
     @classmethod
-    def too_long(cls, item: Item, metrics: Sequence[str]) -> Self:
-        """The record of an item that does not fit."""
+    def unanswered(cls, item: Item, metrics: Sequence[str], why: str, error: str = "") -> Self:
+        """The record of an item without an answer: `why` is its finish_reason."""
         wrong = dict.fromkeys(metrics, False)
-        return cls(id=item.id, group=item.group, prompt=item.prompt, verdicts=wrong, finish_reason="too long")
+        return cls(id=item.id, group=item.group, prompt=item.prompt, verdicts=wrong, finish_reason=why, error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ def evaluate(
     Raises:
         ConfigError: a file in `folder` was made with other settings, or is being written by another process.
         PromptTooLong: no item fits into the model.
+        LogitsError: a method has answered no item, because the model's logits are no numbers.
     """
     methods = {name: _for_this(model, task, method, max_new_tokens) for name, method in methods.items()}
     files = _files(methods, folder)
@@ -149,7 +152,11 @@ def evaluate(
                 if report is not None:
                     done = task.items[: start + batch]
                     report(name, len(done), sum(mine.records[item.id].verdicts[task.metrics[0]] for item in done) / len(done))
-    return [mine.run(name) for name, mine in answers.items()]
+    runs = [mine.run(name) for name, mine in answers.items()]
+    for run in runs:
+        if not any(record.asked for record in run.records):
+            raise LogitsError(f"{run.name} has answered no item: {next(one.error for one in run.records if one.error)}")
+    return runs
 
 
 def _for_this(model: Denoiser, task: Task, method: Method, max_new_tokens: int | None) -> Method:
@@ -222,7 +229,8 @@ class _Answers:
                 raise ConfigError(f"{journal.path}:{number}: not an answer ({error})") from None
             if prompts.get(record.id, record.prompt) != record.prompt:
                 raise ConfigError(f"{journal.path} holds another prompt for item {record.id}: use another output")
-            self.records[record.id] = record
+            if not record.error:  # one that had no answer is asked again
+                self.records[record.id] = record
 
     def answer(self, items: Sequence[Item]) -> None:
         """Answer the items that have no record; new records are on disk when this returns."""
@@ -231,7 +239,8 @@ class _Answers:
             return
         if not self._answered:  # warm-up: the first forwards of a shape are slower than later ones
             first = next(item.prompt for item in self._task.items if item.id in self._fits)
-            generate(self._model, [first], method=self._method)
+            with suppress(LogitsError):  # the items themselves will say so
+                generate(self._model, [first], method=self._method)
         records = self._ask(missing)
         if self._journal is not None:
             self._journal.append(asdict(record) for record in records)
@@ -253,12 +262,20 @@ class _Answers:
         task, asked = self._task, [item for item in items if item.id in self._fits]
         began = time.perf_counter()
         prompts = [item.prompt for item in asked]
-        answers = generate(self._model, prompts, method=self._method, stop=task.stop) if asked else []
+        answers, error = self._decode(prompts) if asked else ([], "")
         share = (time.perf_counter() - began) / max(1, len(asked))
+        pairs = [(item, answer) for item, answer in zip(asked, answers, strict=True) if answer is not None]
         with ThreadPoolExecutor(SCORERS) as pool:
-            verdicts = list(pool.map(task.score, asked, [answer.text for answer in answers]))
+            verdicts = list(pool.map(lambda pair: task.score(pair[0], pair[1].text), pairs))
         records = {
-            item.id: Record.of(item, answer, verdict, share)
-            for item, answer, verdict in zip(asked, answers, verdicts, strict=True)
+            item.id: Record.of(item, answer, verdict, share) for (item, answer), verdict in zip(pairs, verdicts, strict=True)
         }
-        return [records[item.id] if item.id in records else Record.too_long(item, task.metrics) for item in items]
+        records |= {item.id: Record.unanswered(item, task.metrics, "error", error) for item in asked if item.id not in records}
+        return [records.get(item.id) or Record.unanswered(item, task.metrics, "too long") for item in items]
+
+    def _decode(self, prompts: Sequence[str]) -> tuple[Sequence[Completion | None], str]:
+        """The answers; None of one whose logits were no numbers, and what was said of it."""
+        try:
+            return generate(self._model, prompts, method=self._method, stop=self._task.stop), ""
+        except LogitsError as error:
+            return error.completions, str(error)

@@ -2,14 +2,15 @@
 
     sandbox.run("assert sorted([2, 1]) == [1, 2]").passed
 
-Linux namespaces, limits and a system call filter, made anew for every program by evals/jail.py, the same for root and for
-an ordinary user. Inside, a program has
+Linux namespaces, limits and a list of allowed system calls (libseccomp), made anew for every program by evals/jail.py, the
+same for root and for an ordinary user. Inside, a program has
 
     files       its interpreter, the installed packages and system libraries, read-only; 64 MiB in /tmp, in memory, gone
                 afterwards. No other file of the machine exists in there, and no /proc.
     processes   one, with one thread: fork and threads are refused. It sees no process from outside. Processes that
                 still run at the verdict are killed by the kernel with the namespace.
-    memory      `memory_bytes` of address space, those 64 MiB, and small buffers (pipes)
+    memory      `memory_bytes` of address space, those 64 MiB, and the buffers of 64 pipes and socket pairs, less than
+                32 MiB; no memory that outlives its mapping (memfd, SysV, userfaultfd), no larger pipes
     time        `seconds` of processor time, so that a busy machine changes no verdict; six times that on the clock, from
                 its first line, for a program that sleeps
     network     none: no interface, and no socket but a pair of its own
@@ -18,7 +19,9 @@ an ordinary user. Inside, a program has
 
 A program has passed if it came to its end: only then does its process send a nonce that the program was not given (jail.py,
 RUNNER). Ending early in whatever way, exit code 0 included, is a failure. There is no protection against a program that
-searches its interpreter's frames for the nonce, values that compare equal to everything, and faults of the kernel itself.
+searches its interpreter's frames for the nonce, values that compare equal to everything, faults of the kernel itself, and
+what a program learns of the machine by reading its libraries or by timing it. The kernel's own bookkeeping for a program (page
+tables, 4096 inodes) is counted by no limit here: a container's memory limit counts it.
 """
 
 import json
@@ -121,7 +124,8 @@ def _interpreter() -> dict[str, Any]:
 
 def _refusal(why: str) -> ConfigError:
     return ConfigError(
-        f"generated programs run only in a sandbox, which this machine refuses ({why}). It takes Linux 5.12 or newer on x86-64 "
-        "or aarch64 and user namespaces (sysctl user.max_user_namespaces above 0, kernel.apparmor_restrict_unprivileged_userns "
-        "0); in Docker, start the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+        f"generated programs run only in a sandbox, which this machine refuses ({why}). It takes Linux 5.12 or newer, "
+        "libseccomp (libseccomp2 in Debian and Ubuntu) and user namespaces (sysctl user.max_user_namespaces above 0, "
+        "kernel.apparmor_restrict_unprivileged_userns 0); in Docker, start the container with "
+        "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
     )

@@ -36,7 +36,7 @@ def summarise(run: Run) -> dict[str, Any]:
         },
         "accuracy_by_group": groups(run),
         "commits": {rule: sum(record.commits.get(rule, 0) for record in records) for rule in records[0].commits},
-        "too_long": len(run.records) - len(records),
+        "too_long": sum(record.finish_reason == "too long" for record in run.records),
         "settings": run.method.to_dict(),
     }
 

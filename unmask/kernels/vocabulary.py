@@ -75,3 +75,138 @@ def _largest(x_RV: Tensor, width: int = 256) -> tuple[Tensor, Tensor]:
     start_R = (tile_R * width).clamp(max=x_RV.shape[1] - width)
     tile_RW = x_RV.gather(1, start_R[:, None] + torch.arange(width))
     return best_R, start_R + tile_RW.argmax(dim=1)
+
+
+# --- by class ---------------------------------------------------------------------------------------------------------
+
+
+class Segments(NamedTuple):
+    """Places that belong to segments, in rows of one width: a sum over any number of places is two sums over a few.
+
+    Attributes:
+        place_HW: the places; a row that is not full repeats its last one.
+        valid_HW: which of them count.
+        segment_H: the segment of each row.
+        count: of segments; one may have no place.
+    """
+
+    place_HW: Tensor
+    valid_HW: Tensor
+    segment_H: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, place_E: Tensor, segment_E: Tensor, count: int, width: int = 16) -> "Segments":
+        """Of places, each with its segment.
+
+        >>> Segments.of(torch.tensor([4, 7, 5]), torch.tensor([1, 0, 1]), 2, width=2).place_HW.tolist()
+        [[7, 7], [4, 5]]
+        """
+        order = segment_E.argsort(stable=True)
+        place_E, size_N = place_E[order], segment_E.bincount(minlength=count)
+        rows_N = (size_N + width - 1) // width
+        segment_H = torch.arange(count, device=place_E.device).repeat_interleave(rows_N)
+        first_H = torch.arange(len(segment_H), device=place_E.device) - (rows_N.cumsum(0) - rows_N)[segment_H]
+        begin_H = (size_N.cumsum(0) - size_N)[segment_H] + first_H * width
+        last_H = size_N.cumsum(0)[segment_H] - 1
+        index_HW = begin_H[:, None] + torch.arange(width, device=place_E.device)
+        valid_HW = index_HW <= last_H[:, None]
+        return cls(place_E[index_HW.minimum(last_H[:, None])], valid_HW, segment_H, count)
+
+    def parts(self, x_RX: Tensor) -> Tensor:
+        """The values at the places, [R, H, W]."""
+        return x_RX.index_select(1, self.place_HW.flatten()).view(len(x_RX), *self.place_HW.shape)
+
+    def largest(self, x_RH: Tensor) -> Tensor:
+        """The largest of each segment's rows, [R, N]; -inf where there is none."""
+        none_RN = x_RH.new_full((len(x_RH), self.count), -torch.inf)
+        return none_RN.scatter_reduce(1, self.segment_H.expand_as(x_RH), x_RH, "amax")
+
+    def maxima(self, x_RX: Tensor) -> Tensor:
+        """The largest value of each segment, [R, N]."""
+        return self.largest(self.parts(x_RX).amax(dim=2))
+
+    def logsumexp(self, x_RX: Tensor) -> Tensor:
+        """The logarithm of the sum of each segment's exponentials, [R, N]."""
+        part_RH = self.parts(x_RX).masked_fill(~self.valid_HW, -torch.inf).logsumexp(dim=2)
+        most_RN = self.largest(part_RH)
+        index_RH = self.segment_H.expand_as(part_RH)
+        share_RH = (part_RH - most_RN.gather(1, index_RH)).nan_to_num(nan=-torch.inf).exp()  # -inf minus -inf is nothing
+        return most_RN + torch.zeros_like(most_RN).scatter_add(1, index_RH, share_RH).clamp(min=1.0).log()
+
+
+class Classes(NamedTuple):
+    """Tokens by class; the largest class is not among the segments, since a maximum over all tokens mostly finds its own.
+
+    Attributes:
+        class_V: of each token.
+        segments: the tokens of every other class.
+        largest: that class.
+    """
+
+    class_V: Tensor
+    segments: Segments
+    largest: int
+
+    @classmethod
+    def of(cls, class_V: Tensor, count: int) -> "Classes":
+        """Of the class of each token; waits for the device."""
+        largest = int(class_V.bincount(minlength=count).argmax())
+        (token_E,) = (class_V != largest).nonzero(as_tuple=True)
+        return cls(class_V, Segments.of(token_E, class_V[token_E], count), largest)
+
+
+class ByClass(NamedTuple):
+    """What rows of logits say of each class.
+
+    Attributes:
+        maxima_RC: its largest logit.
+        mass_RC: its share of the softmax; 0 for the largest class, which has what the others leave.
+        chunk_RH, top_R: by which `token_of_class` finds the tokens.
+    """
+
+    maxima_RC: Tensor
+    mass_RC: Tensor
+    chunk_RH: Tensor
+    top_R: Tensor
+
+
+def by_class(logits_RV: Tensor, classes: Classes, candidate_R: Tensor, logsumexp_R1: Tensor) -> ByClass:
+    """Each class's largest logit and its share. `candidate_R` is each row's most probable token, as `evidence` finds it.
+
+    >>> classes = Classes.of(torch.tensor([0, 1, 1, 1, 2]), 3)
+    >>> logits = torch.tensor([[1.0, 5.0, 3.0, 2.0, 4.0]])
+    >>> seen = by_class(logits, classes, torch.tensor([1]), logits.logsumexp(1, keepdim=True))
+    >>> seen.maxima_RC.tolist(), token_of_class(logits, classes, seen, torch.tensor([2])).tolist()
+    ([[1.0, 5.0, 4.0]], [4])
+    """
+    segments = classes.segments
+    part_RHW = segments.parts(logits_RV)
+    chunk_RH = part_RHW.amax(dim=2)
+    maxima_RC = segments.largest(chunk_RH)
+    share_RH = ((part_RHW - logsumexp_R1[..., None]).exp() * segments.valid_HW).sum(dim=2)
+    mass_RC = share_RH.new_zeros(maxima_RC.shape).scatter_add(1, segments.segment_H.expand_as(share_RH), share_RH)
+    top_R = candidate_R
+    outside_R = classes.class_V[candidate_R] != classes.largest
+    # On a CPU only those rows are searched; elsewhere all of them, so that nothing waits for the device.
+    rows_R = outside_R.nonzero()[:, 0] if logits_RV.is_cpu else torch.arange(len(logits_RV), device=logits_RV.device)
+    if len(rows_R):
+        least = torch.finfo(logits_RV.dtype).min  # above what is outside, though it be -inf
+        inside_RV = logits_RV[rows_R].clamp(min=least).masked_fill(classes.class_V != classes.largest, -torch.inf)
+        top_R = top_R.index_copy(0, rows_R, inside_RV.argmax(dim=1))
+    maxima_RC[:, classes.largest] = logits_RV.gather(1, top_R[:, None])[:, 0]
+    return ByClass(maxima_RC, mass_RC, chunk_RH, top_R)
+
+
+def token_of_class(logits_RV: Tensor, classes: Classes, seen: ByClass, class_R: Tensor) -> Tensor:
+    """The most probable token of one class in each row, [R]; the lowest id among equals."""
+    segments = classes.segments
+    if not len(segments.segment_H):
+        return seen.top_R
+    own_RH = segments.segment_H == class_R[:, None]
+    chunk_R = seen.chunk_RH.masked_fill(~own_RH, -torch.inf).argmax(dim=1)
+    # Where all its logits are -inf the class's first row of places is taken.
+    chunk_R = torch.where(own_RH.gather(1, chunk_R[:, None])[:, 0], chunk_R, own_RH.to(torch.uint8).argmax(dim=1))
+    token_RW = segments.place_HW[chunk_R]
+    inside_R = token_RW.gather(1, logits_RV.gather(1, token_RW).argmax(dim=1, keepdim=True))[:, 0]
+    return torch.where(class_R == classes.largest, seen.top_R, inside_R)

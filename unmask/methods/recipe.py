@@ -111,10 +111,7 @@ def recipe(
     Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
     means nothing to the model, or a rule asks a head that is not there.
     """
-    stop = method.stop_at_eos
-    eos_ids = spec.eos_ids if stop is None else stop.ids(spec.eos_ids)
-    # Text and counts end alike for every method; the published loops themselves look for no turn's end.
-    ends = eos_ids + spec.turn_ids
+    stop, ends = method.stop_at_eos, answer_ends(method, spec)
     sampled = Sampled(
         top_p=top_p is not None and top_p < 1,
         top_k=top_k is not None and top_k < spec.vocab_size,
@@ -144,7 +141,7 @@ def recipe(
         ending="never" if stop is None or holes else _ENDINGS[stop.check],
         hole_ends=ends if holes else (),
         alternatives=alternatives,
-        eos_ids=eos_ids if method.official else ends,
+        eos_ids=ends[: len(ends) - len(spec.turn_ids)] if method.official else ends,
         ends=ends,
     )
 
@@ -152,6 +149,12 @@ def recipe(
 def grid(method: Method, own: int) -> int:
     """Tokens per block of a block-causal model: its `own`, unless the method names another number."""
     return method.block_length if "block_length" in method.named and method.block_length else own
+
+
+def answer_ends(method: Method, spec: ModelSpec) -> tuple[int, ...]:
+    """The ids that end an answer's text and counts, alike for every method; the published loops look for no turn's end."""
+    stop = method.stop_at_eos
+    return (spec.eos_ids if stop is None else stop.ids(spec.eos_ids)) + spec.turn_ids
 
 
 class _Context(NamedTuple):

@@ -100,7 +100,7 @@ def rotate(x_BHQD: Tensor, cos_BQR: Tensor, sin_BQR: Tensor) -> Tensor:
     x = x_BHQD[..., :turned_channels].to(cos_BQR.dtype)
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
-    rotated = (x * cos_BQR[:, None] + turned * sin_BQR[:, None]).to(x_BHQD.dtype)
+    rotated = (x * cos_BQR[:, None] + turned.mul_(sin_BQR[:, None])).to(x_BHQD.dtype)
     if turned_channels == x_BHQD.shape[-1]:
         return rotated
     return torch.cat((rotated, x_BHQD[..., turned_channels:]), dim=-1)

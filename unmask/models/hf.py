@@ -41,7 +41,10 @@ class _Wrapped(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
-        settings = self.kind.complete(config.to_dict(), beside(Path(config.name_or_path)))
+        said = config.to_dict()
+        settings = self.kind.complete(said, beside(Path(config.name_or_path)))
+        # What stands beside config.json now is not saved with the model, so its own config takes it over.
+        config.update({name: value for name, value in settings.items() if value != said.get(name)})
         self.adopt(self.kind(settings))
         # Names of transformers' losses: whether row i predicts token i + 1 or token i.
         self.loss_type = "ForCausalLM" if self.network.spec.lookbehind else "ForMaskedLM"

@@ -221,6 +221,9 @@ def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
     named = read_json(settings).get("tokenizer_class") if settings.exists() else None
     kind = getattr(transformers, classes.get(named or "", "AutoTokenizer"))
     try:
-        return kind.from_pretrained(str(folder), trust_remote_code=False)
+        made = kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
+    # Clean-up removes spaces before punctuation, from code too, and changes text that a stream has sent.
+    made.clean_up_tokenization_spaces = False
+    return made

@@ -14,6 +14,7 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
+from unmask.models import config as reading
 from unmask.models.attention import block_causal, rotary
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
@@ -84,8 +85,8 @@ class Network(nn.Module):
 
     @staticmethod
     def complete(config: Mapping[str, Any], beside: Beside) -> Mapping[str, Any]:
-        """The config with what this family's checkpoints say elsewhere: as it is, unless a family says otherwise."""
-        return config
+        """The config with what this family's checkpoints say elsewhere: every end of text, unless a family knows more."""
+        return reading.complete(config, beside)
 
     @property
     def tp_plan(self) -> Mapping[str, str]:
@@ -155,6 +156,18 @@ class Network(nn.Module):
         self.running = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; what is trained are the plain tensors."""
+        if mode:
+            self.require_plain()
+        return super().train(mode)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As of any module; an optimizer must be given the plain tensors."""
+        if requires_grad:
+            self.require_plain()
+        return super().requires_grad_(requires_grad)
 
     def embed(self, tokens_BQ: Tensor) -> Tensor:
         """The states [B, Q, C] that the first layer is given; in place of tokens, rows [B, Q, C] of the embedding."""

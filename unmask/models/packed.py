@@ -11,7 +11,7 @@ tests/models/test_packed.py fails where their names or arguments change.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def packable(device: torch.device, dtype: torch.dtype) -> bool:
     >>> packable(torch.device("cpu"), torch.float64)
     False
     """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
@@ -127,19 +127,22 @@ class Pack:
 
 def _qkv(parts: Parts) -> Projections:
     qkv = parts.qkv
-    if isinstance(qkv, Separate) and all(type(matrix) in PLAIN for matrix in qkv):
-        q, k, v = qkv
-        return Fused(Packed.of(q, k, v), q.out_features // k.out_features)
+    if isinstance(qkv, Separate) and _product(qkv.q) and _product(qkv.k) and _product(qkv.v):
+        return Fused(Packed.of(qkv.q, qkv.k, qkv.v), qkv.q.out_features // qkv.k.out_features)
     if isinstance(qkv, Fused):
         return Fused(_part(qkv.qkv), qkv.heads)
     return qkv
 
 
+def _product(part: Part) -> TypeGuard[nn.Linear]:
+    return type(part) in PLAIN
+
+
 def _part(part: Part) -> Part:
-    if type(part) in PLAIN:
+    if _product(part):
         return Packed.of(part)
-    if isinstance(part, SwiGLU) and all(type(matrix) in PLAIN for matrix in part):
-        return PackedSwiGLU(*(Packed.of(matrix) for matrix in part))
+    if isinstance(part, SwiGLU) and _product(part.gate) and _product(part.up) and _product(part.down):
+        return PackedSwiGLU(Packed.of(part.gate), Packed.of(part.up), Packed.of(part.down))
     if isinstance(part, SwiGLU):  # of shared networks `down` sums over the processes
         return SwiGLU(*(_part(matrix) for matrix in part))
     if isinstance(part, Mixture) and part.shared is not None:

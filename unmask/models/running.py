@@ -53,6 +53,9 @@ class Running:
             raise ValueError(f"a running form is made in the order {', '.join(ORDER)}, each at most once")
         self.network = network
         self.norm, self.head = network.final_norm(), network.output()
+        # No token reads what the last layer's feed-forward part makes of another, unless a block chooses its experts
+        # together: behind the last attention only the rows that predict are needed.
+        self._apart = network.shape.moe is None or network.shape.moe.capacity is None
         self.layers: list[Parts] = []
         for layer in network.blocks():
             parts = layer.parts()
@@ -70,9 +73,8 @@ class Running:
         inputs = AttentionInputs(cos, sin, plan, pool)
         for number, parts in enumerate(self.layers[:-1]):
             x = parts(x, number, inputs)
-        # No token attends to what the last layer makes of another: behind its attention the other rows are not needed.
-        x = self.layers[-1](x, len(self.layers) - 1, inputs, rows_R)
-        normed: Tensor = self.norm(x)
+        x = self.layers[-1](x, len(self.layers) - 1, inputs, rows_R if self._apart else None)
+        normed: Tensor = self.norm(x if self._apart else x.index_select(1, rows_R))
         return normed[0]
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from unmask.engine.engine import Engine
 from unmask.serve.errors import add_error_handlers
 from unmask.serve.guard import Guard
 from unmask.serve.options import Options
-from unmask.serve.page import page
+from unmask.serve.page import page, protection
 from unmask.serve.protocol import (
     Body,
     ChatRequest,
@@ -46,7 +46,11 @@ def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service: Service = app.state.service
-        async with AsyncEngine(engine, service.observe) as async_engine:
+        usual, first = options.forward_limits
+        async with (
+            AsyncEngine(engine, service.observe, forward_seconds=usual, first_forward_seconds=first) as async_engine,
+            service.watching(),
+        ):
             service.start(async_engine)
             yield
 
@@ -87,7 +91,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 async def _respond(body: Body, http: Request) -> Response:
     service = _service(http)
-    request = await service.accept(body, http.state.log, cache_scope=http.state.cache_scope)
+    request = await service.accept(body, http.state.log, key=http.state.key, cache_scope=http.state.cache_scope)
     if body.stream:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}  # nginx would hold the stream back
         return StreamingResponse(service.events(request), media_type="text/event-stream", headers=headers)
@@ -111,6 +115,7 @@ async def model(name: str, request: Request) -> ModelInfo:
 # --- operation
 
 
+@routes.head("/health", include_in_schema=False)
 @routes.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(request: Request) -> Response:
     """Whether the server takes requests: 200 or 503. Any response says that it is alive (`/health/live`)."""
@@ -118,11 +123,12 @@ async def health(request: Request) -> Response:
     return JSONResponse(health.model_dump(), 200 if health.ready else 503)
 
 
+@routes.head("/health/live", include_in_schema=False)
 @routes.get("/health/live", response_model=Health, responses={503: {"model": Health}})
 async def alive(request: Request) -> Response:
-    """Whether the process has to be restarted: 503 where its engine has died, else 200 (or no response)."""
+    """Whether the process has to be restarted: 503 where its engine has died or a forward does not end, else 200."""
     health = _service(request).health
-    return JSONResponse(health.model_dump(), 503 if health.status == "failed" else 200)
+    return JSONResponse(health.model_dump(), 503 if health.status in ("failed", "stuck") else 200)
 
 
 @routes.get("/metrics", response_class=Response)
@@ -133,7 +139,9 @@ async def metrics(request: Request) -> Response:
     return Response(service.metrics.render(), media_type=service.metrics.content_type)
 
 
+@routes.head("/", include_in_schema=False)
 @routes.get("/", response_class=HTMLResponse)
 async def live_page(request: Request) -> HTMLResponse:
     """The page that shows a decode live."""
-    return HTMLResponse(page(_service(request)))
+    html = page(_service(request))
+    return HTMLResponse(html, headers=protection(html))

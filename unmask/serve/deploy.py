@@ -149,10 +149,10 @@ class Replica:
         return {SHARES: self.app.state.service.shares_prefixes}
 
     async def check_health(self) -> None:
-        """Raises where the engine has died: then Ray puts a new replica in this one's place."""
+        """Raises where the engine has died or a forward does not end: then Ray puts a new replica in this one's place."""
         health = self.app.state.service.health
-        if health.status == "failed":
-            raise RuntimeError("the engine's thread has ended")
+        if health.status in ("failed", "stuck"):
+            raise RuntimeError(f"the engine is {health.status}")
 
 
 def _application(plan: Plan, device: str) -> FastAPI:

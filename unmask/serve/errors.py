@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from unmask.errors import ConfigError, PromptTooLong, UnmaskError
+from unmask.errors import ConfigError, LogitsError, PromptTooLong, UnmaskError
 from unmask.serve.protocol import (
     BAD_REQUEST,
     SERVER,
@@ -58,8 +58,21 @@ def error_response(
         code: OpenAI's name for the error, if it has one.
         headers: of the response.
     """
-    error = ErrorDetail(message=message, type=kind, param=param, code=code)
+    error = ErrorDetail(message=shown(message), type=kind, param=param and shown(param, 100), code=code)
     return JSONResponse(ErrorResponse(error=error).model_dump(), status, headers=dict(headers or {}))
+
+
+def shown(text: str, most: int = 600) -> str:
+    r"""A text that quotes what a client sent, as it may stand in an error or the log: short, its invisible marks spelt out.
+
+    >>> shown("unknown method '" + "x" * 1000 + "'", 40)
+    "unknown method 'xxxxx ... xxxxxxxxxxxxx'"
+    >>> print(shown("a\u202eb"))
+    a\u202eb
+    """
+    half = (most - 5) // 2
+    cut = text if len(text) <= most else f"{text[: most - 5 - half]} ... {text[-half:]}"
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
 
 
 # --- handlers of exceptions --------------------------------------------------------------------------------------
@@ -71,6 +84,7 @@ def add_error_handlers(app: FastAPI) -> None:
         RequestValidationError: _invalid_body,
         HTTPException: _http_error,
         UnmaskError: _refusal,
+        LogitsError: _no_numbers,
         QueueFull: _queue_full,
         TimeLimitExceeded: _time_limit_exceeded,
     }
@@ -95,9 +109,13 @@ def _http_error(request: Request, error: HTTPException) -> JSONResponse:
 def _refusal(request: Request, error: UnmaskError) -> JSONResponse:
     too_long = isinstance(error, PromptTooLong)
     prompt = "messages" if _BODIES.get(request.url.path) is ChatRequest else "prompt"
-    param = "diffusion" if isinstance(error, ConfigError) else prompt if too_long else None
+    param = "diffusion" if isinstance(error, ConfigError) else prompt if too_long else getattr(error, "param", None)
     code = "context_length_exceeded" if too_long else None
     return error_response(400, str(error), kind=BAD_REQUEST, param=param, code=code)
+
+
+def _no_numbers(request: Request, error: LogitsError) -> JSONResponse:
+    return error_response(500, str(error), kind=SERVER, code="no_numbers")
 
 
 def _queue_full(request: Request, error: QueueFull) -> JSONResponse:
@@ -131,7 +149,8 @@ def complaint(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> tupl
     if error["type"] == "json_invalid":
         return "the body is not valid JSON", "body"
     if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(field, known, n=1) if field not in UNSUPPORTED else []
+        # Only a field of the body itself can be a misspelt one of its fields.
+        close = difflib.get_close_matches(field, known, n=1) if field not in UNSUPPORTED and "." not in field else []
         return f"{field} is not supported: {f'did you mean {close[0]!r}?' if close else 'leave it out'}", field
     if field == "body" and isinstance(error.get("input"), bytes):  # FastAPI leaves a body of another type as it is
         return "the body was not sent as JSON: send content-type: application/json", field

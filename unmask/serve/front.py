@@ -7,6 +7,7 @@ breaks off. The proxies import this file, so it imports next to nothing.
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -19,6 +20,8 @@ from unmask.serve.affinity import prefix_keys
 PATH = "unmask.serve.front:middlewares"
 _KEPT = 2**20  # bytes per body: a larger one is not sent a second time
 _SESSION = "x-session-id"  # what Ray's request router is given of a request
+_HEALTH = ("/health", "/health/live")
+_HEALTH_SECONDS = 2.0  # for a replica to say how it is
 _SECONDS = 1.0  # for a body to come, so that its beginning is known before a replica is chosen
 # The right status for Ray's own: without a replica that takes requests it has no route; its time limit is a 408.
 _STATUS = {404: 503, 408: 504}
@@ -34,7 +37,7 @@ class Front:
 
     A request carries the keys of what it begins with, by which routing.py chooses its replica. One whose replica died
     before its response began goes to another replica, once; a stream whose replica died ends with an event that says so.
-    Refusals of Ray get OpenAI's form.
+    Refusals of Ray get OpenAI's form. /health is answered soon, whether there are replicas or not.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,6 +47,8 @@ class Front:
         """Serve one request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["path"] in _HEALTH:
+            return await self._health(scope, receive, send)
         body, response = _Body(receive), _Response(scope, send)
         if scope["method"] == "POST":
             headers = MutableHeaders(scope=scope)
@@ -55,6 +60,16 @@ class Front:
             await self._app(scope, body.receive, response.send)
         if not body.disconnected:
             await response.end(receive)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What a replica says of itself, or that none does: without one Ray keeps a request until there is one again."""
+        response = _Response(scope, send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._app(scope, receive, response.send)
+        if not response.answered:
+            content = {"status": "failed", "ready": False, "waiting": 0, "running": 0}
+            await JSONResponse(content, 503)(scope, receive, send)
 
 
 class _Body:
@@ -107,6 +122,11 @@ class _Response:
         self._text = b""
         self._streams = self._ended = False
         self.begun = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether a replica's response has begun."""
+        return self.begun and self._refusal is None
 
     async def send(self, message: Message) -> None:
         """One message of the response."""

@@ -6,6 +6,7 @@ Plain ASGI, so that a stream passes through untouched.
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 import time
@@ -26,7 +27,7 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/models", *OPEN)  # 
 
 
 class Guard:
-    """The middleware; endpoints find the request's LogEntry as `request.state.log`, and its `cache_scope` beside it."""
+    """The middleware; endpoints find the request's LogEntry as `request.state.log`, its `key` and `cache_scope` beside it."""
 
     def __init__(self, app: ASGIApp, *, options: Options, metrics: Metrics) -> None:
         self._app, self._options, self._metrics = app, options, metrics
@@ -37,7 +38,7 @@ class Guard:
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         log = LogEntry(request_id=_request_id(headers), method=scope["method"], path=scope["path"])
-        scope.setdefault("state", {}).update(log=log, cache_scope="")
+        scope.setdefault("state", {}).update(log=log, key="", cache_scope="")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,6 +63,10 @@ class Guard:
             log.write(seconds)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
+        hosts, name = self._options.hosts, host_name(headers.get("host", ""))
+        if hosts and name not in hosts and not is_address(name):
+            text = f"this server is not known as {name!r}: use {hosts[0]}, or start it with --allowed-host {name}"
+            return error_response(421, text, kind=BAD_REQUEST)
         if self._options.api_keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             key = key.strip()
@@ -69,9 +74,12 @@ class Guard:
             if scheme.lower() != "bearer" or not any(matches):
                 text = "the API key is missing or wrong: send it as 'Authorization: Bearer KEY'"
                 return error_response(401, text, kind="authentication_error", code="invalid_api_key")
+            digest = hashlib.sha256(key.encode()).hexdigest()
+            if len(self._options.api_keys) > 1:
+                scope["state"]["key"] = digest  # with which it gets its share
             if not self._options.share_prefix_across_keys:
                 # The time of an answer, and `cached_tokens`, would say what the prompts of others begin with.
-                scope["state"]["cache_scope"] = hashlib.sha256(key.encode()).hexdigest()
+                scope["state"]["cache_scope"] = digest
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._options.body_bytes:
             return error_response(413, self._too_large(), kind=BAD_REQUEST, param="body")
@@ -102,6 +110,25 @@ class Guard:
             return message
 
         return limited
+
+
+def host_name(host: str) -> str:
+    """The name in a header `host`, without its port.
+
+    >>> host_name("localhost:8000"), host_name("[::1]:8000"), host_name("Example.org")
+    ('localhost', '::1', 'example.org')
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower().rstrip(".")
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an IP address, which no other site can give itself."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _request_id(headers: Headers) -> str:

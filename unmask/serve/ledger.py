@@ -75,11 +75,14 @@ class Ledger:
 
     def _find(self) -> None:
         """Take down where the journal's answers are, or what it says of a finished output."""
-        for place, row in self._journal:
-            if "finished" in row:
-                self.totals = Totals(**row["finished"])
-            else:
-                self._places[row["line"]] = place
+        for number, (place, row) in enumerate(self._journal, start=2):
+            try:
+                if "finished" in row:
+                    self.totals = Totals(**row["finished"])
+                else:
+                    self._places[_line_of(row, len(self._places))] = place
+            except (KeyError, TypeError, IndexError):
+                raise ConfigError(f"{self._journal.path}:{number}: this line is no answer of this file: remove it") from None
 
     def _write(self, place: Path) -> Totals:
         errors = tokens = forwards = 0
@@ -93,3 +96,11 @@ class Ledger:
             out.flush()
             os.fsync(out.fileno())  # from here on the journal's answers are no longer needed
         return Totals(len(self._places), errors, tokens, forwards)
+
+
+def _line_of(row: Mapping[str, Any], lines: int) -> int:
+    """The line that a row answers. Raises an error of looking up where it answers none."""
+    number, answer = row["line"], row["answer"]
+    if type(number) is not int or not 0 <= number < lines or not isinstance(answer, dict):
+        raise IndexError(number)
+    return number

@@ -40,6 +40,7 @@ class Job:
         model, dtype: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
+        steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Job:
     seed: int = 0
     stop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    steps: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError where an answer could not be told from what is kept of its line, or a number is wrong."""
@@ -73,7 +75,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
-        return asdict(self) | {"method": self.method.to_dict()}
+        told = asdict(self) | {"method": self.method.to_dict()}
+        return told if self.steps else {name: value for name, value in told.items() if name != "steps"}
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
@@ -195,10 +198,11 @@ def _method(value: Any) -> Method:
 # --- a line's answer ----------------------------------------------------------------------------------------------
 
 
-def answer(completion: Completion) -> dict[str, Any]:
-    """The fields of `unmask generate --json` that belong to the answer."""
+def answer(completion: Completion, *, steps: bool = False) -> dict[str, Any]:
+    """The fields of `unmask generate --json` that belong to the answer; a canvas's holes, and what is told of each token."""
     holes = {"holes": completion.holes} if completion.holes else {}
-    return {name: getattr(completion, name) for name in ANSWER} | holes
+    told = {"steps": completion.steps} if steps else {}
+    return {name: getattr(completion, name) for name in ANSWER} | holes | told
 
 
 def refusal(error: Exception) -> dict[str, Any]:

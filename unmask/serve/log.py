@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from unmask.serve.errors import shown
 from unmask.serve.protocol import CLIENT_LEFT, Usage
 
 LOG = logging.getLogger("unmask.serve")
@@ -42,7 +43,8 @@ class LogEntry:
 
     def write(self, seconds: float) -> None:
         """Write the line; `seconds` from the request to its last byte."""
-        about: dict[str, Any] = {"request_id": self.request_id, "method": self.method, "path": self.path}
+        about: dict[str, Any] = {"request_id": self.request_id}
+        about |= {"method": shown(self.method, 20), "path": shown(self.path, 200)}
         about |= {"status": self.status, "seconds": round(seconds, 4)}
         if self.usage is not None:
             about |= {"decoding": self.decoding}

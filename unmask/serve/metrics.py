@@ -53,6 +53,9 @@ class Metrics:
         self._forward_seconds = Histogram(
             "unmask_forward_seconds", "Of a forward and what it leads to.", buckets=(0.001, *_SECONDS), registry=registry
         )
+        self._broken = Counter(
+            "unmask_broken_answers", "Answers that ended because the model's logits were no numbers.", registry=registry
+        )
         self._waiting = _gauge("unmask_waiting_requests", "Rows that wait for memory or a place.", registry)
         self._running = _gauge("unmask_running_requests", "Rows that are being decoded.", registry)
         self._pages = _gauge("unmask_pool_used_pages", "Pages of key/value memory in use.", registry)
@@ -71,6 +74,10 @@ class Metrics:
         """Count a forward of the engine; called from its thread."""
         self._batch.observe(rows)
         self._forward_seconds.observe(seconds)
+
+    def broken(self) -> None:
+        """Count an answer that ended because its logits were no numbers."""
+        self._broken.inc()
 
     def first_text(self, seconds: float) -> None:
         self._first_text.observe(seconds)

@@ -22,10 +22,19 @@ class Options:
         max_new_tokens: tokens of an answer where neither the request nor the method gives a number; None: the model's own
             number, which `of` fills in.
         api_keys: any of them opens the API; where there is none, the API needs no key.
+        hosts: names under which clients may reach the server, beside any address; none: any name. A page of another site can
+            give its own name the address 127.0.0.1, and then read what a server without a key answers.
         share_prefix_across_keys: whether requests of different API keys share keys and values of equal beginnings too.
         queue: choices that may wait for the engine; further requests get a 429.
+        choices: of one request, `n` of each of its prompts.
+        draft_steps: of a request's method.
         body_bytes: size of the largest body, in bytes.
         seconds: longest time of a request, waiting included.
+        forward_seconds: longest time of a forward, after which the server is no longer healthy; None: 120, but less than
+            `seconds`, after which no request can be answered.
+        first_forward_seconds: likewise of the first one, which may compile; None: 600, but less than `seconds`.
+        header_seconds: longest time until a connection has sent a request's header, and between two requests.
+        connections: open at once; further ones get a 503.
     """
 
     name: str | None = None
@@ -33,21 +42,35 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int | None = None
     api_keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     share_prefix_across_keys: bool = False
     queue: int = 256
+    choices: int = 128
+    draft_steps: int = 16
     body_bytes: int = 2**20
     seconds: float = 600.0
+    forward_seconds: float | None = None
+    first_forward_seconds: float | None = None
+    header_seconds: float = 15.0
+    connections: int = 1000
 
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, 1)
-        whole("queue", self.queue, 1, required=True)
-        whole("body_bytes", self.body_bytes, 1, required=True)
-        if self.seconds <= 0:
-            raise ConfigError(f"seconds must be more than 0, got {self.seconds!r}")
+        for name in ("queue", "choices", "draft_steps", "body_bytes", "connections"):
+            whole(name, getattr(self, name), 1, required=True)
+        for name in ("seconds", "forward_seconds", "first_forward_seconds", "header_seconds"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} must be more than 0, got {value!r}")
         if not all(self.api_keys):
             raise ConfigError("an API key is empty")
         if self.method is not None:
             load(self.method, **self.settings)  # a mistake is reported at the server's start
+
+    @property
+    def forward_limits(self) -> tuple[float, float]:
+        """Seconds of a forward, and of the first one."""
+        most = 0.9 * self.seconds
+        return self.forward_seconds or min(120.0, most), self.first_forward_seconds or min(600.0, most)
 
     @property
     def preset(self) -> str:

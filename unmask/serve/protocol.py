@@ -1,7 +1,7 @@
 """The schemas of requests and responses: OpenAI's, and what diffusion adds. pydantic is used here and in `deploy`.
 
-Every field of OpenAI's is supported or refused by its name; a field at the value that changes nothing
-(`frequency_penalty: 0`) is accepted, because clients send such fields by default. Additions are `diffusion` in a
+Every field of OpenAI's is supported or refused by its name; a field that says nothing is accepted, because clients send such
+fields by default: null, or the value that changes nothing (`frequency_penalty: 0`). Additions are `diffusion` in a
 request, `usage.forwards`, `usage.tokens_per_forward` and `diffusion` (what decoded it) in a response.
 """
 
@@ -9,19 +9,34 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from unmask.engine.request import Completion, FinishReason
 from unmask.methods.method import Method
+from unmask.serve.formats import JsonFormat, SchemaFormat, Strict, TextFormat, Tool, ToolCall, ToolChoice
 
 # --- requests ----------------------------------------------------------------------------------------------------
 
 # The tag of an alternative is part of an error's path; its colon tells `errors.where` that it is no field's name.
-_ONE, _MANY, _IDS, _LISTS_OF_IDS = ":one", ":many", ":ids", ":lists of ids"
+_ONE, _MANY, _IDS, _LISTS_OF_IDS, _WORD = ":one", ":many", ":ids", ":lists of ids", ":word"
 
 
 def _one_or_many(value: Any) -> str:
     return _MANY if isinstance(value, list) else _ONE
+
+
+def _word_or_one(value: Any) -> str:
+    return _WORD if isinstance(value, str) else _ONE
 
 
 def _kind_of_prompt(value: Any) -> str:
@@ -31,35 +46,82 @@ def _kind_of_prompt(value: Any) -> str:
     return _LISTS_OF_IDS if isinstance(first, list) else _IDS if isinstance(first, int) else _MANY
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+# Fields of turns and their parts that do not change what the model reads.
+_BESIDE = ("name", "cache_control")
 
 
-class TextPart(_Strict):
+def _said(data: Any, always: Sequence[str]) -> Any:
+    """An object without the fields that say nothing; those in `always` stay as they are."""
+    if not isinstance(data, dict):
+        return data
+    return {
+        name: value
+        for name, value in data.items()
+        if name in always or not (name in _BESIDE or value is None or value is False or value in ([], {}, ""))
+    }
+
+
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        return _said(data, ("type", "text"))
 
-class Message(_Strict):
+
+class Message(Strict):
     """A turn of the chat; the fields that must be null are those of a response that is sent back as a turn."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)], Discriminator(_one_or_many)
-    ]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: (
+        Annotated[
+            Annotated[str, Tag(_ONE)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(_MANY)],
+            Discriminator(_one_or_many),
+        ]
+        | None
+    ) = None
     refusal: None = None
     annotations: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is missing")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's turn has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a turn of role tool, and no other, has a tool_call_id")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        made = _said(data, ("role", "content"))
+        # OpenAI sends such a turn where the assistant only called tools.
+        silent = isinstance(made, dict) and made.get("role") == "assistant" and made.get("content", "") is None
+        silent = silent and not made.get("tool_calls")
+        return {**made, "content": ""} if silent else made
 
     @property
     def text(self) -> str:
+        if self.content is None:
+            return "\n".join(call.text for call in self.tool_calls or ())
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     include_usage: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        return _said(data, ())
 
 
 class Diffusion(BaseModel):
@@ -67,7 +129,8 @@ class Diffusion(BaseModel):
 
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
     (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
-    forward to a stream, `trace` what every forward did. `canvas` makes the answer of a chat fixed text with holes:
+    forward to a stream, `trace` what every forward did. `regex` or `choice` says what the answer is to be; `depth` is how
+    deep JSON may nest where its schema has no bound. `canvas` makes the answer of a chat fixed text with holes:
     strings and `{"hole": 32}`, with `"end": "early"` for one that may end before its last token. `blind` allows text behind
     a hole where the model cannot see it. `tokens` tells of each token the forward that wrote it, the rule and the confidence.
     """
@@ -81,13 +144,16 @@ class Diffusion(BaseModel):
     canvas: list[JsonValue] | None = None
     blind: bool = False
     tokens: bool = False
+    regex: str | None = None
+    choice: list[str] | None = None
+    depth: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__)
 
 
-# Fields that are not supported everywhere, each with the value that changes nothing, at which it is accepted.
+# Fields of OpenAI's and of other servers that are not supported everywhere, each with the value that changes nothing.
 UNSUPPORTED: Mapping[str, JsonValue] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -103,29 +169,70 @@ UNSUPPORTED: Mapping[str, JsonValue] = {
     "echo": False,
     "best_of": 1,
     "suffix": "",
+    "prediction": None,
+    "reasoning_effort": "none",
+    "top_logprobs": 0,
+    "verbosity": "medium",
+    "web_search_options": None,
+    # of vLLM, SGLang, llama.cpp and Ollama
+    "allowed_token_ids": [],
+    "bad_words": [],
+    "chat_template": None,
+    "chat_template_kwargs": {},
+    "early_stopping": False,
+    "ignore_eos": False,
+    "include_stop_str_in_output": False,
+    "length_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "mirostat": 0,
+    "prompt_logprobs": None,
+    "repeat_penalty": 1,
+    "repetition_penalty": 1,
+    "skip_special_tokens": True,
+    "stop_token_ids": [],
+    "tfs_z": 1,
+    "typical_p": 1,
+    "use_beam_search": False,
 }
 # Fields that change nothing about a response.
 _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
 
 
-def _changes_nothing(value: Any, neutral: JsonValue) -> bool:
+# Whole numbers, which some clients write as 64.0.
+_WHOLE = ("max_tokens", "max_completion_tokens", "n", "seed", "top_k")
+
+
+def _changes_nothing(name: str, value: Any, tools: Any) -> bool:
+    if value is None or name in _IGNORED:
+        return True
+    if name == "tool_choice" and value == "auto":
+        return not tools
+    neutral = UNSUPPORTED.get(name)
     # False is not the number 0: OpenAI's older endpoint takes `logprobs: 0` for the probability of each token.
-    return value is None or (value == neutral and isinstance(value, bool) == isinstance(neutral, bool))
+    return name in UNSUPPORTED and value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-class Body(_Strict):
+def _as_whole(name: str, value: Any) -> Any:
+    return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Body(Strict):
     """The fields of both endpoints. By default the server's method decides, and decoding is greedy."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**20)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=2**31 - 1)  # -1 and 0: of all tokens
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = Field(None, ge=0, lt=2**63 - 128)
     stop: (
         Annotated[
-            Annotated[Annotated[str, Field(min_length=1)], Tag(_ONE)]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16), Tag(_MANY)],
+            Annotated[_Stop, Tag(_ONE)] | Annotated[list[_Stop], Field(max_length=16), Tag(_MANY)],
             Discriminator(_one_or_many),
         ]
         | None
@@ -143,11 +250,8 @@ class Body(_Strict):
             json.dumps(data, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # JSON can write it (\ud800), but neither a tokenizer nor an answer can
             raise ValueError("a string holds half of a surrogate pair, which is not Unicode") from None
-        return {
-            name: value
-            for name, value in data.items()
-            if name not in _IGNORED and not (name in UNSUPPORTED and _changes_nothing(value, UNSUPPORTED[name]))
-        }
+        tools = data.get("tools")
+        return {name: _as_whole(name, value) for name, value in data.items() if not _changes_nothing(name, value, tools)}
 
     @property
     def stops(self) -> list[str]:
@@ -158,6 +262,15 @@ class ChatRequest(Body):
     """`POST /v1/chat/completions`; `logprobs` are of the forward that committed each token."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
+    response_format: Annotated[JsonFormat | SchemaFormat | TextFormat, Discriminator("type")] | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["auto", "none", "required"], Tag(_WORD)] | Annotated[ToolChoice, Tag(_ONE)],
+            Discriminator(_word_or_one),
+        ]
+        | None
+    ) = None
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -247,14 +360,23 @@ class Usage(BaseModel):
 
 class ResponseMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Clients tell an answer without calls from one with calls by whether the field is there."""
+        fields: dict[str, Any] = dump(self)
+        if self.tool_calls is None:
+            del fields["tool_calls"]
+        return fields
 
 
 class ChatChoice(BaseModel):
     index: int
     message: ResponseMessage
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["tool_calls"]
     logprobs: dict[str, Any] | None = None
 
 
@@ -315,9 +437,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """`ready`: the server takes requests. A process that responds at all is alive."""
+    """`ready`: the server takes requests and answers them.
 
-    status: Literal["starting", "ready", "busy", "closing", "failed"]
+    `failing`: the last forwards failed; `stuck`: one does not end; `failed`: the engine has died.
+    """
+
+    status: Literal["starting", "ready", "busy", "closing", "failing", "stuck", "failed"]
     ready: bool
     waiting: int
     running: int

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unmask.engine.check import check_size
 from unmask.engine.generate import chat, make_request
 from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
 from unmask.engine.own import completed, default_new_tokens
-from unmask.engine.request import Completion, Request
+from unmask.engine.request import UNNAMED, Completion, Owner, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
@@ -18,6 +19,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
+from unmask.serve.structure import calls_tools, language
 from unmask.serve.told import chat_logprobs, completion_logprobs
 
 
@@ -57,11 +59,24 @@ class ApiRequest:
         return None if self.body.logprobs is None else completion_logprobs(completion, self.tokenizer)
 
     @property
+    def calls_tools(self) -> bool:
+        """Whether an answer may be the call of a tool."""
+        return calls_tools(self.body)
+
+    @property
     def id(self) -> str:
         return f"{'chatcmpl' if self.is_chat else 'cmpl'}-{self.log.request_id}"
 
     def usage(self, completions: Sequence[Completion]) -> Usage:
         return Usage.of(self.prompt_tokens, completions, n=self.body.n or 1)
+
+
+class TooMuch(RequestError):
+    """More than this server takes of one request; `param` is the field that asks for it."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 def choose(asked: Diffusion, options: Options) -> Method:
@@ -79,15 +94,25 @@ def choose(asked: Diffusion, options: Options) -> Method:
     return from_client(asked.method, **asked.settings)
 
 
-def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scope: str = "") -> list[Request]:
+def engine_requests(
+    body: Body, model: Denoiser, options: Options, *, owner: Owner = UNNAMED, cache_scope: str = ""
+) -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
     A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
+    n, prompts = body.n or 1, len(body.prompts) if isinstance(body, CompletionRequest) else 1
+    most = min(options.choices, options.queue)
+    if n * prompts > most:
+        each = f" ({n} of each of {prompts} prompts)" if prompts > 1 else ""
+        raise TooMuch(f"{n * prompts} choices at once{each}: this server takes up to {most}", "n")
     method = completed(model, choose(body.diffusion, options))
+    if method.draft is not None and method.draft.steps > options.draft_steps:
+        raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
     wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens or default_new_tokens(model)
+    asked = language(body)
     made = [
         make_request(
             model,
@@ -96,8 +121,10 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
             max_new_tokens=None if isinstance(prompt, CanvasPrompt) else wanted,
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
+            language=asked,
         )
         for prompt in _prompts(body, model, wanted)
     ]
@@ -105,18 +132,19 @@ def engine_requests(body: Body, model: Denoiser, options: Options, *, cache_scop
         made = [replace(request, layout=request.layout and request.layout.hidden) for request in made]
     if isinstance(body, ChatRequest | CompletionRequest):
         made = [replace(request, alternatives=min(body.alternatives, model.spec.vocab_size)) for request in made]
-    return [replace(request, seed=seed + place, cache_scope=cache_scope) for request in made for place in range(body.n or 1)]
+    return [replace(request, seed=seed + place, owner=owner, cache_scope=cache_scope) for request in made for place in range(n)]
 
 
 def _prompts(body: Body, model: Denoiser, wanted: int) -> Sequence[Sequence[int] | CanvasPrompt]:
     asked = body.diffusion
     if isinstance(body, ChatRequest):
         turns = [{"role": message.role.replace("developer", "system"), "content": message.text} for message in body.messages]
-        if asked.canvas is None:
-            return [chat(model, turns)]
-        if body.max_tokens is not None:
-            raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_tokens out")
-        return [from_json(asked.canvas, chat=turns, blind=asked.blind)]
+        if asked.canvas is not None:
+            if body.max_tokens is not None:
+                raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_tokens out")
+            return [from_json(asked.canvas, chat=turns, blind=asked.blind)]
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if calls_tools(body) else None
+        return [chat(model, turns, tools=tools)]
     assert isinstance(body, CompletionRequest)
     if asked.canvas is not None:
         raise ConfigError("diffusion.canvas is the answer of a chat: here give prompt and suffix")
@@ -133,5 +161,6 @@ def plain(prompt: str, model: Denoiser) -> list[int]:
         raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
     if not prompt.strip():
         raise EmptyPrompt("the prompt is empty: give at least one word")
+    check_size(prompt, model)
     ids: list[int] = tokenizer.encode(prompt, verbose=False)
     return ids

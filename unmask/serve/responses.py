@@ -14,6 +14,7 @@ from unmask.serve.protocol import (
     ResponseMessage,
 )
 from unmask.serve.requests import ApiRequest
+from unmask.serve.structure import called
 from unmask.view.trace import told
 
 
@@ -31,6 +32,10 @@ def response(request: ApiRequest, completions: Sequence[Completion]) -> ChatResp
 
 
 def _chat_choice(request: ApiRequest, index: int, completion: Completion) -> ChatChoice:
+    call = called(completion.text) if request.calls_tools else None
+    if call is not None:
+        message = ResponseMessage(content=None, tool_calls=[call])
+        return ChatChoice(index=index, message=message, finish_reason="tool_calls")
     message = ResponseMessage(content=completion.text)
     logprobs = request.logprobs(completion)
     return ChatChoice(index=index, message=message, finish_reason=completion.finish_reason, logprobs=logprobs)

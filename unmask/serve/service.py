@@ -1,9 +1,11 @@
 """What the endpoints do, apart from HTTP: accept a request, follow it through the engine, count it."""
 
 import asyncio
+import itertools
+import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import HTTPException
@@ -11,17 +13,20 @@ from starlette.requests import Request as HTTPRequest
 
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine
-from unmask.engine.request import Completion, Progress
+from unmask.engine.request import Completion, Owner, Progress, Request
+from unmask.errors import LogitsError
 from unmask.serve.admission import Admission
 from unmask.serve.errors import TimeLimitExceeded
 from unmask.serve.lifetime import deadline, while_connected
-from unmask.serve.log import LogEntry
+from unmask.serve.log import LOG, LogEntry
 from unmask.serve.merge import MergedStreams
 from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
 from unmask.serve.protocol import CLIENT_LEFT, Body, Health, ModelInfo
 from unmask.serve.requests import ApiRequest, engine_requests
 from unmask.serve.stream import EventStream
+
+_WATCH = 1.0  # seconds between two looks at the engine's health
 
 
 class Service:
@@ -32,6 +37,7 @@ class Service:
         self.model_info = ModelInfo(id=options.name or engine.model.name, created=int(time.time()))
         self.admission = Admission(options.queue)
         self.closing = False  # whether the server is about to end
+        self._numbers = itertools.count()  # of requests
         self._engine = engine
         self._async_engine: AsyncEngine | None = None
 
@@ -47,7 +53,7 @@ class Service:
         elif not self._async_engine.alive:
             status = "failed"
         else:
-            status = "busy" if self.admission.is_full(load.running) else "ready"
+            status = self._async_engine.trouble or ("busy" if self.admission.is_full(load.running) else "ready")
         return Health(status=status, ready=status == "ready", waiting=load.waiting, running=load.running)
 
     @property
@@ -69,18 +75,32 @@ class Service:
         if name not in (None, self.model_info.id):
             raise HTTPException(404, f"there is no model '{name}' here: this server has '{self.model_info.id}'")
 
-    async def accept(self, body: Body, log: LogEntry, *, cache_scope: str) -> ApiRequest:
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Say in the log, until the block is left, when health turns and when it is back."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self) -> None:
+        before = None
+        while self._async_engine is not None:
+            trouble = self._async_engine.trouble if self._async_engine.alive else "failed"
+            if trouble != before:
+                LOG.log(logging.ERROR if trouble else logging.WARNING, f"the engine is {trouble or 'well again'}")
+            before = trouble
+            await asyncio.sleep(_WATCH)
+
+    async def accept(self, body: Body, log: LogEntry, *, key: str, cache_scope: str) -> ApiRequest:
         """Check a request and admit it; nothing runs yet. Raises UnmaskError, HTTPException or QueueFull."""
         self.check_model(body.model)
         if self._async_engine is None or self.closing:
             raise HTTPException(503, "the server is closing", headers={"retry-after": "1"})
         # In a thread: encoding a long prompt takes a while, in which the streams of other requests go on.
-        choices = await asyncio.to_thread(engine_requests, body, self.model, self.options, cache_scope=cache_scope)
-        most = self.options.queue
-        if len(choices) > most:
-            raise HTTPException(400, f"{len(choices)} choices at once: this server takes up to {most}")
-        for choice in choices:
-            self._engine.check(choice)
+        owner = Owner(key, str(next(self._numbers)))
+        choices = await asyncio.to_thread(self._checked, body, owner, cache_scope)
         request = ApiRequest(
             body=body,
             model=self.model_info.id,
@@ -92,10 +112,17 @@ class Service:
         self.admission.admit(request, self._engine.load.running)
         return request
 
+    def _checked(self, body: Body, owner: Owner, cache_scope: str) -> list[Request]:
+        """The engine's requests for a body. Raises UnmaskError where one can never be answered here."""
+        choices = engine_requests(body, self.model, self.options, owner=owner, cache_scope=cache_scope)
+        for choice in choices[:: body.n or 1]:
+            self._engine.check(choice)
+        return choices
+
     async def complete(self, request: ApiRequest, http: HTTPRequest) -> list[Completion]:
         """The completions of all choices. A client that leaves frees what they hold.
 
-        Raises what a forward raised, TimeLimitExceeded, and ClientDisconnect.
+        Raises LogitsError, what a forward raised, TimeLimitExceeded, and ClientDisconnect.
         """
         completions = await while_connected(http, self._completions(request))
         self._count(request, completions)
@@ -116,10 +143,11 @@ class Service:
                         completions[index] = item.completion
         except Exception as error:
             # The status was sent long ago: the stream says what happened, and ends without [DONE].
-            late = isinstance(error, TimeLimitExceeded)
+            late, said = isinstance(error, TimeLimitExceeded), isinstance(error, TimeLimitExceeded | LogitsError)
             request.log.outcome = 504 if late else 500
-            request.log.write_error("a stream failed")
-            yield stream.failure(str(error) if late else "the server failed; its log says why")
+            if not said:
+                request.log.write_error("a stream failed")
+            yield stream.failure(str(error) if said else "the server failed; its log says why")
             return
         ordered = [completions[index] for index in range(len(request.choices))]
         self._count(request, ordered)
@@ -160,6 +188,10 @@ class Service:
                         if item.completion is not None:
                             self.admission.complete(request)
                         yield index, item
+        except LogitsError as error:
+            self.metrics.broken()
+            LOG.error(str(error), extra={"about": {"request_id": request.log.request_id}})
+            raise
         finally:
             self.measure()
 

@@ -7,13 +7,14 @@ token (`logprobs`, `diffusion.tokens`) comes at the end of a choice, when no tok
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from unmask.engine.request import Completion, Draft, FinishReason, Progress, Request, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
 from unmask.serve.requests import ApiRequest
+from unmask.serve.structure import CallStream
 from unmask.view.trace import Recorder, told
 
 
@@ -23,6 +24,7 @@ class EventStream:
     def __init__(self, request: ApiRequest, model: Denoiser) -> None:
         diffusion = request.body.diffusion
         self._request, self._drafts = request, diffusion.drafts
+        self._calls = [CallStream() for _ in request.choices] if request.calls_tools else []
         self._recorders = [_recorder(model, choice) for choice in request.choices if diffusion.trace]
 
     @property
@@ -41,16 +43,20 @@ class EventStream:
         if self._recorders and progress.record is not None:
             method = self._request.choices[index].method
             yield self._chunk(index, {}, diffusion=_step(self._recorders[index], progress.record, method))
-        if progress.text:
-            yield self._chunk(index, {"content": progress.text})
+        text = self._calls[index].text(progress.text) if self._calls else progress.text
+        if text:
+            yield self._chunk(index, {"content": text})
         if self._drafts and progress.draft is not None:
             yield self._chunk(index, {}, diffusion=_draft(progress.draft))
         if progress.completion is not None:
+            calls = list(self._calls[index].deltas()) if self._calls else []
+            for delta in calls:
+                yield self._chunk(index, delta)
             if self._request.body.diffusion.tokens:
                 tokens = told(progress.completion, self._request.tokenizer)
                 yield self._chunk(index, {}, diffusion={"event": "tokens", "tokens": tokens})
-            logprobs = self._request.logprobs(progress.completion)
-            yield self._chunk(index, {}, reason=progress.completion.finish_reason, logprobs=logprobs)
+            reason: FinishReason | Literal["tool_calls"] = "tool_calls" if calls else progress.completion.finish_reason
+            yield self._chunk(index, {}, reason=reason, logprobs=self._request.logprobs(progress.completion))
 
     def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
         """The usage, where the request asks for it, and the end."""
@@ -66,9 +72,9 @@ class EventStream:
     def _chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         *,
-        reason: FinishReason | None = None,
+        reason: FinishReason | Literal["tool_calls"] | None = None,
         diffusion: dict[str, Any] | None = None,
         logprobs: dict[str, Any] | None = None,
     ) -> str:

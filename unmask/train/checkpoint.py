@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from unmask import files
 from unmask.errors import ConfigError
-from unmask.files import write_atomically
+from unmask.files import sync, write_atomically
 
 _PREFIX = "checkpoint-"
 
@@ -67,12 +67,20 @@ def write(accelerator: Accelerator, folder: Path, step: int, settings: Mapping[s
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (partial / "progress.json").write_text(json.dumps({"step": step, "settings": settings}, indent=1))
+            for path in (*partial.rglob("*"), partial):
+                sync(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # what a full disk has cut short
+        raise
     if accelerator.is_main_process:
-        (partial / "progress.json").write_text(json.dumps({"step": step, "settings": settings}, indent=1))
         shutil.rmtree(place, ignore_errors=True)
         os.replace(partial, place)
+        sync(folder)
         for other in found(folder):
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)

@@ -34,6 +34,7 @@ from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
 from unmask.tasks.problem import Problem
 from unmask.train.records import files, records
+from unmask.train.selection import COLLECTED
 from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
 from unmask.train.verdict import verdicts
@@ -148,7 +149,7 @@ def collect(
         "rules": rules.to_dict(),
         "weights": loading.fingerprint(loading.locate(config.model)),
     }
-    with Journal(path, provenance, "collected") as journal:
+    with Journal(path, provenance, "collected", fields=COLLECTED) as journal:
         done = sum(1 for _ in journal)
         todo = itertools.islice(enumerate(sources(config)), done, config.limit)
         while chunk := list(itertools.islice(todo, config.batch)):

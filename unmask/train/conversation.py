@@ -13,6 +13,7 @@ tokens that decoding sees.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unmask.engine.template import render
 from unmask.errors import RequestError
 from unmask.models.denoiser import Denoiser
 
@@ -165,10 +166,5 @@ def _tokens(model: Denoiser, text: str) -> list[int]:
 
 def _render(model: Denoiser, conversation: Sequence[Turn], *, prompting: bool = False) -> str:
     """The text of a conversation; with `prompting` up to where the assistant's next turn begins."""
-    from jinja2 import TemplateError
-
     said = [{"role": turn.role, "content": turn.content} for turn in conversation]
-    try:
-        return str(model.tokenizer.apply_chat_template(said, add_generation_prompt=prompting, tokenize=False))
-    except (TemplateError, TypeError) as error:
-        raise RequestError(f"the model's chat template refuses the turns: {error}") from None
+    return render(model.tokenizer, said, prompting=prompting)

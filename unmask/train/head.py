@@ -32,6 +32,7 @@ from unmask.errors import ConfigError
 from unmask.files import read_journal
 from unmask.models import commit_head, loading
 from unmask.models.denoiser import Denoiser
+from unmask.train.selection import COLLECTED
 from unmask.train.trainer import check_number
 
 Report = Callable[[int, str], None]
@@ -124,7 +125,7 @@ def train_head(config: HeadConfig, report: Report = lambda done, text: None) -> 
 
 def read_answers(config: HeadConfig, model: Denoiser, fingerprint: str) -> list[Answer]:
     """One right answer per prompt. Raises ConfigError where they are another model's or fewer than 16."""
-    provenance, rows = read_journal(Path(config.candidates), "unmask train collect")
+    provenance, rows = read_journal(Path(config.candidates), "unmask train collect", COLLECTED)
     if provenance.get("weights") != fingerprint:
         raise ConfigError(
             f"{config.candidates}: the answers are those of the weights {provenance.get('weights')}, and {config.model} is "

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 from unmask.errors import ConfigError
 from unmask.files import HEADER, read_journal
 
+COLLECTED = {"id": int, "candidates": list}  # what every line of a collected file has
+
 Select = Literal["lowest", "highest", "random"]
 Spatial = Literal["windows", "components", "positions"]
 
@@ -57,7 +59,7 @@ def choose(
 def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, seed: int) -> list[Example]:
     """The chosen answers of a collected file. Raises ConfigError if it is not such a file or has no right answer."""
     chosen = []
-    for line in read_journal(path, "unmask train collect")[1]:
+    for line in read_journal(path, "unmask train collect", COLLECTED)[1]:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
             steps = tuple(best.get("steps", ()))

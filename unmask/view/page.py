@@ -2,8 +2,8 @@
 
     page = render(traces)                                                # one trace, or two of the same prompt
 
-The page itself is page.html beside this file: plain HTML, CSS and JavaScript with four placeholders. Three of them, for
-look.css, tokens.js and the looks of the rules, are shared with the server's page (unmask/serve/page.html).
+The page itself is page.html beside this file: plain HTML, CSS and JavaScript with placeholders. All but that of the data
+(look.css, tokens.js, bar.html, playback.js and the looks of the rules) are shared with the server's page.
 """
 
 import json
@@ -42,6 +42,8 @@ def fill(package: str, data: Any, looks: Mapping[str, Look]) -> str:
     parts = {
         "LOOK": shared.joinpath("look.css").read_text(encoding="utf-8"),
         "TOKENS": shared.joinpath("tokens.js").read_text(encoding="utf-8"),
+        "BAR": shared.joinpath("bar.html").read_text(encoding="utf-8"),
+        "PLAYBACK": shared.joinpath("playback.js").read_text(encoding="utf-8"),
         "RULES": _json({rule: asdict(look) for rule, look in looks.items()}),
         "DATA": _json(data),
     }
