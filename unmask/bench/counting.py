@@ -82,10 +82,18 @@ def forward(shape: Shape, queries: Iterable[Query], itemsize: int) -> Cost:
     remembered = 2 * shape.layers * shape.remembered * (seen + kept)
     return Cost(
         bytes=itemsize * round(weights + shape.width * tokens + remembered + shape.vocab * predicted),
-        flops=round(2 * matrices(shape, used) * tokens)
+        flops=round(2 * matrices(shape, used) * tokens - 2 * _behind_attention(shape) * (tokens - predicted))
         + 4 * shape.layers * shape.attended * pairs
         + 2 * shape.width * shape.vocab * predicted,
     )
+
+
+def _behind_attention(shape: Shape) -> int:
+    """Weights that the last layer multiplies behind its attention, which it does for tokens that are predicted alone."""
+    moe = shape.moe
+    mixed = moe is not None and moe.layers[-1]
+    channels = moe.experts + 3 * moe.shared + 3 * moe.mlp * moe.chosen if moe is not None and mixed else 3 * shape.mlp
+    return shape.width * (shape.attended + channels)
 
 
 def _pairs(plan: RowPlan) -> int:

@@ -19,19 +19,20 @@ def page(documents: Sequence[Document], picture: str, compared: Sequence[Documen
     `compared` are documents of benchmarks/before_after.py, which come first.
     """
     ordered = sorted(documents, key=lambda document: document["date"])
-    keys = [headline(document) for document in ordered]
+    whole = [document for document in ordered if {"floors", "shapes", "decode"} & document["parts"].keys()]
+    keys = [headline(document) for document in whole]
     names = list(dict.fromkeys(name for key in keys for name in key))
-    columns = tuple(f"{document['date']} {document['machine']['device']}" for document in ordered)
+    columns = tuple(f"{document['date']} {document['machine']['device']}" for document in whole)
     rows = [(name, *(key.get(name, "") for key in keys)) for name in names]
     parts = ["# Speed", ABOUT]
     for document in sorted(compared, key=lambda document: document["date"], reverse=True):
         parts += _section(document, trees.tables(document))
     parts += [_markdown(Table("Side by side", ("", *columns), rows)), f"![The newest run]({picture})"]
-    shown: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str, str]] = set()
     for document in reversed(ordered):
-        device = document["machine"]["device"]
-        new = {part: rows for part, rows in document["parts"].items() if rows and (device, part) not in shown}
-        shown |= {(device, part) for part in new}
+        where = (document["machine"]["device"], document["model"])
+        new = {part: rows for part, rows in document["parts"].items() if rows and (*where, part) not in shown}
+        shown |= {(*where, part) for part in new}
         if new:
             parts += _section(document, tables({**document, "parts": new}))
     return "\n\n".join(parts) + "\n"
@@ -65,10 +66,6 @@ def headline(document: Document) -> dict[str, str]:
         key[f"`{row['method']}`, batch 1"] = f"{row['tokens_per_second']:.0f} tokens/s"
         if row["tokens_per_second_batch"] is not None:
             key[f"`{row['method']}`, batch 16"] = f"{row['tokens_per_second_batch']:.0f} tokens/s"
-    for row in found(document, "peers", "peer"):
-        if row["times"] != 1:
-            name = f"{document['model']} against {row['peer']}, {row['rows']} rows"
-            key[name] = f"{row['times']:.2f} times as fast ({row['times_least']:.2f} to {row['times_most']:.2f})"
     return {name: text for name, text in key.items() if text}
 
 

@@ -4,7 +4,7 @@ Shapes: B rows, W window positions, N blocks of a window, L positions of a block
 forward has tried (1 unless drafting). Where a function knows nothing of several blocks, L is the window.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -91,6 +91,7 @@ def advance(
     blocks: MultiBlock = ONE,
     ends_E: Tensor | None = None,
     close: Close | None = None,
+    forced: Callable[[Tensor], Tensor] | None = None,
 ) -> Outcome:
     """Take as many commit steps as one forward has evidence for.
 
@@ -100,10 +101,17 @@ def advance(
     a forward has seen, with the memory of the true path, so for any rules the path is that of K = 1.
 
     `subset` is the published match for full-attention models: a guess counts if the step's state contains it. `blocks` and
-    `ends_E` say which blocks are open, as in `openings`. `close` fills up holes that have ended.
+    `ends_E` say which blocks are open, as in `openings`. `close` fills up holes that have ended. `forced` fills in what a
+    constraint leaves no choice for, in the name of the last rule.
     """
     rows, branches, length = states_BKL.shape
-    take = partial(_take, rules, mask_id=mask_id, one_per_run=one_per_run, blocks=blocks, ends_E=ends_E, close=close)
+
+    def take(proposal: Proposal, memories: tuple[Memory, ...]) -> _Taken:
+        took = _take(
+            rules, proposal, memories, mask_id=mask_id, one_per_run=one_per_run, blocks=blocks, ends_E=ends_E, close=close
+        )
+        return took if forced is None else _filled(took, forced(took.window_BL), len(rules))
+
     if branches == 1:
         took = take(proposal, memories)
         made = Noted.of(proposal, took.window_BL)
@@ -199,6 +207,12 @@ def _take(
         tuple(each(memory, join, count) for memory in kept),
         None if final_R is None else final_R.view(-1, count),
     )
+
+
+def _filled(took: _Taken, window_BL: Tensor, number: int) -> _Taken:
+    """The step with a window in which more is written, by the rule of that number."""
+    taken_BL = torch.where(window_BL != took.window_BL, number, took.taken_BL)
+    return took._replace(window_BL=window_BL, taken_BL=taken_BL)
 
 
 def _write(rules: tuple[Rule, ...], proposal: Proposal, selected: Selection, mask_id: int) -> tuple[Selection, Tensor]:

@@ -53,8 +53,16 @@ class Constraint(Protocol):
         """
         ...
 
+    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
+        """The block's tokens with those positions filled in that can become one token alone; the others stay."""
+        ...
+
     def after(self, tokens: Sequence[int]) -> Self:
         """The constraint behind these tokens of the answer, which are final: called on the host, once per block."""
+        ...
+
+    def possible(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer can be made of these positions, masked or fixed; called on the host, before the first forward."""
         ...
 
 

@@ -10,7 +10,6 @@ Shapes: B rows, N blocks that are decoded at once (1 unless a method says otherw
 width, K states of them that a forward has tried (1 unless drafting), R = B K L tokens that the forward has predicted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode.advance import Close, Outcome, advance
+from unmask.decode.forced import Placed
 from unmask.decode.holes import without_ends
 from unmask.decode.memory import Memory
 from unmask.decode.multi_block import ONE, MultiBlock, split
@@ -111,9 +111,6 @@ class BlockFacts(NamedTuple):
         return BlockFacts(fixed_BL, step_B, suffix_B, self.sampling and self.sampling.repeat(times), kind_BL)
 
 
-Narrow = Callable[[Tensor, Proposal, Sampling | None, Score], Proposal]
-
-
 def decide(
     settings: StepSettings,
     logits_RV: Tensor,
@@ -124,15 +121,14 @@ def decide(
     mask_id: int,
     eos_E: Tensor,
     hidden_RC: Tensor | None = None,
-    narrow: Narrow | None = None,
+    constraint: Placed | None = None,
     shown_S: Tensor | None = None,
 ) -> tuple[Outcome, Tensor]:
     """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
     A row any of whose logits are no distribution (NaN, +inf, or -inf for every token) is `BROKEN`: its outcome means nothing.
-    `eos_E` are the ids that end an answer. `narrow` gets all logits [B K, L, V], the proposal made of them, and how they are
-    drawn and scored. `shown_S`: which of the R tokens the logits [S, V] are of, all masked ones among them; None: all. Only
-    where `settings.reads_open`.
+    `eos_E` are the ids that end an answer. A `constraint` is that of the only row. `shown_S`: which of the R tokens the
+    logits [S, V] are of, all masked ones among them; None: all. Only where `settings.reads_open`, and no constraint.
     """
     rows, states, length = states_BKL.shape
     logits_BLV = logits_RV.view(rows * states, length, -1) if shown_S is None else logits_RV
@@ -155,9 +151,9 @@ def decide(
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
     if settings.moves:
         proposal = proposal._replace(logits_BLV=without(logits_BLV, (mask_id,)))
-    if narrow is not None:
+    if constraint is not None:
         sampling = facts.sampling and facts.sampling.repeat(states)
-        proposal = narrow(logits_BLV, proposal, sampling, settings.score)
+        proposal = constraint.narrow(logits_BLV, proposal, sampling, settings.score)
         proposal = proposal._replace(filler_BL=proposal.filler_BL | (proposal.candidate_BL[..., None] == eos_E).any(dim=-1))
     if settings.alternatives:
         sure_BLV = without(
@@ -179,6 +175,7 @@ def decide(
         blocks=settings.blocks,
         ends_E=ends_E,
         close=None if facts.kind_BL is None else Close(facts.kind_BL, settings.hole_ends, mask_id),
+        forced=None if constraint is None else constraint.forced,
     )
     count = settings.blocks.count
     left_R = status(

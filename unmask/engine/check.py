@@ -7,7 +7,7 @@ from typing import Any
 
 from unmask.decode.spec import ModelSpec
 from unmask.engine.request import Request
-from unmask.errors import EmptyPrompt, MaskInPrompt, PromptTooLong, RequestError
+from unmask.errors import EmptyPrompt, GrammarError, MaskInPrompt, PromptTooLong, RequestError
 from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
 
@@ -65,6 +65,13 @@ def check_fixed(request: Request, spec: ModelSpec) -> None:
         raise RequestError("every token of the answer is fixed: leave at least one open")
 
 
+def check_constraint(request: Request, answer: Sequence[int]) -> None:
+    """Raises GrammarError where no answer of these positions, masked or fixed, is what it must be."""
+    if request.constraint is not None and not request.constraint.possible(answer):
+        fixed = " with the fixed text in it" if request.fixed else ""
+        raise GrammarError(f"no answer of {len(answer)} tokens{fixed} is what the grammar asks for: raise max_new_tokens")
+
+
 def checked(request: Request, model: Denoiser) -> Recipe:
     """What the request's method comes to on the model.
 
@@ -82,5 +89,6 @@ def checked(request: Request, model: Denoiser) -> Recipe:
         top_k=request.top_k,
         head=model.head,
         holes=holes,
+        constrained=request.constraint is not None,
         alternatives=request.alternatives,
     )

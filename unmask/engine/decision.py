@@ -13,9 +13,10 @@ from torch import Tensor
 
 from unmask.context.blocks import Blocks
 from unmask.decode.advance import Outcome, drafts
+from unmask.decode.forced import Placed
 from unmask.decode.holes import GIVEN
 from unmask.decode.sampling import Sampling
-from unmask.decode.step import BlockFacts, Narrow, decide
+from unmask.decode.step import BlockFacts, decide
 from unmask.engine.device_state import DeviceState, Facts
 from unmask.engine.request import Alternative, StepOutput
 from unmask.engine.state import RequestState
@@ -82,7 +83,7 @@ class DecisionKey(NamedTuple):
 class DecisionBatch:
     """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
 
-    `narrow` is the constraint of the batch's only row. `shown_S` are those of its R tokens that are predicted; None: all.
+    `constraint` is that of the batch's only row. `shown_S` are those of its R tokens that are predicted; None: all.
     """
 
     key: DecisionKey
@@ -90,7 +91,7 @@ class DecisionBatch:
     eos_E: Tensor
     device_state: DeviceState
     model: Denoiser
-    narrow: Narrow | None = None
+    constraint: Placed | None = None
     shown_S: Tensor | None = None
 
     def states(self) -> Tensor:
@@ -100,7 +101,8 @@ class DecisionBatch:
         if states == 1:
             return window_BL[:, None]
         guess = self.device_state.guess(self.index_B, recipe.width)
-        return drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
+        states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
+        return states_BKL if self.constraint is None else self.constraint.forced(states_BKL[0])[None]
 
     def blocks(self, states_BKL: Tensor) -> Blocks:
         """The block forward that tries them."""
@@ -138,7 +140,7 @@ class DecisionBatch:
             mask_id=self.model.spec.mask_id,
             eos_E=self.eos_E,
             hidden_RC=hidden_RC,
-            narrow=self.narrow,
+            constraint=self.constraint,
             shown_S=self.shown_S,
         )
         self.device_state.keep(self.index_B, outcome, recipe)

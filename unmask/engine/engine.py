@@ -23,8 +23,9 @@ import torch
 
 from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
+from unmask.engine.completion import complete
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
-from unmask.engine.runner import PendingStep, Runner
+from unmask.engine.runner import PendingStep, Runner, filled_in
 from unmask.engine.scheduler import Held, Row, Turns, admit
 from unmask.engine.state import RequestState
 from unmask.errors import LogitsError, PromptTooLong, UnmaskError
@@ -224,7 +225,7 @@ class Engine:
             if observer is not None and records:
                 observer(StepRecord.of_batch([*records.values()], forward=next(forwards), rows=[*records]))
             over = {places[entry.number]: entry.state for entry, _, over in finished if over}
-            done |= {place: state.complete() for place, state in over.items() if not state.broken}
+            done |= {place: complete(state) for place, state in over.items() if not state.broken}
             broken |= {place: _no_numbers(state, place) for place, state in over.items() if state.broken}
         if broken:
             raise LogitsError(broken[min(broken)], [done.get(place) for place in range(len(requests))])
@@ -261,7 +262,7 @@ class Engine:
             raise
         with self._lock:
             kept = [pair for pair in zip(entries, records, strict=True) if pair[0].number in self._running]
-        finished = [_Finished(entry, record, entry.state.settle()) for entry, record in kept]
+        finished = [_settled(entry, record) for entry, record in kept]
         with self._lock:
             for entry, _, over in finished:
                 if entry.number in self._running and not entry.state.broken:
@@ -309,12 +310,20 @@ class Engine:
             self._runner.free(entry.state)
 
 
+def _settled(entry: _Entry, record: StepRecord | None) -> _Finished:
+    """What a forward made of a request; its record tells of all that a constraint has filled in by the end."""
+    state, over = entry.state, entry.state.settle()
+    if over and record is not None:
+        record = filled_in(record, state)
+    return _Finished(entry, record, over)
+
+
 def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
     """What a forward made of one request, which has settled since."""
     state = entry.state
     if state.broken:
         return Progress(number=entry.number, text="", error=LogitsError(_no_numbers(state)))
-    completion = state.complete() if over else None
+    completion = complete(state) if over else None
     text = state.settled() if completion is None else completion.text
     fresh = text[len(entry.sent) :]
     entry.sent = text

@@ -152,13 +152,8 @@ def make_request(
         raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_new_tokens out")
     if whole_blocks != wanted:
         limit = min(limit or wanted, wanted)
-    held = None
-    if language is not None:
-        if isinstance(prompt, CanvasPrompt):
-            raise RequestError("a grammar does not hold over a canvas with fixed text: give one of the two")
-        if stop:
-            raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
-        held = held_to(language, model, method, limit=min(limit or wanted, wanted))
+    if isinstance(prompt, CanvasPrompt) and language is not None:
+        raise RequestError("a grammar does not hold over a canvas with fixed text: give one of the two")
     sampled = Request(
         prompt=(),
         method=method,
@@ -169,7 +164,7 @@ def make_request(
         seed=seed,
         stop=tuple(stop),
         limit=limit,
-        constraint=held,
+        constraint=None if language is None else _held(language, model, method, stop, min(limit or wanted, wanted)),
     )
     if not isinstance(prompt, CanvasPrompt):
         return replace(sampled, prompt=encode(model, prompt))
@@ -254,8 +249,10 @@ def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:
     return -(-wanted // block) * block
 
 
-def held_to(language: Language, model: Denoiser, method: Method, *, limit: int) -> Grammar:
+def _held(language: Language, model: Denoiser, method: Method, stop: Sequence[str], limit: int) -> Grammar:
     """The grammar of an answer of `limit` tokens by this method. Raises RequestError where there is none."""
+    if stop:
+        raise RequestError("stop strings would cut what a grammar has made complete: leave them out")
     if model.tokenizer is None:
         raise RequestError(f"a {language.kind} needs a tokenizer, and {model.name} has none")
     spec = model.spec

@@ -61,6 +61,10 @@ class Notes:
                 if made.alternatives:
                     self.alternatives[start + offset] = made.alternatives[offset]
 
+    def fill(self, positions: Iterable[int], forward: int, rule: int) -> None:
+        """Take in what a constraint has filled in behind a forward, for which no probability was asked."""
+        self.steps |= dict.fromkeys(positions, (forward, rule, math.nan))
+
     def told(self, position: int, rules: Sequence[Rule]) -> TokenStep:
         """How the token there came to be."""
         forward, rule, confidence = self.steps[position]

@@ -9,6 +9,7 @@ in batches, the rows with equal recipes, on their slice of the logits. No loop i
 
 import itertools
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,7 +20,6 @@ from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
 from unmask.decode.holes import FREE
-from unmask.decode.step import Narrow
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
 from unmask.engine.graphs import BlockSteps, graphable, roomy
@@ -149,7 +149,13 @@ class Runner:
         self._open(numbers)
         batches = [
             DecisionBatch(
-                key=key, index_B=index_B, eos_E=eos_E, device_state=state, model=model, narrow=_narrow(some[0]), shown_S=shown_S
+                key=key,
+                index_B=index_B,
+                eos_E=eos_E,
+                device_state=state,
+                model=model,
+                constraint=some[0].placed,
+                shown_S=shown_S,
             )
             for (key, some), index_B, eos_E, shown_S in zip(
                 parts,
@@ -251,21 +257,33 @@ def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | N
             tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
             queries += [tokens[position] for position in turn.block.queried]
     taken = [] if output is None else output.taken
-    new = [offset for offset, rule in enumerate(taken) if rule]
+    new = {begin + offset: (output.block[offset], rule) for offset, rule in enumerate(taken) if rule and output}
+    new = dict(sorted((row.filled | new).items()))
     return StepRecord(
         forward=row.forwards,
         rows=[0],
         refresh=[row.refreshes],
         query_tokens=[queries],
-        committed=[[begin + offset for offset in new]],
-        tokens=[[output.block[offset] for offset in new] if output else []],
-        rule=[[row.recipe.rules[taken[offset] - 1].name for offset in new]],
+        committed=[list(new)],
+        tokens=[[token for token, _ in new.values()]],
+        rule=[[row.recipe.rules[rule - 1].name for _, rule in new.values()]],
         prompt=[row.canvas.prompt],
         start=[begin],
         block=[row.block()],
         candidate=[row.block() if evidence is None else evidence.candidate],
         confidence=[[0.0] * row.recipe.width if evidence is None else evidence.confidence],
         looks=[{rule.name: rule.look for rule in row.recipe.rules}],
+    )
+
+
+def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
+    """The record of the row's last forward, with what a constraint has filled in since."""
+    new = sorted(row.filled.items())
+    return replace(
+        record,
+        committed=[record.committed[0] + [place for place, _ in new]],
+        tokens=[record.tokens[0] + [token for _, (token, _) in new]],
+        rule=[record.rule[0] + [row.recipe.rules[rule - 1].name for _, (_, rule) in new]],
     )
 
 
@@ -309,15 +327,6 @@ def _of_each(parts: Sequence[Rows], shown_S: Tensor, shown: Sequence[Sequence[in
     return [
         None if len(mine) == size else mine - begin for mine, size, begin in zip(split, whole, _begins(parts), strict=False)
     ]
-
-
-def _narrow(row: RequestState) -> Narrow | None:
-    """The row's constraint at its block."""
-    if row.constraint is None:
-        return None
-    window = row.window
-    prompt = max(0, window.prompt - window.start)
-    return partial(row.constraint.narrow, prompt=prompt, behind=row.canvas.tokens[window.end :])
 
 
 def _to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

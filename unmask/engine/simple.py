@@ -13,8 +13,7 @@ N query tokens, V vocabulary, C model width, E ids that end an answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from unmask.context.policy import ContextPolicy, RowPlan, Window, clean, keeping
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.constraint import Constraint
+from unmask.decode.forced import Forced, Placed
 from unmask.decode.holes import GIVEN, Gap, first_end, kinds, unneeded
 from unmask.decode.memory import Memory
 from unmask.decode.sampling import Sampling
@@ -87,6 +87,7 @@ def decode(
         top_k=top_k,
         head=model.head,
         holes=bool(gaps),
+        constrained=constraint is not None,
     )
     mask_id = model.spec.mask_id
     length, count = settings.length, settings.blocks.count
@@ -116,10 +117,13 @@ def decode(
         forwards=[],
     )
     for number, window in enumerate(parts):
+        if constraint is not None:
+            row.fill(number, constraint)
         row.decode_window(number, constraint)
         if row.over:
             break
         constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.start + length])
+    row.note()
     answer = row.tokens[len(prompt) : len(prompt) + max_new_tokens]
     if gaps:
         return Decoded(_unread(answer, gaps, settings), row.forwards)
@@ -147,6 +151,7 @@ class _Row:
     step_B: Tensor | None = None
     memories: tuple[Memory, ...] = ()
     over: bool = False
+    filled: dict[int, int] = field(default_factory=dict)  # places that a constraint has filled in since the last forward
     kept: int = 0  # slots whose keys and values are final
     cached: Window | None = None  # the last window that has been queried whole
 
@@ -154,10 +159,7 @@ class _Row:
         """Make forwards until the window moves on: its first block is finished, or all of them if it is the last window."""
         settings, mask_id, device = self.settings, self.model.spec.mask_id, self.model.device
         window, eos_E = self.windows[number], torch.tensor(settings.eos_ids, device=device)
-        narrow, last, age = None, None, 0
-        if constraint is not None:
-            prompt = max(0, window.prompt - window.start)
-            narrow = partial(constraint.narrow, prompt=prompt, behind=self.tokens[window.end :])
+        last, age, placed = None, 0, self.placed(window, constraint)
         self.open(new=number == 0)
         if self.stays(number):
             self.prefill(window)
@@ -167,6 +169,7 @@ class _Row:
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
                 count = min(settings.branches, max(1, self.block(window).count(mask_id)))
                 states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id, settings.blocks)
+                states_BKL = states_BKL if placed is None else placed.forced(states_BKL[0])[None]
             query_tokens, logits_RV, hidden_RC = self.predict(self.queries(window, age, states_BKL.shape[1]), states_BKL)
             outcome, left_B = decide(
                 settings,
@@ -177,7 +180,7 @@ class _Row:
                 mask_id=mask_id,
                 eos_E=eos_E,
                 hidden_RC=hidden_RC,
-                narrow=narrow,
+                constraint=placed,
             )
             left = left_B.flatten().tolist()
             if BROKEN in left:
@@ -186,6 +189,33 @@ class _Row:
             last, age = outcome.last, age + 1
         if age > 0:
             self.close(number)
+
+    def placed(self, window: Window, constraint: Constraint | None) -> Placed | None:
+        """The constraint at a window."""
+        if constraint is None:
+            return None
+        return Placed.at(constraint, self.tokens, window.start, window.end, window.prompt)
+
+    def fill(self, number: int, constraint: Constraint) -> None:
+        """Before a window: write what the constraint leaves no choice for."""
+        window, length = self.windows[number], self.settings.length
+        placed = self.placed(window, constraint)
+        assert placed is not None
+        block = placed.fill(self.block(window), mask_id=self.model.spec.mask_id, first=not self.forwards)
+        self.filled |= {place: token for place, token in enumerate(block, window.start) if token != self.tokens[place]}
+        self.tokens[window.start : window.end] = block
+        for place, start in enumerate(range(window.start, window.end, length), number):
+            masks = self.tokens[start : start + length].count(self.model.spec.mask_id)
+            self.left[place] = min(self.left[place], masks)
+
+    def note(self) -> None:
+        """What has been filled in since the last forward goes down with it."""
+        if self.filled:
+            last, new = self.forwards[-1], dict(sorted(self.filled.items()))
+            names = [Forced.name] * len(new)
+            self.forwards[-1] = last._replace(
+                committed=[*last.committed, *new], tokens=[*last.tokens, *new.values()], rule=[*last.rule, *names]
+            )
 
     def open(self, *, new: bool) -> None:
         """Before a window: what its blocks have learnt moves on by one; of the last of them nothing is known."""
@@ -330,6 +360,8 @@ class _Row:
         self.memories, self.step_B = outcome.memories, outcome.step_B
         self.tokens[window.start : window.end] = outcome.window_BL[0].tolist()
         taken = {place: rule for place, rule in enumerate(outcome.taken_BL[0].tolist(), window.start) if rule > 0}
+        wrote = bool(taken)
+        taken = dict(sorted((dict.fromkeys(self.filled, len(settings.rules)) | taken).items()))
         made = Forward(
             refresh=age == 0,
             query_tokens=query_tokens,
@@ -338,11 +370,12 @@ class _Row:
             rule=[settings.rules[rule - 1].name for rule in taken.values()],
         )
         self.forwards.append(made)
+        self.filled = {}
         self.left[number : number + len(left)] = left
         self.fill_behind_ends(window)
         # An answer may be complete though the last block, which reaches behind it, is not.
         self.over = self.ended(number) or (self.end < self.windows[-1].total and self.has_enough())
-        if settings.finds_final and not taken:
+        if settings.finds_final and not wrote:
             self.kept = max(self.kept, self.finished(number))  # the forward has seen them as they stay
 
 

@@ -25,10 +25,11 @@ from unmask.context.policy import (
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
+from unmask.decode.forced import Placed
 from unmask.decode.step import BROKEN, ENDED
-from unmask.engine.check import checked
+from unmask.engine.check import check_constraint, checked
 from unmask.engine.reading import Notes, Reader
-from unmask.engine.request import Completion, Request, StepOutput
+from unmask.engine.request import Request, StepOutput
 from unmask.engine.text import Answer, read
 from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
@@ -54,6 +55,7 @@ class RequestState:
         step: commit steps made in the window's first block.
         commits: tokens that each rule wrote, by 1 + its index.
         notes: what will be told of each token.
+        filled: what a constraint has filled in since the last forward: by place, the token and 1 + the index of its rule.
         lease: what it would like of the engine's key/value memory, its own and shared.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
         began, ended: the clock when it came, and when it was over.
@@ -81,6 +83,7 @@ class RequestState:
     query_tokens: int = 0
     commits: Counter[int] = field(default_factory=Counter)
     notes: Notes = field(default_factory=Notes)
+    filled: dict[int, tuple[int, int]] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
     index: int = -1
     pages: tuple[int, ...] = ()
@@ -109,9 +112,10 @@ class RequestState:
         )
         begin, end = blocks[0].start, blocks[-1].end
         state.left = [state.masks_of(start, start + made.length) for start in range(begin, end, made.length)]
+        check_constraint(request, state.canvas.tokens[len(prompt) :])
         state._open(min(state.ahead, len(blocks) - 1))
         state.moved = 0
-        if not any(state.left):  # a canvas without holes
+        if request.layout is not None and not any(state.left):  # a canvas without holes
             state.ended = state.began
         return state
 
@@ -197,6 +201,12 @@ class RequestState:
         """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
         return self.recipe.branches > 1 and not self.refreshes and not self.closing
 
+    @property
+    def placed(self) -> Placed | None:
+        """Its constraint at the window."""
+        held, window = self.constraint, self.window
+        return held and Placed.at(held, self.canvas.tokens, window.start, window.end, self.canvas.prompt)
+
     def block(self) -> list[int]:
         """The window's tokens."""
         return self.canvas.tokens[self.window.start : self.window.end]
@@ -222,7 +232,7 @@ class RequestState:
         kept = None
         if recipe.block is not None and recipe.keeping is not None:
             if self.closing:
-                return Turn(clean(window.start, self._finished, recipe.block), None)
+                return Turn(clean(window.start, self.finished, recipe.block), None)
             kept = keeping(
                 self.kept, window.start, block=recipe.block, how=recipe.keeping, room=self.room, count=recipe.blocks.count
             )
@@ -264,6 +274,7 @@ class RequestState:
         self.kept = self.kept if clean is None else clean.query.stop
         self.forwards += 1
         self.query_tokens += query_tokens
+        self.filled = {}
 
     def commit(self, made: StepOutput) -> None:
         """Take in the forward's decision; of logits that are no numbers nothing is written."""
@@ -280,7 +291,7 @@ class RequestState:
         self.step, self.changed = made.step, any(taken)
         self.block_forwards += 1
         if self.recipe.finds_final and not self.changed:
-            self.kept = max(self.kept, self._finished)  # the forward has seen them as they stay
+            self.kept = max(self.kept, self.finished)  # the forward has seen them as they stay
 
     def settle(self) -> bool:
         """Whether the request is over; if only its first blocks are, it moves on to what is left to decode."""
@@ -289,29 +300,29 @@ class RequestState:
             return True
         ahead = self.ahead
         looks = self.recipe.ending == "first" or self.request.layout is not None
-        over = self._ended or self._complete() or (looks and self._has_enough())
+        over = self.has_ended or self._complete() or (looks and self._has_enough())
         if not (over or self._moves_on()):
             return False
         self.closing = self.closing - 1 if self.closing else self._closing(over)
         if self.closing:
             return False
-        if over or ahead == len(self.left):
+        if not over and ahead < len(self.left):
+            self._open(min(ahead, len(self.windows) - 1))
+        if over or self.ahead == len(self.left):  # where a constraint has filled in the rest, only now
             self.ended = time.perf_counter()
-            return True
-        self._open(min(ahead, len(self.windows) - 1))
-        return False
+        return self.ended is not None
 
     @property
-    def _ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether a block ends the answer, and all before it are finished."""
         return self.left[self.ahead :][:1] == [ENDED]
 
     @property
-    def _finished(self) -> int:
+    def finished(self) -> int:
         """Up to where the window's blocks are finished, as far as it moves on."""
-        ahead = self.ahead + self._ended
+        ahead = self.ahead + self.has_ended
         place = self.windows[0].start + ahead * self.recipe.length
-        if ahead < len(self.left) and not self._ended:
+        if ahead < len(self.left) and not self.has_ended:
             place = min(place, self.windows[-1].start)
         return min(place, self.window.end)
 
@@ -320,7 +331,7 @@ class RequestState:
         recipe = self.recipe
         if not recipe.closes or (over and recipe.ending in ("first", "written")):
             return 0
-        return int(self.kept < self._finished) + int(recipe.confirms)
+        return int(self.kept < self.finished) + int(recipe.confirms)
 
     def _moves_on(self) -> bool:
         """Whether the window's first block is finished, and there is another window or nothing left to do."""
@@ -330,15 +341,34 @@ class RequestState:
         return not (self.recipe.anchored and self.block_forwards < 2)
 
     def _open(self, number: int) -> None:
-        """Go on to this window."""
+        """Go on to this window, or where a constraint leaves nothing of it to decode to the next."""
         start, length = self.window.start, self.recipe.length
-        for window in self.windows[self.block_number : number]:
-            if self.constraint is not None:
-                block = slice(max(window.start, window.prompt), window.start + length)
-                self.constraint = self.constraint.after(self.canvas.tokens[block])
-        self.block_number, self.block_forwards, self.step, self.changed = number, 0, 0, False
+        while True:
+            for window in self.windows[self.block_number : number]:
+                if self.constraint is not None:
+                    block = slice(max(window.start, window.prompt), window.start + length)
+                    self.constraint = self.constraint.after(self.canvas.tokens[block])
+            self.block_number = number
+            self._fill()
+            if number == (number := min(self.ahead, len(self.windows) - 1)):
+                break
+        self.block_forwards, self.step, self.changed = 0, 0, False
         self.moved = self.window.start - start
         self.seeds = self.recipe.seed == "alone" and self.block()[0] == self.canvas.mask_id
+
+    def _fill(self) -> None:
+        """Write what the constraint leaves no choice for in the window; it costs no forward."""
+        if self.placed is None:
+            return
+        begin, end, rule = self.window.start, self.window.end, len(self.recipe.rules)
+        block = self.placed.fill(self.block(), mask_id=self.canvas.mask_id, first=self.forwards == 0)
+        new = {place: (token, rule) for place, token in enumerate(block, begin) if token != self.canvas.tokens[place]}
+        self.canvas.commit(begin, block)
+        self.filled |= new
+        self.commits[rule] += len(new)
+        self.notes.fill(new, max(0, self.forwards - 1), rule)
+        for number, start in enumerate(range(begin, end, self.recipe.length), self.block_number):
+            self.left[number] = min(self.left[number], self.masks_of(start, start + self.recipe.length))
 
     def _complete(self) -> bool:
         """Whether the answer is complete, though its last block reaches behind it."""
@@ -372,29 +402,3 @@ class RequestState:
     def reader(self) -> Reader:
         """What reads answers to the request."""
         return Reader(self.request, self.model.tokenizer, self.recipe.ends)
-
-    def complete(self) -> Completion:
-        """The completion of a request that is over."""
-        assert self.ended is not None, "the request is not over"
-        ids, answer, recipe, prompt = self.final[: self.request.length], self.answer(), self.recipe, self.canvas.prompt
-        if recipe.ending in ("first", "written"):
-            kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
-        else:
-            kept = min(self._finished - prompt, len(ids)) if self._ended else len(ids)
-        places = [place for place in self.reader.counted(answer) if prompt + place in self.notes.steps]
-        return Completion(
-            text=answer.text,
-            token_ids=self.reader.whole(ids, answer, kept, recipe.filler),
-            tokens=answer.tokens,
-            forwards=self.forwards,
-            query_tokens=self.query_tokens,
-            finish_reason="stop" if answer.stopped or self.constraint is not None else "length",
-            seconds=self.ended - self.began,
-            method=self.request.method,
-            commits={rule.name: self.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
-            cached_tokens=self.lease.cached,
-            holes=list(answer.holes),
-            places=places,
-            steps=[self.notes.told(prompt + place, recipe.rules) for place in places],
-            alternatives=[self.notes.alternatives[prompt + place] for place in places] if self.request.alternatives else [],
-        )

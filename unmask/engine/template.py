@@ -28,7 +28,7 @@ def render(
 
     >>> import unmask
     >>> render(unmask.load("unmask-tiny").tokenizer, [{"role": "user", "content": "Hi"}])
-    '<|user|> Hi<|assistant|>'
+    '<|user|>Hi<|assistant|>'
     """
     try:
         with _bounded():

@@ -17,17 +17,21 @@ SERIES = (RIGHT, WRONG, "#4f8f5b", "#8a5fa8", "#b08a2e", "#5c6b7a")
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Accuracy with its interval against forwards and against seconds; the line joins the points of the frontier.
+    """Accuracy with its interval against forwards and against time; the line joins the points of the frontier.
+
+    A label has the value of the option that moves; one that would stand on another is left out.
 
     `rows` are those of `unmask eval --json`, or of `unmask eval --compare --json`, where each names its model too.
     """
     figure = _figure(10.5, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
     _scatter(left, rows, "forwards_mean", "forwards per answer")
-    _scatter(right, rows, "seconds_per_item", "seconds per answer")
+    _scatter(right, [{**row, "milliseconds": 1e3 * row["seconds_per_item"]} for row in rows], "milliseconds", "ms per answer")
     left.set_ylabel("right answers (%, 95 % interval)")
     left.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.suptitle(title, fontsize=11)
+    moved = {name for row in rows for name in _options(row)}
+    figure.suptitle(f"{title}; {', '.join(sorted(moved))} beside the points" if moved else title, fontsize=11)
+    _untangle(figure)
     _save(figure, path)
 
 
@@ -59,6 +63,7 @@ def rules(commits: Mapping[str, Sequence[Mapping[str, Any]]], title: str, path: 
         axes.bar(places, wrong, width=0.09, bottom=good, color=WRONG, label="another token")
         axes.set_title(f"{name}: {row['rule']}\n{row['commits']} tokens, {row['wrong_share']:.1%} other", fontsize=8)
         axes.set_xlim(0, 1)
+        axes.margins(y=0.1)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(panels) :]:
@@ -75,7 +80,7 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
     axes.plot([points[index][0] for index in best], [points[index][1] for index in best], color=LINE, linewidth=1, zorder=1)
     named = list(dict.fromkeys(_series(row) for row in rows))
     for number, series in enumerate(named):
-        colour, marker, above = SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)], number % 2 == 0
+        colour, marker = SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)]
         mine = [(row, point) for row, point in zip(rows, points, strict=True) if _series(row) == series]
         low = [y - 100 * row["accuracy_low"] for row, (_, y) in mine]
         high = [100 * row["accuracy_high"] - y for row, (_, y) in mine]
@@ -92,8 +97,8 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
         )
         for row, point in mine:
             # A series' name is in the legend; beside each point stands the option that sets it apart.
-            text, offset = row["method"].partition(" ")[2], (5, 5) if above else (5, -10)
-            axes.annotate(text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=7)
+            text = ", ".join(_options(row).values())
+            axes.annotate(text, point, xytext=(5, 5), textcoords="offset points", color=colour, fontsize=7)
     costs = [x for x, _ in points]
     if max(costs) > 5 * min(costs):
         axes.set_xscale("log")
@@ -103,6 +108,34 @@ def _scatter(axes: "Axes", rows: Sequence[Mapping[str, Any]], cost: str, label: 
     axes.grid(color="#e6e9ed", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _options(row: Mapping[str, Any]) -> dict[str, str]:
+    """The options that set a point apart from its series.
+
+    >>> _options({"method": "r2-dllm threshold=0.9 cache=prefix"})
+    {'threshold': '0.9', 'cache': 'prefix'}
+    """
+    return dict(pair.split("=", 1) for pair in row["method"].split()[1:] if "=" in pair)
+
+
+def _untangle(figure: "Figure") -> None:
+    """Move labels off each other, or leave them out where there is no room."""
+    from matplotlib.text import Annotation
+
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        placed: list[Any] = []
+        for text in axes.texts:
+            assert isinstance(text, Annotation)
+            for offset in ((5, 5), (5, -10), (-18, 5), (-18, -10)):
+                text.xyann = offset
+                box = text.get_window_extent()
+                if not any(box.overlaps(other) for other in placed):
+                    placed.append(box)
+                    break
+            else:
+                text.set_visible(False)
 
 
 def _series(row: Mapping[str, Any]) -> str:

@@ -67,6 +67,9 @@ class Grammar:
         assert state >= 0, "the answer has left its grammar"
         return replace(self, state=state, written=self.written + len(tokens))
 
+    def possible(self, tokens: Sequence[int]) -> bool:
+        return bool(self._right(tuple(tokens[: self.limit - self.written]))[self.state])
+
     def _chain(self, length: int, behind: Sequence[int], device: torch.device) -> Chain:
         """The window of that many positions of the answer."""
         rest = max(0, self.limit - self.written)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import GrammarError
-from unmask.grammar.expression import Chars, Either, Expression, Listed, Repeat, Seq, Text
+from unmask.grammar.expression import Chars, Either, Expression, Joined, Listed, Repeat, Seq, Text
 from unmask.grammar.utf8 import ByteRanges, spelled
 
 STATES, SECONDS = 20_000, 10.0
@@ -96,6 +96,12 @@ class _Nfa:
                 return end
             case Repeat():
                 return self._repeat(expression, begin)
+            case Joined(item, separator):
+                first, end = self.state(), self.state()
+                self.free[begin].append(first)
+                self.free[self.add(item, first)].append(end)
+                self.free[self.add(separator, end)].append(first)
+                return end
             case Listed():
                 return self._list(expression, begin)
 

@@ -81,6 +81,14 @@ class Repeat:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """One or more of an item with a separator between them."""
+
+    item: "Expression"
+    separator: "Expression"
+
+
+@dataclass(frozen=True)
 class Listed:
     """Items in order with a separator between them; those that are not required may be absent."""
 
@@ -88,7 +96,7 @@ class Listed:
     separator: "Expression"
 
 
-Expression = Chars | Text | Seq | Either | Repeat | Listed
+Expression = Chars | Text | Seq | Either | Repeat | Joined | Listed
 ANY = Chars(((0, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, LAST)))
 NOTHING = Either(())  # no text at all, not even the empty one
 DIGIT = Chars.of(("0", "9"))
@@ -125,5 +133,7 @@ def mapped(expression: Expression, change: Callable[[Chars], Expression]) -> Exp
             return Either(tuple(mapped(part, change) for part in parts))
         case Repeat(part, least, most):
             return Repeat(mapped(part, change), least, most)
+        case Joined(item, separator):
+            return Joined(mapped(item, change), mapped(separator, change))
         case Listed(items, separator):
             return Listed(tuple((mapped(part, change), needed) for part, needed in items), mapped(separator, change))

@@ -41,7 +41,8 @@ FORMATS = {
 def escaped(chars: Chars) -> Expression:
     """One of these characters, as a string of JSON spells it; a control character only where there is no other."""
     plain = chars.without(chars.without(_PLAIN))
-    ways = [*([plain] if plain.ranges else []), *(Text(short) for letter, short in _SHORT.items() if letter in chars)]
+    ways: list[Expression] = [plain] if plain.ranges else []
+    ways += [Text(short) for letter, short in _SHORT.items() if letter in chars]
     return either(*ways) if ways else either(*(Text(f"\\u{code:04x}") for code in range(0x20) if chr(code) in chars))
 
 

@@ -18,6 +18,7 @@ from unmask.grammar.dfa import ByteDfa, Ints, distances, smallest, too_large
 from unmask.grammar.text import TextMap
 
 PAIRS = 200_000
+_UNWRITTEN = "no answer satisfies the grammar: this model's tokenizer cannot write any text of it"
 
 
 def lifted(dfa: ByteDfa, text: TextMap, *, ends: Sequence[int], mask_id: int, vocabulary: int) -> Automaton:
@@ -25,7 +26,10 @@ def lifted(dfa: ByteDfa, text: TextMap, *, ends: Sequence[int], mask_id: int, vo
 
     Raises GrammarError where the tokenizer cannot write any text of the language.
     """
-    written = smallest(composed(dfa, text))
+    try:
+        written = smallest(composed(dfa, text))
+    except GrammarError:
+        raise GrammarError(_UNWRITTEN) from None
     silent = {mask_id, *ends}
     tokens = [None if number in silent else token for number, token in enumerate(text.tokens[:vocabulary])]
     column_V, columns_CS = _columns(written, tokens)
@@ -51,7 +55,7 @@ def automaton(next_CS: Ints, class_V: Ints, accept_S: NDArray[np.bool_], *, ends
     class_E, from_E = np.nonzero(next_CS >= 0)
     left_S = distances(from_E, next_CS[class_E, from_E], accept_S)
     if left_S[0] < 0:
-        raise GrammarError("no answer satisfies the grammar: this model's tokenizer cannot write any text of it")
+        raise GrammarError(_UNWRITTEN)
     next_CS = np.where((next_CS >= 0) & (left_S[next_CS] >= 0), next_CS, -1)
     kept = _reached(next_CS)
     place_S = np.full(len(left_S) + 1, -1)  # and -1 of -1

@@ -10,21 +10,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, NoReturn
 
 from unmask.errors import GrammarError
 from unmask.grammar.disjoint import disjoint, merged
-from unmask.grammar.expression import NOTHING, Expression, Listed, Repeat, either, maybe, seq
+from unmask.grammar.expression import NOTHING, Expression, Joined, Listed, Repeat, either, maybe, seq
 from unmask.grammar.json_values import FORMATS, any_string, integer, number, of_format, string
 from unmask.grammar.regex import search
 
 DEPTH, MOST_DEPTH = 4, 6
 _NODES = 20_000
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-_NOTES = frozenset(
-    ["title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format", "$schema"]
-    + ["$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding"]
-)
+_NOTES = {  # what says nothing of a value
+    *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format"),
+    *("$schema", "$id", "$comment", "$defs", "definitions", "$anchor", "contentMediaType", "contentEncoding"),
+}
 _OWN = {  # what each type understands
     "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
@@ -134,14 +135,14 @@ class _Schema:
         if self.inside.get(name, 0) >= self.depth:
             return NOTHING  # deeper than that no text is written
         self.inside[name] = self.inside.get(name, 0) + 1
-        made = self.value(merged(found, rest, lambda why: _fail(path, why)) if rest else found, path, depth)
+        made = self.value(merged(found, rest, partial(_fail, path)) if rest else found, path, depth)
         self.inside[name] -= 1
         return made
 
     def _all(self, source: Mapping[str, Any], path: str, depth: int) -> Expression:
         joined: Any = {key: part for key, part in source.items() if key != "allOf"}
         for part in _schemas(source, "allOf", path):
-            joined = merged(part, joined, lambda why: _fail(path, f"allOf: {why}"))
+            joined = merged(part, joined, partial(_fail, f"{path}.allOf"))
         return self.value(joined, path, depth)
 
     def _any(self, source: Mapping[str, Any], path: str, depth: int) -> Expression:
@@ -157,7 +158,7 @@ class _Schema:
         rest = {key: part for key, part in source.items() if key != name and key not in _NOTES - {"format"}}
         for place, part in enumerate(_schemas(source, name, path)):
             where = f"{path}.{name}[{place}]"
-            yield self.value(merged(part, rest, lambda why, at=where: _fail(at, why)), where, depth)
+            yield self.value(merged(part, rest, partial(_fail, where)), where, depth)
 
     def _resolved(self, source: Any) -> Any:
         """A schema, or what it refers to, if that is all that it says."""
@@ -245,8 +246,9 @@ def _tuple(first: Sequence[Expression], others: Expression, least: int, most: in
     """Items of which each of the first has its own schema; those behind the first `least` may be absent."""
     if not first:
         return _several(others, least, most)
-    rest: Expression = Repeat(seq(_COMMA, others), max(0, least - len(first)), None if most is None else most - len(first))
-    rest = seq() if rest.part == NOTHING or most == len(first) else rest
+    rest: Expression = seq()
+    if others != NOTHING and most != len(first):
+        rest = Repeat(seq(_COMMA, others), max(0, least - len(first)), None if most is None else most - len(first))
     for place in reversed(range(1, len(first))):
         rest = seq(_COMMA, first[place], rest)
         rest = rest if place < least else maybe(rest)
@@ -258,6 +260,8 @@ def _several(item: Expression, least: int, most: int | None) -> Expression:
     """So many items with commas between them."""
     if most == 0 or item == NOTHING:
         return seq() if least == 0 else NOTHING
+    if least <= 1 and most is None:
+        return maybe(Joined(item, _COMMA)) if least == 0 else Joined(item, _COMMA)
     some = seq(item, Repeat(seq(_COMMA, item), max(0, least - 1), None if most is None else most - 1))
     return some if least > 0 else maybe(some)
 

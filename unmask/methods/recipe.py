@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from unmask.decode.commit_head import CommitHead
+from unmask.decode.forced import Forced
 from unmask.decode.multi_block import ONE, MultiBlock
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
@@ -103,10 +104,12 @@ def recipe(
     head: CommitHead | None = None,
     holes: bool = False,
     alternatives: int = 0,
+    constrained: bool = False,
 ) -> Recipe:
     """What the method comes to for answers of this many tokens, on this model and its commit head, sampled like this.
 
     With `holes` in fixed text no end of an answer ends the decode, and no token moves. `alternatives` as in `StepSettings`.
+    `constrained`: whether a constraint says what the answer must be.
 
     Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
     means nothing to the model, or a rule asks a head that is not there.
@@ -120,9 +123,10 @@ def recipe(
     # On a grid no query begins before its block: where row i - 1 predicts token i, the block's first token is a seed.
     shifted = spec.lookbehind > 0 and context.block is None
     marks = () if holes else spec.marks
+    rules = method.rules(answer_length, shifted=shifted, block=context.block, marks=marks, head=head)
     return Recipe(
         **context._asdict(),
-        rules=method.rules(answer_length, shifted=shifted, block=context.block, marks=marks, head=head),
+        rules=(*rules, Forced()) if constrained else rules,
         never=() if (method.commit.moves or method.official) and not holes else spec.marks,
         score=method.score,
         one_per_run=method.one_per_run,

@@ -27,6 +27,7 @@ from unmask.serve.lines import Job, Source, answer, label, parse, refusal, reque
 BATCH = 32
 # Blocks of a worker that are answered at once: one fills the rows that the other leaves as it ends.
 _OVERLAP = 2
+_TOKENS = 8192  # query tokens of a forward
 
 
 class Share(NamedTuple):
@@ -95,7 +96,8 @@ class Answerer:
     def __init__(self, job: Job, source: Path, device: str, rows: int) -> None:
         self._job, self._source = job, source
         self._model = load(job.model, device=device, dtype=job.dtype)
-        self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows)))
+        # Forwards may be long: no other client waits for them.
+        self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows, tokens=_TOKENS)))
 
     async def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """The block's answers: columns `line` and `answer`, one JSON object each."""

@@ -15,7 +15,6 @@ class Strict(BaseModel):
 class NamedSchema(Strict):
     """`strict` changes nothing: what a schema says is always kept to."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
     schema_: dict[str, JsonValue] = Field(alias="schema")

@@ -1,0 +1,31 @@
+"""What a request that is over has come to."""
+
+from unmask.engine.request import Completion
+from unmask.engine.state import RequestState
+
+
+def complete(row: RequestState) -> Completion:
+    """The completion of a request that is over. What a constraint holds is complete, whether an end stands behind it or not."""
+    assert row.ended is not None, "the request is not over"
+    ids, answer, recipe, prompt = row.final[: row.request.length], row.answer(), row.recipe, row.canvas.prompt
+    if recipe.ending in ("first", "written"):
+        kept = answer.tokens + (answer.tokens < len(ids) and ids[answer.tokens] in recipe.ends)
+    else:
+        kept = min(row.finished - prompt, len(ids)) if row.has_ended else len(ids)
+    places = [place for place in row.reader.counted(answer) if prompt + place in row.notes.steps]
+    return Completion(
+        text=answer.text,
+        token_ids=row.reader.whole(ids, answer, kept, recipe.filler),
+        tokens=answer.tokens,
+        forwards=row.forwards,
+        query_tokens=row.query_tokens,
+        finish_reason="stop" if answer.stopped or row.constraint is not None else "length",
+        seconds=row.ended - row.began,
+        method=row.request.method,
+        commits={rule.name: row.commits[number] for number, rule in enumerate(recipe.rules, start=1)},
+        cached_tokens=row.lease.cached,
+        holes=list(answer.holes),
+        places=places,
+        steps=[row.notes.told(prompt + place, recipe.rules) for place in places],
+        alternatives=[row.notes.alternatives.get(prompt + place, []) for place in places] if row.request.alternatives else [],
+    )
