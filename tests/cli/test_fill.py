@@ -42,14 +42,13 @@ def test_the_filled_file_is_on_stdout(capsys: pytest.CaptureFixture[str], file: 
 
 def test_a_saved_decode_shows_what_was_fixed(capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path) -> None:
     saved, page = tmp_path / "trace.json", tmp_path / "page.html"
-    code, out, _ = run(capsys, str(file), "--trace", str(saved))
+    code, _, _ = run(capsys, str(file), "--trace", str(saved))
     assert code == 0
     (trace,) = read(saved)
     before, after = trace.cells(0), trace.cells(trace.forwards)
     assert {cell.rule for cell in before} == {FIXED, None}
     assert [cell.text for cell in before if cell.rule] == [cell.text for cell in after if cell.rule == FIXED]
     assert sum(cell.rule is None for cell in before) == 5
-    assert out.endswith("".join(cell.text or "" for cell in after).split("apples")[1])
     assert run(capsys, str(file), "--trace", str(page))[0] == 0
     assert FIXED_LOOK.sentence in page.read_text()
 
