@@ -24,6 +24,7 @@ def forwards_of(model: Denoiser, request: Request) -> simple.Decoded:
         seed=request.seed,
         fixed=request.fixed,
         constraint=request.constraint,
+        gaps=() if request.layout is None else request.layout.gaps,
     )
 
 
@@ -38,8 +39,11 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         top_p=request.top_p,
         top_k=request.top_k,
         head=model.head,
+        holes=request.layout is not None,
         constrained=request.constraint is not None,
     )
+    if request.layout is not None:
+        return _canvas(model, request, decoded, made)
     limit = request.limit or request.max_new_tokens
     kept, ids = _until_enough(model, request, decoded, made)
     answer = read(ids[:limit], model.tokenizer, made.ends, request.stop, request.fixed)
@@ -60,6 +64,26 @@ def alone(model: Denoiser, request: Request, forwards: list[simple.Forward] | No
         seconds=0.0,
         method=request.method,
         commits={rule.name: commits[rule.name] for rule in made.rules},
+    )
+
+
+def _canvas(model: Denoiser, request: Request, decoded: simple.Decoded, made: Recipe) -> Completion:
+    """Of a canvas, which no end of text and no limit ends."""
+    assert request.layout is not None
+    ids = decoded.token_ids[: request.limit]
+    answer = request.layout.read(request.prompt, ids, model.tokenizer, made.ends)
+    commits = Counter(rule for forward in decoded.forwards for rule in forward.rule)
+    return Completion(
+        text=answer.text,
+        token_ids=ids,
+        tokens=answer.tokens,
+        forwards=len(decoded.forwards),
+        query_tokens=sum(len(forward.query_tokens) for forward in decoded.forwards),
+        finish_reason="stop" if answer.stopped else "length",
+        seconds=0.0,
+        method=request.method,
+        commits={rule.name: commits[rule.name] for rule in made.rules},
+        holes=list(answer.holes),
     )
 
 

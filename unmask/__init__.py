@@ -24,7 +24,9 @@ from unmask.errors import (
 
 if TYPE_CHECKING:
     from unmask.engine.generate import generate
+    from unmask.engine.holes import canvas, hole
     from unmask.engine.request import Completion, StepRecord
+    from unmask.engine.score import Score, score
     from unmask.methods import load as method
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser, ModelSpec
@@ -44,11 +46,15 @@ __all__ = [
     "ModelSpec",
     "PromptTooLong",
     "RequestError",
+    "Score",
     "StepRecord",
     "UnmaskError",
+    "canvas",
     "generate",
+    "hole",
     "load",
     "method",
+    "score",
 ]
 
 _LAZY = {
@@ -56,10 +62,14 @@ _LAZY = {
     "Denoiser": "unmask.models.denoiser:Denoiser",
     "Method": "unmask.methods.method:Method",
     "ModelSpec": "unmask.models.denoiser:ModelSpec",
+    "Score": "unmask.engine.score:Score",
     "StepRecord": "unmask.engine.request:StepRecord",
+    "canvas": "unmask.engine.holes:canvas",
     "generate": "unmask.engine.generate:generate",
+    "hole": "unmask.engine.holes:hole",
     "load": "unmask.models.loading:load",
     "method": "unmask.methods:load",
+    "score": "unmask.engine.score:score",
 }
 
 

@@ -38,7 +38,7 @@ PARTS = [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png
         ({"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
         ({"stop": 7}, "stop", "valid string"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported: leave it out"),
-        ({"logprobs": True}, "logprobs", "not supported: leave it out"),
+        ({"store": True}, "store", "not supported: leave it out"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_object"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
         ({"stream_options": {"include_usage": True, "every": 2}}, "stream_options.every", "not supported"),

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import unmask
+from unmask.engine.generate import answer as complete
 from unmask.engine.generate import make_request
 from unmask.engine.state import RequestState
 from unmask.models.toy import toy
@@ -57,7 +58,7 @@ def test_a_line_wins_over_the_command_and_the_command_over_the_method() -> None:
         ('{"prompt": "a"', "not JSON"),
         ("[" * 10**5, "not JSON"),
         ("[1]", r'expected an object such as {"prompt": "..."}, got \[1\]'),
-        ("{}", "one of prompt, messages, token_ids; this one has none"),
+        ("{}", "one of prompt, messages, token_ids, canvas; this one has none"),
         ('{"prompt": "a", "token_ids": [1]}', "this one has prompt and token_ids"),
         ('{"prompt": ""}', "the prompt is empty"),
         ('{"prompt": [1, 2]}', r"prompt must be a string, got \[1, 2\]; token ids go under token_ids"),
@@ -112,14 +113,39 @@ ANYTHING = st.recursive(
 @example("prompt", {"method": {"commit": {"rule": []}}})
 @example("prompt", {"stop": 3})
 @example("token_ids", {"token_ids": [10**30]})
+@example("canvas", {"canvas": [{"hole": 2**62}, "a", [10**30]], "method": {"block_length": 2**62}})
+@example("canvas", {"prompt": 3})
+@example("canvas", {"canvas": [{"hole": []}], "blind": 3})
 @example("prompt", {"max_new_tokens": 10**30})
 @example("prompt", {"method": {"commit": {"rule": "quota", "steps": 10**30}}})
 def test_any_line_is_a_request_or_a_mistake_of_the_user(kind: str, row: dict[str, Any]) -> None:
     """Whatever JSON stands under our keys: nothing but our own errors, so that no line can end a run."""
     model = TOY if kind == "token_ids" else TINY
-    sound = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "token_ids": [1]}[kind]
+    sound = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "token_ids": [1], "canvas": ["a", {"hole": 2}]}[
+        kind
+    ]
     with contextlib.suppress(unmask.UnmaskError):
         RequestState.start(request(model, parse(json.dumps({kind: sound, **row}).encode()), job()), model)
+
+
+def test_a_line_may_be_a_canvas_alone_or_as_the_answer_of_a_chat(model: unmask.Denoiser) -> None:
+    parts = ["Mia has", {"hole": 2}, " apples.", {"hole": 9, "end": "early"}]
+    for chat in ({}, {"prompt": QUESTION}, {"messages": [{"role": "user", "content": QUESTION}]}):
+        asked = request(model, {"canvas": parts, **chat}, job(max_new_tokens=64))
+        canvas = unmask.canvas(
+            "Mia has", unmask.hole(2), " apples.", unmask.hole(9, end="early"), chat=QUESTION if chat else None
+        )
+        assert asked == make_request(model, canvas, method=job().method)
+    with pytest.raises(unmask.ConfigError, match="max_new_tokens"):
+        request(model, {"canvas": parts, "max_new_tokens": 32}, job())
+    with pytest.raises(unmask.RequestError, match="token_ids and canvas"):
+        request(model, {"canvas": parts, "token_ids": [3]}, job())
+    (done,) = complete(model, [asked])
+    assert answer(done)["holes"] == done.holes
+    told = json.loads(json.dumps(answer(done, steps=True)))["steps"]
+    assert told == [[step.forward, step.rule, step.confidence] for step in done.steps]
+    assert "steps" in job(steps=True).to_dict()
+    assert "steps" not in job().to_dict()
 
 
 def test_an_answer_has_an_id_what_is_kept_and_the_fields_of_generate(model: unmask.Denoiser) -> None:

@@ -11,7 +11,21 @@ from typing import Protocol, runtime_checkable
 
 import typer
 
-from unmask.cli import batch, bench, calibrate, compare, evaluate, generate, methods, reproduce, serve, tasks, train, view
+from unmask.cli import (
+    batch,
+    bench,
+    calibrate,
+    compare,
+    evaluate,
+    fill,
+    generate,
+    methods,
+    reproduce,
+    serve,
+    tasks,
+    train,
+    view,
+)
 from unmask.errors import LogitsError, UnmaskError
 
 
@@ -33,6 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("generate")(generate.command)
+app.command("fill")(fill.command)
 app.command("compare")(compare.command)
 app.command("eval")(evaluate.command)
 app.command("batch")(batch.command)

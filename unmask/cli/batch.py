@@ -46,6 +46,9 @@ def command(
     seed: Seed = 0,
     stop: Stop = None,
     keep: Annotated[str, typer.Option(help="Keys of the input to copy to the output, separated by commas.")] = "",
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Tell of each token its forward, its rule and its confidence, as `steps`.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Models that run in parallel; default: one per GPU, or one on the CPU.")
     ] = None,
@@ -77,6 +80,7 @@ def command(
         seed=seed,
         stop=tuple(stop or ()),
         keep=tuple(key for key in keep.split(",") if key),
+        steps=steps,
     )
     began = time.perf_counter()
     with progress() as display:

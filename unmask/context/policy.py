@@ -156,10 +156,11 @@ def whole(window: Window) -> list[int]:
     return list(range(window.total))
 
 
-def pruned(window: Window, *, near: int, tail: int) -> list[int]:
+def pruned(window: Window, *, near: int, tail: int, fixed: Sequence[int] = ()) -> list[int]:
     """Streaming-dLLM's layout (arXiv 2601.17917, eq. 7): prefix, block, the `near` next positions and the last `tail`.
 
-    A suffix of at most `near` tokens stays whole. Positions keep their own numbers, so rotary distances are true.
+    A suffix of at most `near` tokens stays whole, and so does fixed text, at the positions `fixed` in rising order.
+    Positions keep their own numbers, so rotary distances are true.
 
     >>> pruned(Window(prompt=2, start=2, end=4, total=12), near=3, tail=1)
     [0, 1, 2, 3, 4, 5, 6, 11]
@@ -167,15 +168,22 @@ def pruned(window: Window, *, near: int, tail: int) -> list[int]:
     kept = window.end + near
     if kept >= window.total:
         return whole(window)
-    return [*range(kept), *range(max(kept, window.total - tail), window.total)]
+    end = max(kept, window.total - tail)
+    return [*range(kept), *(place for place in fixed if kept <= place < end), *range(end, window.total)]
 
 
 def policy(
-    cache: str, suffix: tuple[int, int] | None, prompt_interval: int | None = 1, *, block: int | None = None
+    cache: str,
+    suffix: tuple[int, int] | None,
+    prompt_interval: int | None = 1,
+    *,
+    block: int | None = None,
+    fixed: Sequence[int] = (),
 ) -> ContextPolicy:
     """The policy of a cache's name, of (near, tail) if the suffix is to be pruned, and of `refresh`.
 
-    With `block`, the length of the blocks of a block-causal model, nothing is pruned or refreshed.
+    With `block`, the length of the blocks of a block-causal model, nothing is pruned or refreshed. `fixed` are the positions
+    of fixed text, which is never pruned.
     """
     if block is not None:
         return block_causal(block, kept=cache != "none")
@@ -185,7 +193,7 @@ def policy(
         near, tail = suffix
 
         def layout(window: Window) -> list[int]:
-            return pruned(window, near=near, tail=tail)
+            return pruned(window, near=near, tail=tail, fixed=fixed)
 
     def plan(window: Window, age: int) -> RowPlan:
         positions = layout(window)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.decode.holes import closed
 from unmask.decode.memory import Memory, choose
 from unmask.decode.multi_block import ONE, MultiBlock, by_block, each, join, later, openings, split
 from unmask.decode.proposal import Proposal
@@ -25,6 +26,7 @@ class Outcome(NamedTuple):
         step_B: commit steps made in the block so far; of several blocks [B, N].
         memories: one per rule.
         last: the evidence of the last step of each row, from which drafts are made.
+        noted: what the model said of each token that was committed, at the step that did it.
         final_BN: blocks that are complete and will not change; None where no rule edits.
     """
 
@@ -33,7 +35,48 @@ class Outcome(NamedTuple):
     step_B: Tensor
     memories: tuple[Memory, ...]
     last: Proposal
+    noted: "Noted"
     final_BN: Tensor | None = None
+
+
+class Noted(NamedTuple):
+    """What a forward says of the tokens that it leads to; of other positions the numbers mean nothing.
+
+    Attributes:
+        confidence_BL: the token's probability; NaN where it is not the candidate, because it has moved or is filler.
+        top_id_BLA, top_BLA: as in `Proposal`.
+    """
+
+    confidence_BL: Tensor
+    top_id_BLA: Tensor | None
+    top_BLA: Tensor | None
+
+    @classmethod
+    def of(cls, shown: Proposal, window_BL: Tensor) -> "Noted":
+        """Of a step's evidence and the window after it."""
+        sure_BL = shown.confidence_BL if shown.probability_BL is None else shown.probability_BL
+        return cls(sure_BL.masked_fill(window_BL != shown.candidate_BL, torch.nan), shown.top_id_BLA, shown.top_BLA)
+
+    def over(self, before: "Noted", new_BL: Tensor) -> "Noted":
+        """What is noted here of the positions that are new, and what was before of the others."""
+        parts = (
+            None
+            if new is None or old is None
+            else torch.where(new_BL if new.dim() == new_BL.dim() else new_BL[..., None], new, old)
+            for new, old in zip(self, before, strict=True)
+        )
+        return Noted(*parts)  # type: ignore[arg-type]
+
+
+class Close(NamedTuple):
+    """Where rows have holes: what their positions are, and what ends a hole (`holes.closed`)."""
+
+    kind_BL: Tensor
+    ends: tuple[int, ...]
+    mask_id: int
+
+    def __call__(self, window_BL: Tensor, taken_BL: Tensor) -> tuple[Tensor, Tensor]:
+        return closed(window_BL, taken_BL, self.kind_BL, self.ends, self.mask_id)
 
 
 def advance(
@@ -47,6 +90,7 @@ def advance(
     subset: bool = False,
     blocks: MultiBlock = ONE,
     ends_E: Tensor | None = None,
+    close: Close | None = None,
     forced: Callable[[Tensor], Tensor] | None = None,
 ) -> Outcome:
     """Take as many commit steps as one forward has evidence for.
@@ -57,18 +101,21 @@ def advance(
     a forward has seen, with the memory of the true path, so for any rules the path is that of K = 1.
 
     `subset` is the published match for full-attention models: a guess counts if the step's state contains it. `blocks` and
-    `ends_E` say which blocks are open, as in `openings`. `forced` fills in what a constraint leaves no choice for, in the
-    name of the last rule.
+    `ends_E` say which blocks are open, as in `openings`. `close` fills up holes that have ended. `forced` fills in what a
+    constraint leaves no choice for, in the name of the last rule.
     """
     rows, branches, length = states_BKL.shape
 
     def take(proposal: Proposal, memories: tuple[Memory, ...]) -> _Taken:
-        took = _take(rules, proposal, memories, mask_id=mask_id, one_per_run=one_per_run, blocks=blocks, ends_E=ends_E)
+        took = _take(
+            rules, proposal, memories, mask_id=mask_id, one_per_run=one_per_run, blocks=blocks, ends_E=ends_E, close=close
+        )
         return took if forced is None else _filled(took, forced(took.window_BL), len(rules))
 
     if branches == 1:
         took = take(proposal, memories)
-        return Outcome(took.window_BL, took.taken_BL, took.step_B, took.memories, proposal, took.final_BN)
+        made = Noted.of(proposal, took.window_BL)
+        return Outcome(took.window_BL, took.taken_BL, took.step_B, took.memories, proposal, made, took.final_BN)
 
     window_BL = states_BKL[:, 0]
     device = window_BL.device
@@ -80,11 +127,14 @@ def advance(
     at_B = torch.zeros_like(own_B)  # the state that each row is in
     live_B = torch.ones_like(at_B, dtype=torch.bool)  # whether its evidence is still to be used
     final_BN: Tensor | None = None
+    noted: Noted | None = None
     for _ in range(branches):
         index_B = torch.arange(rows, device=device) * branches + at_B
         shown = proposal.rows(index_B)._replace(step_B=step_B)
         took = take(shown, memories)
         new_BL = took.taken_BL * live_B[:, None]
+        said = Noted.of(shown, took.window_BL)
+        noted = said if noted is None else said.over(noted, new_BL > 0)
         after_BL = torch.where(live_B[:, None], took.window_BL, window_BL)
         memories = tuple(choose(live_B, new, old) for new, old in zip(took.memories, memories, strict=True))
         step_B = torch.where(live_B if step_B.dim() == 1 else live_B[:, None], took.step_B, step_B)
@@ -104,7 +154,8 @@ def advance(
             after_BL = torch.where(live_B[:, None], guess_BL, after_BL)
         taken_BL = torch.where(after_BL != window_BL, new_BL, taken_BL)
         window_BL = after_BL
-    return Outcome(window_BL, taken_BL, step_B, memories, shown, final_BN)
+    assert noted is not None, "a forward is at least one step"
+    return Outcome(window_BL, taken_BL, step_B, memories, shown, noted, final_BN)
 
 
 class _Taken(NamedTuple):
@@ -126,11 +177,15 @@ def _take(
     one_per_run: bool,
     blocks: MultiBlock,
     ends_E: Tensor | None,
+    close: Close | None,
 ) -> _Taken:
     """One step: the rules decide block by block, and what they take is written."""
     count = blocks.count
     if count == 1:
         selected, window_BL = _write(rules, proposal, select(rules, proposal, memories, one_per_run=one_per_run), mask_id)
+        if close is not None:
+            window_BL, taken_BL = close(window_BL, selected.taken_BL)
+            selected = selected._replace(taken_BL=taken_BL)
         final_B = _final(rules, selected, window_BL, mask_id)
         final_BN = None if final_B is None else final_B[:, None]
         return _Taken(window_BL, selected.taken_BL, proposal.step_B + 1, selected.memories, final_BN)
@@ -138,6 +193,9 @@ def _take(
     shown = by_block(proposal, blocks, opened)
     held = tuple(each(memory, split, count) for memory in memories)
     selected, window_RL = _write(rules, shown, select(rules, shown, held, one_per_run=one_per_run), mask_id)
+    if close is not None:  # a hole may run over several blocks
+        window_BL, taken_BL = close(join(window_RL, count), join(selected.taken_BL, count))
+        window_RL, selected = split(window_BL, count), selected._replace(taken_BL=split(taken_BL, count))
     final_R = _final(rules, selected, window_RL, mask_id)
     # A block that is not open has made no step, and its rules have seen nothing.
     open_R = opened.open_BN.flatten()

@@ -59,12 +59,16 @@ class Around:
 
 @dataclass(frozen=True, kw_only=True)
 class Anchored(Around):
-    """The published Dream loops: the step after a refresh takes the block's first position, whatever `rule` would take."""
+    """The published Dream loops: the step after a refresh takes the block's first position, whatever `rule` would take.
+
+    Where that is fixed text the rule decides.
+    """
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         mask_BL, memory = self.rule(proposal, memory)
         anchor_BL = proposal.open_BL & (positions(mask_BL) == 0)
-        return torch.where((proposal.step_B == 0)[:, None], anchor_BL, mask_BL), memory
+        first_B1 = (proposal.step_B == 0)[:, None] & anchor_BL[:, :1]
+        return torch.where(first_B1, anchor_BL, mask_BL), memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from unmask.decode.holes import Gap, kinds, unneeded
+
 
 class Canvas:
     """A prompt and behind it the answer, masked except where it is fixed. `commit` is the only place that writes a token.
@@ -23,12 +25,18 @@ class Canvas:
         *,
         mask_id: int,
         fixed: Mapping[int, int] = MappingProxyType({}),
+        gaps: Sequence[Gap] = (),
     ) -> None:
-        """`answer` is the number of positions behind the prompt; `fixed` maps some of them, counted from 0, to their tokens."""
+        """`answer` is the number of positions behind the prompt; `fixed` maps some of them, counted from 0, to their tokens.
+
+        `gaps` are the holes between these, where there are any.
+        """
         self.tokens = [*prompt, *(fixed.get(offset, mask_id) for offset in range(answer))]
         self.prompt = len(prompt)
         self.mask_id = mask_id
         self.fixed = frozenset(self.prompt + offset for offset in fixed)
+        self.gaps = gaps
+        self.kinds = kinds(self.prompt, len(self.tokens), fixed, gaps)  # what may be written at each position
 
     @property
     def written(self) -> list[int]:
@@ -43,3 +51,10 @@ class Canvas:
                 given = place < self.prompt or place in self.fixed
                 assert not given or token == self.tokens[place], f"position {place} is fixed"
         self.tokens[start : start + len(block)] = block
+
+    def close(self, ends: Sequence[int]) -> list[int]:
+        """Fill what is masked behind the end of a hole, the first of `ends` being the filler; returns the positions."""
+        places = [self.prompt + offset for offset in unneeded(self.tokens[self.prompt :], self.gaps, ends, self.mask_id)]
+        for place in places:
+            self.commit(place, [ends[0]])
+        return places

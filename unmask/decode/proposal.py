@@ -28,6 +28,8 @@ class Proposal(NamedTuple):
         fixed_BL: bool, given from the start (a prompt's tail, or fixed text): never written, and its EOS ends nothing.
         hidden_BLC: the last layer's normalised states that predict each position; None unless a rule reads them.
         logits_BLV: of the whole vocabulary, the mask's at -inf; None without a rule that moves tokens, which reads them.
+        probability_BL: as the confidence, where a rule is told another one; None: the confidence is it.
+        top_id_BLA, top_BLA: the most probable tokens and the logarithms of their probabilities; None unless asked for.
         forced_B: bool, whether the row must take a position though none is sure; None: every row must.
     """
 
@@ -43,6 +45,9 @@ class Proposal(NamedTuple):
     fixed_BL: Tensor
     hidden_BLC: Tensor | None = None
     logits_BLV: Tensor | None = None
+    probability_BL: Tensor | None = None
+    top_id_BLA: Tensor | None = None
+    top_BLA: Tensor | None = None
     forced_B: Tensor | None = None
 
     @property

@@ -246,6 +246,11 @@ def surest(proposal: Proposal, by_BL: Tensor | None = None) -> Tensor:
     return top_BL if proposal.forced_B is None else top_BL & proposal.forced_B[:, None]
 
 
+def fillable(proposal: Proposal) -> Tensor:
+    """How many positions of each row's block were open when it began [B]: all but what is fixed."""
+    return (~proposal.fixed_BL).sum(dim=1)
+
+
 def positions(like_BL: Tensor) -> Tensor:
     return torch.arange(like_BL.shape[1], device=like_BL.device)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Commit, Look, Terms, positions, ranks, surest
-from unmask.decode.schedule import timestep_shares
+from unmask.decode.rule import Commit, Look, Terms, fillable, positions, ranks, surest
+from unmask.decode.schedule import timestep_share, timestep_shares
 from unmask.decode.settings import Range, choice_field, filled_field, number_field, whole_field
 from unmask.errors import ConfigError
 
@@ -32,6 +32,7 @@ class Counted(Commit):
     """
 
     steps: int | None = whole_field(1, default=None, none="unset", search=(1, 4096))
+    on_grid: bool = filled_field(False)
 
     @property
     def counted(self) -> bool:
@@ -46,8 +47,11 @@ class Counted(Commit):
     def share(self, proposal: Proposal) -> Tensor:
         """Positions that this step takes [B]: as even as can be, the surplus first. 16 in 5 steps are 4, 3, 3, 3, 3."""
         length = proposal.open_BL.shape[1]
-        base, surplus = divmod(length, self.steps or length)
-        return (proposal.step_B < surplus) + base
+        if self.on_grid:  # the published loops count the prompt's end in a block too
+            base, surplus = divmod(length, self.steps or length)
+            return (proposal.step_B < surplus) + base
+        open_B, steps = fillable(proposal), self.steps or length
+        return ((proposal.step_B < open_B % steps) + open_B // steps).clamp(min=1)
 
     def steps_per_block(self, answer_length: int, block_length: int) -> int:
         """Steps of one block. Raises ConfigError where they do not come out even."""
@@ -172,9 +176,14 @@ class Schedule(Counted):
         return self.score
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
-        steps = self.steps or proposal.open_BL.shape[1]
+        length = proposal.open_BL.shape[1]
+        steps = self.steps or length
         shares = timestep_shares(steps, proposal.step_B.device)
         share_B = shares.gather(0, proposal.step_B.clamp(max=steps - 1))
+        if not self.on_grid:
+            open_B = fillable(proposal)
+            fewer_B = timestep_share(proposal.step_B, open_B.clamp(min=1, max=steps))
+            share_B = torch.where(open_B < length, fewer_B, share_B)
         count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(not self.official))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
 
@@ -199,13 +208,14 @@ class Threshold(Commit):
     reads_open: ClassVar[bool] = True
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     alpha: float = filled_field(0.0)
+    on_grid: bool = filled_field(False)
     official: bool = filled_field(False)
     strict: bool = filled_field(False)
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         bar: float | Tensor = self.threshold
         if self.alpha:
-            length = proposal.masked_BL.shape[1]
+            length: int | Tensor = proposal.masked_BL.shape[1] if self.on_grid else fillable(proposal).clamp(min=1)
             masked_B = proposal.masked_BL.sum(dim=1)
             if self.official:
                 ratio_B = (masked_B + proposal.suffix_B) / (length + proposal.suffix_B)

@@ -1,5 +1,6 @@
 """One decision: logits in, tokens out. All that happens between two forwards, and nothing else. Pure.
 
+    (holes)   where a hole must be filled, no end of an answer is offered
     propose   logits -> what each position would become, and how surely
     narrow    a constraint, where there is one, offers other candidates
     advance   the rules take positions; with drafts, step after step while the evidence is at hand
@@ -15,8 +16,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.decode.advance import Outcome, advance
+from unmask.decode.advance import Close, Outcome, advance
 from unmask.decode.forced import Placed
+from unmask.decode.holes import without_ends
 from unmask.decode.memory import Memory
 from unmask.decode.multi_block import ONE, MultiBlock, split
 from unmask.decode.proposal import Proposal, Score, without
@@ -46,6 +48,8 @@ class StepSettings:
         seed: how the first token of a block is decoded that only the forward before the block's own predicts, as in `sown`;
             None: as all others.
         blocks: how many blocks are decoded at once, and when they open.
+        alternatives: how many of the most probable tokens are noted beside each one that is written.
+        hole_ends: the ids that end a hole, where the rows have some (decode/holes.py); the first is the filler behind it.
     """
 
     rules: tuple[Rule, ...]
@@ -57,6 +61,8 @@ class StepSettings:
     never: tuple[int, ...] = ()
     seed: Seed | None = None
     blocks: MultiBlock = ONE
+    alternatives: int = 0
+    hole_ends: tuple[int, ...] = ()
 
     @property
     def edits(self) -> bool:
@@ -71,7 +77,9 @@ class StepSettings:
     @property
     def reads_open(self) -> bool:
         """Whether only the evidence of masked positions decides: that of the others need not be made."""
-        return all(rule.reads_open for rule in self.rules) and not (self.edits or self.moves or self.never)
+        return all(rule.reads_open for rule in self.rules) and not (
+            self.edits or self.moves or self.never or self.hole_ends or self.alternatives
+        )
 
     @property
     def reads_hidden(self) -> bool:
@@ -85,19 +93,22 @@ class BlockFacts(NamedTuple):
     Attributes:
         fixed_BL, step_B, suffix_B: as in `Proposal`; of several blocks `step_B` is [B, N].
         sampling: None takes the most probable token.
+        kind_BL: what may be written at each position, as in decode/holes.py; None where the rows have no holes.
     """
 
     fixed_BL: Tensor
     step_B: Tensor
     suffix_B: Tensor
     sampling: Sampling | None
+    kind_BL: Tensor | None = None
 
     def repeat(self, times: int) -> "BlockFacts":
         """Every row this many times in a row."""
         if times == 1:
             return self
         fixed_BL, step_B, suffix_B = (part.repeat_interleave(times, dim=0) for part in self[:3])
-        return BlockFacts(fixed_BL, step_B, suffix_B, self.sampling and self.sampling.repeat(times))
+        kind_BL = None if self.kind_BL is None else self.kind_BL.repeat_interleave(times, dim=0)
+        return BlockFacts(fixed_BL, step_B, suffix_B, self.sampling and self.sampling.repeat(times), kind_BL)
 
 
 def decide(
@@ -121,10 +132,13 @@ def decide(
     """
     rows, states, length = states_BKL.shape
     logits_BLV = logits_RV.view(rows * states, length, -1) if shown_S is None else logits_RV
+    repeated = facts.repeat(states)
+    if repeated.kind_BL is not None:
+        logits_BLV = without_ends(logits_BLV, repeated.kind_BL, settings.hole_ends)
     proposal = propose(
         logits_BLV,
         states_BKL.flatten(0, 1),
-        facts.repeat(states),
+        repeated,
         mask_id=mask_id,
         eos_E=eos_E,
         score=settings.score,
@@ -141,6 +155,12 @@ def decide(
         sampling = facts.sampling and facts.sampling.repeat(states)
         proposal = constraint.narrow(logits_BLV, proposal, sampling, settings.score)
         proposal = proposal._replace(filler_BL=proposal.filler_BL | (proposal.candidate_BL[..., None] == eos_E).any(dim=-1))
+    if settings.alternatives:
+        sure_BLV = without(
+            logits_BLV.log_softmax(dim=-1, dtype=torch.promote_types(logits_BLV.dtype, torch.float32)), (mask_id,)
+        )
+        top = sure_BLV.topk(settings.alternatives)
+        proposal = proposal._replace(top_id_BLA=top.indices, top_BLA=top.values)
     if settings.seed is not None:
         proposal = sown(proposal, settings)
     ends_E = None if settings.ending in ("never", "whole block") else eos_E
@@ -154,6 +174,7 @@ def decide(
         subset=settings.subset,
         blocks=settings.blocks,
         ends_E=ends_E,
+        close=None if facts.kind_BL is None else Close(facts.kind_BL, settings.hole_ends, mask_id),
         forced=None if constraint is None else constraint.forced,
     )
     count = settings.blocks.count
@@ -258,6 +279,7 @@ def sown(proposal: Proposal, settings: StepSettings) -> Proposal:
     return proposal._replace(
         open_BL=open_BL,
         confidence_BL=proposal.confidence_BL.masked_fill(seed_BL, 1.0),
+        probability_BL=proposal.confidence_BL,
         score_BL=proposal.score_BL.masked_fill(seed_BL, 0.0 if settings.score == "negative_entropy" else 1.0),
         fixed_BL=proposal.fixed_BL | (~begins_B1 & first_L),
     )

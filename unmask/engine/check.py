@@ -8,6 +8,7 @@ from typing import Any
 from unmask.decode.spec import ModelSpec
 from unmask.engine.request import Request
 from unmask.errors import EmptyPrompt, GrammarError, MaskInPrompt, PromptTooLong, RequestError
+from unmask.methods.recipe import Recipe, recipe
 from unmask.models.denoiser import Denoiser
 
 
@@ -32,9 +33,12 @@ def _longest(tokenizer: Any) -> float:
     return max(map(len, tokens), default=math.inf)
 
 
-def check(prompt: Sequence[int], answer: int, spec: ModelSpec) -> None:
-    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right."""
-    if not prompt:
+def check(prompt: Sequence[int], answer: int, spec: ModelSpec, *, empty: bool = False) -> None:
+    """Raises a RequestError that says what is wrong with a prompt for `answer` tokens and what would be right.
+
+    `empty`: whether there may be none, because the answer is a canvas.
+    """
+    if not prompt and not empty:
         raise EmptyPrompt("the prompt is empty: give it at least one token")
     if spec.mask_id in prompt:
         place = prompt.index(spec.mask_id)
@@ -57,7 +61,7 @@ def check_fixed(request: Request, spec: ModelSpec) -> None:
             raise RequestError(f"fixed text at {offset}: the answer's positions run from 0 to {request.max_new_tokens - 1}")
         if not 0 <= token < spec.vocab_size or token == spec.mask_id:
             raise RequestError(f"fixed text holds the id {token}: ids run from 0 to {spec.vocab_size - 1}, the mask's excepted")
-    if len(request.fixed) == request.max_new_tokens:
+    if len(request.fixed) == request.max_new_tokens and request.layout is None:
         raise RequestError("every token of the answer is fixed: leave at least one open")
 
 
@@ -66,3 +70,25 @@ def check_constraint(request: Request, answer: Sequence[int]) -> None:
     if request.constraint is not None and not request.constraint.possible(answer):
         fixed = " with the fixed text in it" if request.fixed else ""
         raise GrammarError(f"no answer of {len(answer)} tokens{fixed} is what the grammar asks for: raise max_new_tokens")
+
+
+def checked(request: Request, model: Denoiser) -> Recipe:
+    """What the request's method comes to on the model.
+
+    Raises RequestError, ConfigError or ModelError where the request cannot be answered.
+    """
+    spec, holes = model.spec, request.layout is not None
+    check(request.prompt, request.max_new_tokens, spec, empty=holes and spec.lookbehind == 0)
+    check_fixed(request, spec)
+    return recipe(
+        request.method,
+        spec,
+        answer_length=request.max_new_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        head=model.head,
+        holes=holes,
+        constrained=request.constraint is not None,
+        alternatives=request.alternatives,
+    )

@@ -14,21 +14,14 @@ from torch import Tensor
 from unmask.context.blocks import Blocks
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.forced import Placed
+from unmask.decode.holes import GIVEN
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, decide
 from unmask.engine.device_state import DeviceState, Facts
+from unmask.engine.request import Alternative, StepOutput
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
-
-
-class StepOutput(NamedTuple):
-    """What the host learns of one row."""
-
-    left: list[int]  # of each block of its window: masks left, or ENDED, UNSETTLED or BROKEN
-    step: int  # of the first
-    block: list[int]  # the window's tokens
-    taken: list[int]
 
 
 class Evidence(NamedTuple):
@@ -59,19 +52,25 @@ class DecisionKey(NamedTuple):
     @property
     def width(self) -> int:
         """W."""
-        return 2 * self.recipe.blocks.count + (4 + self.states) * self.recipe.width
+        recipe = self.recipe
+        return 2 * recipe.blocks.count + (5 + self.states + 2 * recipe.alternatives) * recipe.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
-        count, width = self.recipe.blocks.count, self.recipe.width
-        sizes = [count, count, width, width]
-        parts = (part.tolist() for part in torch.split(numbers_BW[:, : sum(sizes)], sizes, dim=1))
-        return [StepOutput(left, step[0], block, taken) for left, step, block, taken in zip(*parts, strict=True)]
+        count, width, most = self.recipe.blocks.count, self.recipe.width, self.recipe.alternatives
+        sizes = [count, count, width, width, width, most * width, most * width]
+        *whole, confidence, ids, sure = torch.split(numbers_BW[:, : sum(sizes)], sizes, dim=1)
+        parts = [*(part.tolist() for part in whole), confidence.view(torch.float64).tolist()]
+        tops = [_alternatives(*row, most) for row in zip(ids, sure.view(torch.float64), strict=True)]
+        return [
+            StepOutput(left, step[0], block, taken, confidence, top)
+            for left, step, block, taken, confidence, top in zip(*parts, tops, strict=True)
+        ]
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
         count, length = self.recipe.blocks.count, self.recipe.width
-        rest = numbers_W[2 * count + 2 * length :]
+        rest = numbers_W[2 * count + (3 + 2 * self.recipe.alternatives) * length :]
         candidate_L, confidence_L, states = torch.split(rest, [length, length, self.states * length])
         return Evidence(
             states=states.view(self.states, length).tolist(),
@@ -125,15 +124,17 @@ class DecisionBatch:
         """Commit what the evidence leads to, to the device state. For the host, as `DecisionKey` reads it: int64 [B, W]."""
         recipe = self.key.recipe
         facts = self.device_state.facts(self.index_B)
+        kind_BL = self.device_state.kind(self.index_B, recipe.width)
         outcome, left_B = decide(
             recipe,
             logits_RV,
             states_BKL,
             BlockFacts(
-                fixed_BL=self.device_state.fixed(self.index_B, recipe.width),
+                fixed_BL=kind_BL == GIVEN,
                 step_B=self.device_state.step(self.index_B, recipe),
                 suffix_B=facts.suffix,
                 sampling=_sampling(recipe, facts),
+                kind_BL=kind_BL if recipe.hole_ends else None,
             ),
             self.device_state.memories(self.index_B, recipe, torch.promote_types(self.model.dtype, recipe.precision)),
             mask_id=self.model.spec.mask_id,
@@ -168,12 +169,26 @@ def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
     return any(batch.key.recipe.reads_hidden for batch in batches)
 
 
+def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alternative]]:
+    """The `most` tokens of each place of a row, most probable first; of no place where none were asked for."""
+    if not most:
+        return []
+    places = zip(ids_N.view(-1, most).tolist(), sure_N.view(-1, most).tolist(), strict=True)
+    return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
+
+
 def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
-    confidence_BL = outcome.last.confidence_BL.to(torch.float64).view(torch.int64)
+    def bits(part: Tensor) -> Tensor:
+        return part.to(torch.float64).view(torch.int64).flatten(1)
+
+    confidence_BL, noted = bits(outcome.last.confidence_BL), outcome.noted
     rows = len(left_B)
     output = (left_B.view(rows, -1), outcome.step_B.view(rows, -1), outcome.window_BL, outcome.taken_BL)
+    said = (bits(noted.confidence_BL),)
+    if noted.top_id_BLA is not None and noted.top_BLA is not None:
+        said += (noted.top_id_BLA.flatten(1), bits(noted.top_BLA))  # type: ignore[assignment]
     evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
-    return torch.cat((*output, *evidence), dim=1)
+    return torch.cat((*output, *said, *evidence), dim=1)
 
 
 def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:

@@ -95,7 +95,7 @@ class DeviceState:
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
         self._pages_SP = table(torch.int64)
         self._step_SL = table(torch.int64)  # of each position's block
-        self._window_SL, self._fixed_SL, self._clean_SL = table(torch.int64), table(torch.bool), table(torch.int64)
+        self._window_SL, self._kind_SL, self._clean_SL = table(torch.int64), table(torch.int64), table(torch.int64)
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
         # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
         # float64 and come back as they were.
@@ -114,8 +114,8 @@ class DeviceState:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
         if longer:
-            self._window_SL, self._fixed_SL, self._clean_SL = (
-                pad(table, (0, longer)) for table in (self._window_SL, self._fixed_SL, self._clean_SL)
+            self._window_SL, self._kind_SL, self._clean_SL = (
+                pad(table, (0, longer)) for table in (self._window_SL, self._kind_SL, self._clean_SL)
             )
             self._step_SL, self._candidate_SL, self._score_SL = (
                 pad(table, (0, longer)) for table in (self._step_SL, self._candidate_SL, self._score_SL)
@@ -131,8 +131,8 @@ class DeviceState:
         """Take an index back."""
         self._free.append(index)
 
-    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, fixed_BL: Tensor) -> None:
-        """Before a window's first forward: what its forwards will need, its tokens, and which of them were given.
+    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, kind_BL: Tensor) -> None:
+        """Before a window's first forward: what its forwards will need, its tokens, and their kinds (decode/holes.py).
 
         Of a block that is new to the window no step is made and every rule's state is new.
         """
@@ -140,7 +140,7 @@ class DeviceState:
         self._facts_FS.index_copy_(1, index_B, facts_BF.t())
         self._pages_SP.index_copy_(0, index_B, pages_BP)
         self._window_SL.index_copy_(0, index_B, window_BL)
-        self._fixed_SL.index_copy_(0, index_B, fixed_BL > 0)
+        self._kind_SL.index_copy_(0, index_B, kind_BL)
         kept = [(self._step_SL, torch.zeros_like(window_BL))]
         for tables in self._memories.values():
             kept += zip(tables, self._empty(type(tables), len(index_B)), strict=True)
@@ -174,9 +174,9 @@ class DeviceState:
         """The block's tokens, [B, L]."""
         return _rows(self._window_SL, index_B, length)
 
-    def fixed(self, index_B: Tensor, length: int) -> Tensor:
-        """Which of them were given when the block was opened, [B, L]."""
-        return _rows(self._fixed_SL, index_B, length)
+    def kind(self, index_B: Tensor, length: int) -> Tensor:
+        """What may be written at each of them, [B, L]."""
+        return _rows(self._kind_SL, index_B, length)
 
     def guess(self, index_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Candidates and scores [B, L] of the newest evidence; kept only where drafts are made from it."""

@@ -233,12 +233,19 @@ class Engine:
 
     def _turn(self) -> list[_Finished]:
         """Finish a forward and launch one; the order is the device's."""
+        complete = self._take_complete()
         if self._ahead:
             finished = self._finish()
             self._launch()
-            return finished
+            return [*complete, *finished]
         self._launch()
-        return self._finish()
+        return [*complete, *self._finish()]
+
+    def _take_complete(self) -> list[_Finished]:
+        """The waiting requests of which nothing is open: canvases without holes."""
+        with self._lock:
+            numbers = [number for number, entry in self._waiting.items() if entry.state.ended is not None]
+            return [_Finished(self._waiting.pop(number), None, True) for number in numbers]
 
     def _finish(self) -> list[_Finished]:
         """What came of the pending forward's requests that have not been aborted."""
@@ -341,12 +348,12 @@ def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
     for place in places:
         tokens[place] = record.candidate[0][place - begin]
     prompt = state.canvas.prompt
-    text = state.read(tokens[prompt:]).text
+    text = state.reader.read(tokens[prompt:]).text
     if not places or state.canvas.mask_id in record.candidate[0]:
         return None
     return Draft(
         start=len(entry.sent),
         text=text[len(entry.sent) :],
-        masked=[place - prompt for place in places if place - prompt < state.limit],
+        masked=[place - prompt for place in places if place - prompt < state.request.length],
         forward=record.forward,
     )

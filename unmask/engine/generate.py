@@ -1,21 +1,24 @@
 """`generate`: prompts in, completions out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unmask.decode.settings import whole
-from unmask.engine.check import check_size
+from unmask.engine.check import check, check_size
 from unmask.engine.engine import Engine, Limits
+from unmask.engine.holes import Behind, CanvasPrompt, Hole, Laid, Piece, lay_out
 from unmask.engine.own import completed, default_method, default_new_tokens
 from unmask.engine.request import Completion, Observer, Request
 from unmask.engine.template import render
+from unmask.engine.text import decode
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.grammar import language as languages
 from unmask.grammar.constraint import Grammar
 from unmask.grammar.language import Language, grammar
 from unmask.methods import load as load_method
 from unmask.methods.method import Method
-from unmask.methods.recipe import answer_ends
+from unmask.methods.recipe import answer_ends, grid
 from unmask.models.denoiser import Denoiser
 
 Schema = Mapping[str, Any] | bool | str  # as an object, or its text
@@ -23,7 +26,7 @@ Schema = Mapping[str, Any] | bool | str  # as an object, or its text
 
 def generate(
     model: Denoiser,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Sequence[str | Sequence[int] | CanvasPrompt],
     *,
     method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
@@ -40,13 +43,14 @@ def generate(
 
     Args:
         model: from `unmask.load`.
-        prompts: strings (through the chat template where the tokenizer has one) or token ids, any mix of lengths.
+        prompts: strings (through the chat template where the tokenizer has one), token ids or canvases (`unmask.canvas`), any
+            mix of lengths.
         method: from `unmask.method`, the name of a preset, or settings as in a file; None: the model's own, or r2-dllm.
         max_new_tokens: length of every answer; None: the method's, the model's own, or 128. Blocks are decoded whole, and
-            an answer that ends within one is cut there.
+            an answer that ends within one is cut there. A canvas has a length of its own and takes none.
         temperature, top_p, top_k: sampling; an argument that is given wins over the method's own number.
         seed: one for all rows, or one per row. Equal prompts with equal seeds get equal samples: give n seeds for n samples.
-        stop: strings that end an answer.
+        stop: strings that end an answer, or of a canvas a hole that may end early.
         regex, json_schema: what every answer is to be, or a list with one for each prompt (None: free). Every answer then
             is: it matches the pattern from beginning to end, or is JSON that validates.
         observer: called with a StepRecord after each forward.
@@ -101,7 +105,7 @@ def answer(model: Denoiser, requests: Sequence[Request], observer: Observer | No
 
 def make_request(
     model: Denoiser,
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | CanvasPrompt,
     *,
     method: Method | str | Mapping[str, Any] | None = None,
     max_new_tokens: int | None = None,
@@ -144,10 +148,14 @@ def make_request(
     whole("limit", limit, 1)
     wanted = method.max_new_tokens or default_new_tokens(model)
     whole_blocks = canvas_length(model, method, wanted)
+    if isinstance(prompt, CanvasPrompt) and (max_new_tokens is not None or limit is not None):
+        raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_new_tokens out")
     if whole_blocks != wanted:
         limit = min(limit or wanted, wanted)
-    return Request(
-        prompt=encode(model, prompt),
+    if isinstance(prompt, CanvasPrompt) and language is not None:
+        raise RequestError("a grammar does not hold over a canvas with fixed text: give one of the two")
+    sampled = Request(
+        prompt=(),
         method=method,
         max_new_tokens=whole_blocks,
         temperature=method.temperature or 0.0,
@@ -158,6 +166,78 @@ def make_request(
         limit=limit,
         constraint=None if language is None else _held(language, model, method, stop, min(limit or wanted, wanted)),
     )
+    if not isinstance(prompt, CanvasPrompt):
+        return replace(sampled, prompt=encode(model, prompt))
+    return canvas_request(model, prompt, sampled)
+
+
+def canvas_request(model: Denoiser, canvas: CanvasPrompt, sampled: Request) -> Request:
+    """The request for a canvas, decoded as `sampled` is.
+
+    Its blocks begin behind the prompt or lie on the model's grid as all blocks do; the last one is filled up with the end
+    of text, fixed like the text around the holes.
+
+    Raises ConfigError, or RequestError where the model cannot see what the canvas shows it.
+    """
+    laid, spec, method = _laid(model, canvas), model.spec, sampled.method
+    gaps = laid.layout.gaps
+    if sampled.stop and not any(gap.early for gap in gaps):
+        raise ConfigError('a stop string ends a hole that may end early, and there is none: write hole(n, end="early")')
+    if spec.block is not None and not canvas.blind and laid.fixed:
+        raise RequestError(
+            f"{model.name} is block-causal: a hole sees nothing behind its own block of {grid(method, spec.block)} tokens, and "
+            "cannot see what follows; blind=True (diffusion.blind over HTTP) fills it all the same"
+        )
+    prompt, length = len(laid.prompt), max(1, laid.length)
+    if spec.block is None:
+        block, begin = method.block_length or length, prompt
+    else:
+        block, begin = grid(method, spec.block), 0
+    answer = begin + -(-(prompt + length - begin) // block) * block - prompt
+    check(laid.prompt, answer, spec, empty=spec.lookbehind == 0)
+    filler = dict.fromkeys(range(laid.length, answer), answer_ends(method, spec)[0])
+    return replace(
+        sampled,
+        prompt=laid.prompt,
+        max_new_tokens=answer,
+        limit=laid.length,
+        fixed=laid.fixed | filler,
+        layout=laid.layout,
+    )
+
+
+def _laid(model: Denoiser, canvas: CanvasPrompt) -> Laid:
+    """The canvas in token ids, behind its chat or the token that the tokenizer begins every text with."""
+    tokenizer: Any = model.tokenizer
+    context: Sequence[int] = ()
+    if canvas.chat is not None:
+        turns = [{"role": "user", "content": canvas.chat}] if isinstance(canvas.chat, str) else canvas.chat
+        context = chat(model, turns)
+    elif tokenizer is not None:
+        start = tokenizer.encode("", verbose=False)[:1]
+        context = start if start and start[0] == getattr(tokenizer, "bos_token_id", None) else ()
+    pieces, before = list[Piece](), list[int]()
+    for part in canvas.parts:
+        pieces.append(Piece(hole=part) if isinstance(part, Hole) else _piece(model, part, before))
+        before = [] if isinstance(part, Hole) else [*before, *pieces[-1].ids]
+    first = next((piece for piece in pieces if piece.ids or piece.hole), Piece())
+    if not context and first.hole is not None and model.spec.lookbehind:
+        context = model.spec.eos_ids[:1]  # row i - 1 predicts token i: something must stand before the first one
+    return lay_out(pieces, context=context)
+
+
+def _piece(model: Denoiser, part: str | tuple[int, ...], before: Sequence[int]) -> Piece:
+    """A part of fixed text; of ids the text is what the tokenizer writes for them."""
+    tokenizer: Any = model.tokenizer
+    if isinstance(part, str):
+        _check_text(part)
+        if tokenizer is None:
+            raise ConfigError(f"{model.name} has no tokenizer: give the text of a canvas as lists of token ids")
+        return Piece(tuple(tokenizer.encode(part, add_special_tokens=False, verbose=False)), part)
+    odd = next((token for token in part if not 0 <= token < model.spec.vocab_size), None)
+    if odd is not None:
+        raise RequestError(f"fixed text holds the id {odd}: ids run from 0 to {model.spec.vocab_size - 1}")
+    return Piece(part, "" if tokenizer is None else decode(Behind(tokenizer, before), part))
 
 
 def canvas_length(model: Denoiser, method: Method, wanted: int) -> int:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from unmask.decode.constraint import Constraint
 from unmask.decode.rule import Look
+from unmask.engine.holes import Layout
 from unmask.errors import LogitsError
 from unmask.methods.method import Method
 
@@ -47,7 +48,9 @@ class Request:
         seed: rows with the same prompt and seed get the same sample, whatever their batch.
         stop: strings that end the answer; needs a tokenizer.
         fixed: offset in the answer -> the token that stands there from the start.
+        layout: the holes between them, where the answer is a canvas (`unmask.canvas`); `limit` is where it ends.
         constraint: what the answer must be; such a request decides in a batch of its own.
+        alternatives: how many of the most probable tokens are told beside each token of the answer.
         cache_scope: it shares the keys and values of its beginning with requests of the same scope alone.
         owner: whose it is, for the fair shares of memory and forwards; those of no name are one another's.
     """
@@ -62,9 +65,55 @@ class Request:
     seed: int = 0
     stop: tuple[str, ...] = ()
     fixed: Mapping[int, int] = field(default_factory=dict)
+    layout: Layout | None = None
     constraint: Constraint | None = None
+    alternatives: int = 0
     cache_scope: str = ""
     owner: Owner = UNNAMED
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer that the client gets."""
+        return self.max_new_tokens if self.limit is None else self.limit
+
+    @property
+    def given_tokens(self) -> int:
+        """Tokens of the prompt, and of a canvas's text around its holes."""
+        behind = range(0) if self.layout is None else range(self.limit or 0)
+        return len(self.prompt) + sum(place in behind for place in self.fixed)
+
+
+class TokenStep(NamedTuple):
+    """How a token of an answer came to stand there, for the last time where rules rewrite tokens.
+
+    Attributes:
+        forward: 0-based number of the request's forward that wrote it.
+        rule: the name of the rule that did.
+        confidence: the token's probability then; in a hole that must be filled, among the tokens that are no end. None where
+            the forward has none of it: the token moved there, or it is filler.
+    """
+
+    forward: int
+    rule: str
+    confidence: float | None
+
+
+class Alternative(NamedTuple):
+    """A token that may have been written, and the logarithm of its probability."""
+
+    token: int
+    logprob: float
+
+
+class StepOutput(NamedTuple):
+    """What the host learns of one row."""
+
+    left: list[int]  # of each block of its window: masks left, or ENDED
+    step: int  # of the first
+    block: list[int]  # the window's tokens
+    taken: list[int]
+    confidence: list[float]  # of what was taken
+    alternatives: list[list[Alternative]]  # of each place, or of none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +121,22 @@ class Completion:
     """One answer.
 
     Attributes:
-        text: decoded up to the first EOS or stop string; empty where the model has no tokenizer.
-        token_ids: exactly max_new_tokens ids (or the request's limit), EOS filler included.
-        tokens: how many of them come before the first EOS or stop string; what every rate is computed from.
+        text: decoded up to the first EOS or stop string; empty where the model has no tokenizer. Of a canvas the whole of it.
+        token_ids: exactly max_new_tokens ids (or the request's limit), EOS filler included; a canvas's from its first hole on.
+        tokens: how many of them come before the first EOS or stop string; what every rate is computed from. Of a canvas
+            those that the model has written, which are its holes' up to their ends.
         forwards: model calls in which this row took part, refreshes included.
         query_tokens: tokens handed to the model over all those calls, drafts included.
-        finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens.
+        finish_reason: "stop" at an EOS or stop string, "length" where the answer filled its tokens. Of a canvas "length" where
+            a hole that may end early did not.
         seconds: from the request until the row was done, waiting included.
         method: that was used, the model's own values filled in.
         commits: rule -> how many tokens it wrote, in the method's order; what lies behind the end of the answer counts too.
         cached_tokens: of the prompt, that were in no forward of it because their keys and values were there already.
+        holes: the texts of a canvas's holes, as they stand in `text`; empty where there is no canvas.
+        places: where each of the `tokens` stands in `token_ids`.
+        steps: of each of them the forward that wrote it, the rule and the confidence.
+        alternatives: of each of them the most probable tokens at that forward, where the request asks for them.
     """
 
     text: str
@@ -94,6 +149,10 @@ class Completion:
     method: Method
     commits: Mapping[str, int]
     cached_tokens: int = 0
+    holes: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list, compare=False, repr=False)
+    steps: list[TokenStep] = field(default_factory=list, compare=False, repr=False)
+    alternatives: list[list[Alternative]] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def tokens_per_forward(self) -> float:

@@ -19,11 +19,12 @@ from torch import Tensor
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
+from unmask.decode.holes import FREE
 from unmask.engine.completion import publishable
-from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, StepOutput, decide_all, reads_hidden
+from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
 from unmask.engine.graphs import BlockSteps, graphable, roomy
-from unmask.engine.request import StepRecord
+from unmask.engine.request import StepOutput, StepRecord
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
@@ -55,7 +56,7 @@ class _Launch(NamedTuple, Generic[Part]):
     facts: Part
     pages: Part
     windows: Part  # its tokens, masks up to the longest window
-    fixed: Part  # which of them were given, 0 or 1
+    kinds: Part  # what may be written at each of them
     indices: Part  # indices of all rows, batch after batch
     shown: Part  # of all tokens to predict those that decide, batch after batch; none: all of them
     eos: Part  # what ends an answer, batch after batch
@@ -131,7 +132,7 @@ class Runner:
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
                 record = _record(row, output, key.evidence(numbers_W)) if id(row) in watched else None
                 row.remember(row.turn().tokens * row.tried(key.states))
-                row.commit(output.block, output.taken, left=output.left, step=output.step)
+                row.commit(output)
                 if record is not None and not row.broken:
                     records[id(row)] = record
         return [records.get(id(row)) for row in step.rows]
@@ -200,7 +201,7 @@ class Runner:
                 numbers.facts.view(-1, FACTS),
                 numbers.pages.view(count, widest),
                 numbers.windows.view(count, longest),
-                numbers.fixed.view(count, longest),
+                numbers.kinds.view(count, longest),
             )
 
     def _shipped(
@@ -214,7 +215,7 @@ class Runner:
             facts=[number for row in opening for number in Facts.of(row)],
             pages=page_table([row.pages for row in opening], widest),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
-            fixed=[given for row in opening for given in (*row.given(), *[0] * (longest - row.recipe.width))],
+            kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
             shown=[first + place for first, places in zip(_begins(parts), shown, strict=False) for place in places],
             eos=[token for key, _ in parts for token in key.recipe.eos_ids],

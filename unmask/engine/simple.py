@@ -26,6 +26,7 @@ from unmask.context.pool import KVPool, pages_for
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.constraint import Constraint
 from unmask.decode.forced import Forced, Placed
+from unmask.decode.holes import GIVEN, Gap, first_end, kinds, unneeded
 from unmask.decode.memory import Memory
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BROKEN, ENDED, BlockFacts, decide
@@ -65,8 +66,9 @@ def decode(
     seed: int = 0,
     fixed: Mapping[int, int] = MappingProxyType({}),
     constraint: Constraint | None = None,
+    gaps: Sequence[Gap] = (),
 ) -> Decoded:
-    """Decode one prompt. `fixed` maps offsets in the answer to tokens that stand there from the start.
+    """Decode one prompt. `fixed` maps offsets in the answer to tokens that stand there from the start, around the `gaps`.
 
     Raises ConfigError where the method does not suit the length, and LogitsError where a forward has no numbers.
 
@@ -84,6 +86,7 @@ def decode(
         top_p=top_p,
         top_k=top_k,
         head=model.head,
+        holes=bool(gaps),
         constrained=constraint is not None,
     )
     mask_id = model.spec.mask_id
@@ -95,10 +98,17 @@ def decode(
     row = _Row(
         model=model,
         settings=settings,
-        policy=policy(settings.cache, settings.suffix, settings.prompt_interval, block=settings.block),
+        policy=policy(
+            settings.cache,
+            settings.suffix,
+            settings.prompt_interval,
+            block=settings.block,
+            fixed=sorted(len(prompt) + offset for offset in fixed),
+        ),
         windows=parts,
         tokens=tokens,
-        given=[token != mask_id for token in tokens],
+        kinds=kinds(len(prompt), total, fixed, gaps),
+        gaps=gaps,
         left=[tokens[start : start + length].count(mask_id) for start in range(parts[0].start, total, length)],
         end=len(prompt) + max_new_tokens,
         sampling=_sampling(settings, temperature, top_p, top_k, seed, model.device),
@@ -115,6 +125,8 @@ def decode(
         constraint = constraint and constraint.after(row.tokens[max(window.start, window.prompt) : window.start + length])
     row.note()
     answer = row.tokens[len(prompt) : len(prompt) + max_new_tokens]
+    if gaps:
+        return Decoded(_unread(answer, gaps, settings), row.forwards)
     end = row.finished(number) if row.ended(number) else window.end
     return Decoded(_cut(answer, settings, mask_id, fixed, end=end - len(prompt)), row.forwards)
 
@@ -128,7 +140,8 @@ class _Row:
     policy: ContextPolicy
     windows: tuple[Window, ...]
     tokens: list[int]
-    given: list[bool]  # which of them were there from the start
+    kinds: list[int]  # what may be written at each of them
+    gaps: Sequence[Gap]
     left: list[int]  # of each block: masks, or ENDED or UNSETTLED
     end: int
     sampling: Sampling | None  # of a window at the start of the answer
@@ -251,13 +264,22 @@ class _Row:
     def facts(self, window: Window) -> BlockFacts:
         """Of the window before its next step."""
         device, offset = self.model.device, window.start - window.prompt
+        kind_BL = torch.tensor([self.kinds[window.start : window.end]], device=device)
         assert self.step_B is not None
         return BlockFacts(
-            fixed_BL=torch.tensor([self.given[window.start : window.end]], device=device),
+            fixed_BL=kind_BL == GIVEN,
             step_B=self.step_B,
             suffix_B=torch.tensor([len(self.policy(window, 0).positions) - window.end], device=device),
             sampling=self.sampling and self.sampling._replace(positions_BL=self.sampling.positions_BL + offset),
+            kind_BL=kind_BL if self.settings.hole_ends else None,
         )
+
+    def fill_behind_ends(self, window: Window) -> None:
+        """A hole that has ended in the window needs nothing of the blocks behind it."""
+        settings, prompt, mask_id = self.settings, window.prompt, self.model.spec.mask_id
+        for offset in list(unneeded(self.tokens[prompt:], self.gaps, settings.ends, mask_id)):
+            self.tokens[prompt + offset] = settings.filler
+            self.left[(prompt + offset - self.windows[0].start) // settings.length] -= 1
 
     def has_enough(self) -> bool:
         """Whether the answer is complete, though the last block may not be."""
@@ -350,10 +372,19 @@ class _Row:
         self.forwards.append(made)
         self.filled = {}
         self.left[number : number + len(left)] = left
+        self.fill_behind_ends(window)
         # An answer may be complete though the last block, which reaches behind it, is not.
         self.over = self.ended(number) or (self.end < self.windows[-1].total and self.has_enough())
         if settings.finds_final and not wrote:
             self.kept = max(self.kept, self.finished(number))  # the forward has seen them as they stay
+
+
+def _unread(answer: list[int], gaps: Sequence[Gap], settings: Recipe) -> list[int]:
+    """The answer with filler behind the end of each hole."""
+    for gap in gaps:
+        end = first_end(answer, gap, settings.ends)
+        answer[end : gap.end] = [settings.filler] * (gap.end - end)
+    return answer
 
 
 def _sampling(

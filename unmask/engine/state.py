@@ -27,10 +27,11 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
 from unmask.decode.forced import Placed
 from unmask.decode.step import BROKEN, ENDED
-from unmask.engine.check import check, check_constraint, check_fixed
-from unmask.engine.request import Request
-from unmask.engine.text import Answer, read
-from unmask.methods.recipe import Recipe, recipe
+from unmask.engine.check import check_constraint, checked
+from unmask.engine.reading import Notes, Reader
+from unmask.engine.request import Request, StepOutput
+from unmask.engine.text import Answer
+from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
 
 
@@ -53,6 +54,7 @@ class RequestState:
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
         step: commit steps made in the window's first block.
         commits: tokens that each rule wrote, by 1 + its index.
+        notes: what will be told of each token.
         filled: what a constraint has filled in since the last forward: by place, the token and 1 + the index of its rule.
         lease: what it would like of the engine's key/value memory, its own and shared.
         index, pages: where the device keeps what it knows of it, and its key/value memory; lent by the runner.
@@ -80,6 +82,7 @@ class RequestState:
     forwards: int = 0
     query_tokens: int = 0
     commits: Counter[int] = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
     filled: dict[int, tuple[int, int]] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
     index: int = -1
@@ -92,27 +95,18 @@ class RequestState:
     def start(cls, request: Request, model: Denoiser) -> "RequestState":
         """Before the first forward. Raises RequestError, ConfigError or ModelError where the request cannot be answered."""
         spec, prompt, answer = model.spec, request.prompt, request.max_new_tokens
-        check(prompt, answer, spec)
-        check_fixed(request, spec)
-        made = recipe(
-            request.method,
-            spec,
-            answer_length=answer,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            head=model.head,
-            constrained=request.constraint is not None,
-        )
+        made = checked(request, model)
         blocks = windows(
             len(prompt), answer, made.length, block=made.block, lookbehind=made.lookbehind, count=made.blocks.count
         )
+        gaps = () if request.layout is None else request.layout.gaps
+        canvas = Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed, gaps=gaps)
         state = cls(
             request=request,
             recipe=made,
             model=model,
-            canvas=Canvas(prompt, blocks[-1].total - len(prompt), mask_id=spec.mask_id, fixed=request.fixed),
-            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block),
+            canvas=canvas,
+            policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block, fixed=sorted(canvas.fixed)),
             windows=blocks,
             constraint=request.constraint,
         )
@@ -121,6 +115,8 @@ class RequestState:
         check_constraint(request, state.canvas.tokens[len(prompt) :])
         state._open(min(state.ahead, len(blocks) - 1))
         state.moved = 0
+        if request.layout is not None and not any(state.left):  # a canvas without holes
+            state.ended = state.began
         return state
 
     # --- the next forward
@@ -206,10 +202,9 @@ class RequestState:
         """The window's tokens."""
         return self.canvas.tokens[self.window.start : self.window.end]
 
-    def given(self) -> list[bool]:
-        """Which of them were given: the prompt's end, or fixed text."""
-        prompt, fixed = self.canvas.prompt, self.canvas.fixed
-        return [place < prompt or place in fixed for place in range(self.window.start, self.window.end)]
+    def kinds(self) -> list[int]:
+        """What may be written at each of them (decode/holes.py)."""
+        return self.canvas.kinds[self.window.start : self.window.end]
 
     def turn(self) -> Turn:
         """What the next forward sees and recomputes. All but a block's first are alike, so they are made once per block."""
@@ -272,18 +267,19 @@ class RequestState:
         self.query_tokens += query_tokens
         self.filled = {}
 
-    def commit(self, block: list[int], taken: list[int], *, left: list[int], step: int) -> None:
-        """Take in the forward's decision: the window, and at each place 0 or 1 + the index of the rule that wrote it.
-
-        `left` is of each of its blocks, or BROKEN, and then nothing is written.
-        """
+    def commit(self, made: StepOutput) -> None:
+        """Take in the forward's decision; of logits that are no numbers nothing is written."""
+        taken, left = made.taken, made.left
         if BROKEN in left:
             self.broken = True
             return
-        self.canvas.commit(self.window.start, block)
+        self.notes.add(self.window.start, self.forwards - 1, made)
+        self.canvas.commit(self.window.start, made.block)
         self.commits.update(taken)
         self.left[self.block_number : self.block_number + len(left)] = left
-        self.step, self.changed = step, any(taken)
+        for place in self.canvas.close(self.recipe.ends):  # in blocks behind the window
+            self.left[(place - self.windows[0].start) // self.recipe.length] -= 1
+        self.step, self.changed = made.step, any(taken)
         self.block_forwards += 1
         if self.recipe.finds_final and not self.changed:
             self.kept = max(self.kept, self.finished)  # the forward has seen them as they stay
@@ -294,7 +290,8 @@ class RequestState:
             self.ended = time.perf_counter()
             return True
         ahead = self.ahead
-        over = self.has_ended or self._complete() or (self.recipe.ending == "first" and self._has_enough())
+        looks = self.recipe.ending == "first" or self.request.layout is not None
+        over = self.has_ended or self._complete() or (looks and self._has_enough())
         if not (over or self._moves_on()):
             return False
         self.closing = self.closing - 1 if self.closing else self._closing(over)
@@ -359,7 +356,8 @@ class RequestState:
         new = {place: (token, rule) for place, token in enumerate(block, begin) if token != self.canvas.tokens[place]}
         self.canvas.commit(begin, block)
         self.filled |= new
-        self.commits.update({rule: len(new)})
+        self.commits[rule] += len(new)
+        self.notes.fill(new, max(0, self.forwards - 1), rule)
         for number, start in enumerate(range(begin, self.window.end, length), self.block_number):
             self.left[number] = min(self.left[number], self.masks_of(start, start + length))
 
@@ -370,13 +368,10 @@ class RequestState:
 
     def _has_enough(self) -> bool:
         """Whether a stop string or the limit ends the answer, though the block may not be complete."""
+        if self.request.layout is not None:
+            return bool(self.request.stop) and self.answer().complete
         stopped = bool(self.request.stop) and self.answer().stopped
-        return stopped or (self.limit < self.request.max_new_tokens and len(self.final) >= self.limit)
-
-    @property
-    def limit(self) -> int:
-        """Tokens of the answer that the client gets."""
-        return self.request.limit or self.request.max_new_tokens
+        return stopped or (self.request.length < self.request.max_new_tokens and len(self.final) >= self.request.length)
 
     @property
     def final(self) -> list[int]:
@@ -388,9 +383,9 @@ class RequestState:
 
     def answer(self) -> Answer:
         """What is final, cut where it ends."""
-        return self.read(self.final)
+        return self.reader.read(self.final)
 
-    def read(self, answer: list[int]) -> Answer:
-        """Any answer to the request, cut where it ends."""
-        request = self.request
-        return read(answer[: self.limit], self.model.tokenizer, self.recipe.ends, request.stop, request.fixed)
+    @property
+    def reader(self) -> Reader:
+        """What reads answers to the request."""
+        return Reader(self.request, self.model.tokenizer, self.recipe.ends)

@@ -5,11 +5,18 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """`text` and `tokens` up to the first EOS or stop string; `stopped` says whether there was one."""
+    """`text` and `tokens` up to the first EOS or stop string; `stopped` says whether there was one.
+
+    Of a canvas (`holes.Layout.read`) `holes` are the texts of those that are over, `used` how many tokens each of them has,
+    `complete` whether all of them are.
+    """
 
     text: str
     tokens: int
     stopped: bool
+    holes: tuple[str, ...] = ()
+    used: tuple[int, ...] = ()
+    complete: bool = False
 
 
 def read(

@@ -102,10 +102,13 @@ def recipe(
     top_p: float | None = None,
     top_k: int | None = None,
     head: CommitHead | None = None,
+    holes: bool = False,
+    alternatives: int = 0,
     constrained: bool = False,
 ) -> Recipe:
     """What the method comes to for answers of this many tokens, on this model and its commit head, sampled like this.
 
+    With `holes` in fixed text no end of an answer ends the decode, and no token moves. `alternatives` as in `StepSettings`.
     `constrained`: whether a constraint says what the answer must be.
 
     Raises ConfigError if blocks or steps of the method do not come out even for the length, or if a setting that was named
@@ -119,11 +122,12 @@ def recipe(
     context = _full(method, spec, answer_length) if spec.block is None else _block_causal(method, spec)
     # On a grid no query begins before its block: where row i - 1 predicts token i, the block's first token is a seed.
     shifted = spec.lookbehind > 0 and context.block is None
-    rules = method.rules(answer_length, shifted=shifted, block=context.block, marks=spec.marks, head=head)
+    marks = () if holes else spec.marks
+    rules = method.rules(answer_length, shifted=shifted, block=context.block, marks=marks, head=head)
     return Recipe(
         **context._asdict(),
         rules=(*rules, Forced()) if constrained else rules,
-        never=() if method.commit.moves or method.official else spec.marks,
+        never=() if (method.commit.moves or method.official) and not holes else spec.marks,
         score=method.score,
         one_per_run=method.one_per_run,
         # The published decoders rank by probabilities in float64 (LLaDA) or in the logits' type, where ties fall by chance;
@@ -138,10 +142,17 @@ def recipe(
         blocks=_blocks(method, spec, context, answer_length),
         # Of Fast-dLLM v2's loops, which write seeds, the answer's last token may be one.
         whole=method.official and spec.lookbehind == 0,
-        ending="never" if stop is None else _ENDINGS[stop.check],
+        ending="never" if stop is None or holes else _ENDINGS[stop.check],
+        hole_ends=ends if holes else (),
+        alternatives=alternatives,
         eos_ids=ends[: len(ends) - len(spec.turn_ids)] if method.official else ends,
         ends=ends,
     )
+
+
+def grid(method: Method, own: int) -> int:
+    """Tokens per block of a block-causal model: its `own`, unless the method names another number."""
+    return method.block_length if "block_length" in method.named and method.block_length else own
 
 
 def answer_ends(method: Method, spec: ModelSpec) -> tuple[int, ...]:
@@ -196,7 +207,7 @@ def _block_causal(method: Method, spec: ModelSpec) -> _Context:
                 f"{setting} means nothing to a block-causal model, which sees nothing behind a block and whose cache is "
                 "exact: leave it out, or take cache=block or cache=none"
             )
-    length = method.block_length if "block_length" in named and method.block_length else spec.block
+    length = grid(method, spec.block)
     if length != spec.block:
         if spec.only_block:
             raise ConfigError(f"the model chooses experts per block of {spec.block} tokens: it runs with no other block_length")

@@ -111,7 +111,7 @@ class Answerer:
         row: dict[str, Any] = {}
         try:
             row = parse(line)
-            said = answer(await self._engine.complete(request(self._model, row, self._job)))
+            said = answer(await self._engine.complete(request(self._model, row, self._job)), steps=self._job.steps)
         except UnmaskError as error:
             said = refusal(error)
         return label(number, row, self._job.keep) | said

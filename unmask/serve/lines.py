@@ -3,6 +3,7 @@
     {"prompt": "Name a prime."}
     {"id": "q7", "messages": [{"role": "user", "content": "Name a prime."}], "max_new_tokens": 64, "method": "vanilla"}
     {"token_ids": [41, 7, 23], "temperature": 1, "seed": 3}
+    {"canvas": ["A prime is ", {"hole": 2}, "."], "messages": [{"role": "user", "content": "Name a prime."}]}
 
 It knows neither the engine that answers nor the file of the answers.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmask.engine.generate import canvas_length, chat, make_request
+from unmask.engine.holes import from_json
 from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
@@ -24,9 +26,9 @@ from unmask.methods.method import Method
 from unmask.methods.recipe import recipe
 from unmask.models.denoiser import Denoiser
 
-QUESTIONS = ("prompt", "messages", "token_ids")
+QUESTIONS = ("prompt", "messages", "token_ids", "canvas")
 OPTIONS = ("method", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-KEYS = ("id", *QUESTIONS, *OPTIONS)
+KEYS = ("id", *QUESTIONS, *OPTIONS, "blind")
 ANSWER = ("text", "token_ids", "tokens", "forwards", "tokens_per_forward", "seconds", "finish_reason")
 
 
@@ -38,6 +40,7 @@ class Job:
         model, dtype: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
+        steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Job:
     seed: int = 0
     stop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    steps: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError where an answer could not be told from what is kept of its line, or a number is wrong."""
@@ -71,7 +75,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
-        return asdict(self) | {"method": self.method.to_dict()}
+        told = asdict(self) | {"method": self.method.to_dict()}
+        return told if self.steps else {name: value for name, value in told.items() if name != "steps"}
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
@@ -143,10 +148,23 @@ def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
     ((1, 2), 32, 1.0)
     """
     asked = [name for name in QUESTIONS if row.get(name) is not None]
+    if "canvas" in asked:
+        return _canvas(model, row, job, asked)
     if len(asked) != 1:
         raise RequestError(f"a line has one of {', '.join(QUESTIONS)}; this one has {' and '.join(asked) or 'none'}")
     options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
     return make_request(model, _prompt(model, asked[0], row[asked[0]]), **options | {"method": _method(options["method"])})
+
+
+def _canvas(model: Denoiser, row: Mapping[str, Any], job: Job, asked: Sequence[str]) -> Request:
+    """Of a canvas, by itself or as the answer to `messages` or a `prompt`; the job's number of tokens is not for it."""
+    if "token_ids" in asked or len(asked) > 2:
+        raise RequestError(f"a canvas answers messages, or a prompt, or stands alone; this line has {' and '.join(asked)}")
+    chat = None if row.get("messages") is None else _turns(row["messages"])
+    canvas = from_json(row["canvas"], chat=chat or row.get("prompt"), blind=row.get("blind", False))
+    options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
+    options |= {"method": _method(options["method"]), "max_new_tokens": row.get("max_new_tokens")}
+    return make_request(model, canvas, **options)
 
 
 def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:
@@ -180,9 +198,11 @@ def _method(value: Any) -> Method:
 # --- a line's answer ----------------------------------------------------------------------------------------------
 
 
-def answer(completion: Completion) -> dict[str, Any]:
-    """The fields of `unmask generate --json` that belong to the answer."""
-    return {name: getattr(completion, name) for name in ANSWER}
+def answer(completion: Completion, *, steps: bool = False) -> dict[str, Any]:
+    """The fields of `unmask generate --json` that belong to the answer; a canvas's holes, and what is told of each token."""
+    holes = {"holes": completion.holes} if completion.holes else {}
+    told = {"steps": completion.steps} if steps else {}
+    return {name: getattr(completion, name) for name in ANSWER} | holes | told
 
 
 def refusal(error: Exception) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class Diffusion(BaseModel):
     `method` is a preset's name or a mapping of settings; every further field is an option of the preset
     (`{"method": "r2-dllm", "threshold": 0.8}`), which `unmask.method` checks. `drafts` adds the guesses of every
     forward to a stream, `trace` what every forward did. `regex` or `choice` says what the answer is to be; `depth` is how
-    deep JSON may nest where its schema has no bound.
+    deep JSON may nest where its schema has no bound. `canvas` makes the answer of a chat fixed text with holes:
+    strings and `{"hole": 32}`, with `"end": "early"` for one that may end before its last token. `blind` allows text behind
+    a hole where the model cannot see it. `tokens` tells of each token the forward that wrote it, the rule and the confidence.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -66,6 +68,9 @@ class Diffusion(BaseModel):
     method: str | dict[str, JsonValue] | None = None
     drafts: bool = False
     trace: bool = False
+    canvas: list[JsonValue] | None = None
+    blind: bool = False
+    tokens: bool = False
     regex: str | None = None
     choice: list[str] | None = None
     depth: int | None = None
@@ -75,7 +80,7 @@ class Diffusion(BaseModel):
         return dict(self.__pydantic_extra__)
 
 
-# Fields of OpenAI's and of other servers that are not supported, each with the value that changes nothing.
+# Fields of OpenAI's and of other servers that are not supported everywhere, each with the value that changes nothing.
 UNSUPPORTED: Mapping[str, JsonValue] = {
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -181,7 +186,7 @@ class Body(Strict):
 
 
 class ChatRequest(Body):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`; `logprobs` are of the forward that committed each token."""
 
     messages: list[Message] = Field(min_length=1, fail_fast=True)
     response_format: Annotated[JsonFormat | SchemaFormat | TextFormat, Discriminator("type")] | None = None
@@ -194,11 +199,24 @@ class ChatRequest(Body):
         | None
     ) = None
     max_completion_tokens: int | None = Field(None, ge=1, le=2**20)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         self.max_tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         return self
+
+    @model_validator(mode="after")
+    def _probabilities(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def alternatives(self) -> int:
+        """Most probable tokens that are told beside each one."""
+        return self.top_logprobs or 0
 
 
 # A list's check ends at its first mistake: a megabyte of mistakes would take seconds to list, and one is reported.
@@ -206,7 +224,10 @@ _Ids = Annotated[list[int], Field(fail_fast=True)]
 
 
 class CompletionRequest(Body):
-    """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it."""
+    """`POST /v1/completions`: the prompt goes to the model as it is, no chat template around it.
+
+    With a suffix the model fills the hole between both, and sees both.
+    """
 
     prompt: Annotated[
         Annotated[str, Tag(ONE)]
@@ -215,6 +236,13 @@ class CompletionRequest(Body):
         | Annotated[list[_Ids], Field(min_length=1, max_length=128, fail_fast=True), Tag(_LISTS_OF_IDS)],
         Discriminator(_kind_of_prompt),
     ]
+    suffix: str | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def alternatives(self) -> int:
+        """Most probable tokens that are told beside each one."""
+        return self.logprobs or 0
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -276,7 +304,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ResponseMessage
     finish_reason: FinishReason | Literal["tool_calls"]
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class Decoded(BaseModel):
@@ -290,6 +318,12 @@ class Decoded(BaseModel):
         return cls(method=method.name, settings=method.to_dict())
 
 
+class DecodedTokens(Decoded):
+    """The same with what is told of each choice's tokens."""
+
+    tokens: list[list[dict[str, JsonValue]]]
+
+
 class ChatResponse(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -297,14 +331,14 @@ class ChatResponse(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    diffusion: Decoded
+    diffusion: DecodedTokens | Decoded
 
 
 class CompletionChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class CompletionResponse(BaseModel):
@@ -314,7 +348,7 @@ class CompletionResponse(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-    diffusion: Decoded
+    diffusion: DecodedTokens | Decoded
 
 
 class ModelInfo(BaseModel):

@@ -8,7 +8,8 @@ from typing import Any
 
 from unmask.engine.check import check_size
 from unmask.engine.generate import chat, make_request
-from unmask.engine.own import completed
+from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
+from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.request import UNNAMED, Completion, Owner, Request
 from unmask.errors import ConfigError, EmptyPrompt, RequestError
 from unmask.methods import from_client, load
@@ -19,6 +20,7 @@ from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
 from unmask.serve.structure import calls_tools, language
+from unmask.serve.told import chat_logprobs, completion_logprobs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +30,7 @@ class ApiRequest:
     Attributes:
         body: as it was sent.
         model: the model's name in the API.
+        tokenizer: the model's.
         choices: the engine's requests.
         prompt_tokens: of all prompts, each counted once whatever `n` is.
         log: the request's entry in the log, to be filled in.
@@ -40,12 +43,20 @@ class ApiRequest:
     choices: Sequence[Request]
     prompt_tokens: int
     log: LogEntry
+    tokenizer: Any = None
     created: int = field(default_factory=lambda: int(time.time()))
     began: float = field(default_factory=time.perf_counter)
 
     @property
     def is_chat(self) -> bool:
         return isinstance(self.body, ChatRequest)
+
+    def logprobs(self, completion: Completion) -> dict[str, Any] | None:
+        """The probabilities of a completion's tokens, where they are asked for."""
+        if isinstance(self.body, ChatRequest):
+            return chat_logprobs(completion, self.tokenizer) if self.body.logprobs else None
+        assert isinstance(self.body, CompletionRequest)
+        return None if self.body.logprobs is None else completion_logprobs(completion, self.tokenizer)
 
     @property
     def calls_tools(self) -> bool:
@@ -100,13 +111,14 @@ def engine_requests(
     if method.draft is not None and method.draft.steps > options.draft_steps:
         raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens or default_new_tokens(model)
     asked = language(body)
     made = [
         make_request(
             model,
             prompt,
             method=method,
-            max_new_tokens=body.max_tokens or method.max_new_tokens or options.max_new_tokens,
+            max_new_tokens=None if isinstance(prompt, CanvasPrompt) else wanted,
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=max(0, body.top_k or 0) or None,
@@ -114,17 +126,31 @@ def engine_requests(
             stop=body.stops,
             language=asked,
         )
-        for prompt in _prompts(body, model)
+        for prompt in _prompts(body, model, wanted)
     ]
+    if isinstance(body, CompletionRequest) and body.suffix:  # the answer is the hole alone
+        made = [replace(request, layout=request.layout and request.layout.hidden) for request in made]
+    if isinstance(body, ChatRequest | CompletionRequest):
+        made = [replace(request, alternatives=min(body.alternatives, model.spec.vocab_size)) for request in made]
     return [replace(request, seed=seed + place, owner=owner, cache_scope=cache_scope) for request in made for place in range(n)]
 
 
-def _prompts(body: Body, model: Denoiser) -> list[Sequence[int]]:
+def _prompts(body: Body, model: Denoiser, wanted: int) -> Sequence[Sequence[int] | CanvasPrompt]:
+    asked = body.diffusion
     if isinstance(body, ChatRequest):
-        turns = [(message.role.replace("developer", "system"), message.text) for message in body.messages]
+        turns = [{"role": message.role.replace("developer", "system"), "content": message.text} for message in body.messages]
+        if asked.canvas is not None:
+            if body.max_tokens is not None:
+                raise ConfigError("a canvas says by its holes how many tokens are decoded: leave max_tokens out")
+            return [from_json(asked.canvas, chat=turns, blind=asked.blind)]
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if calls_tools(body) else None
-        return [chat(model, [{"role": role, "content": text} for role, text in turns], tools=tools)]
+        return [chat(model, turns, tools=tools)]
     assert isinstance(body, CompletionRequest)
+    if asked.canvas is not None:
+        raise ConfigError("diffusion.canvas is the answer of a chat: here give prompt and suffix")
+    if body.suffix:
+        between = hole(wanted, end="early")
+        return [canvas(prompt, between, body.suffix, blind=asked.blind) for prompt in body.prompts]
     return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
 
 

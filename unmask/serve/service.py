@@ -104,8 +104,9 @@ class Service:
         request = ApiRequest(
             body=body,
             model=self.model_info.id,
+            tokenizer=self.model.tokenizer,
             choices=choices,
-            prompt_tokens=sum(len(choice.prompt) for choice in choices[:: body.n or 1]),
+            prompt_tokens=sum(choice.given_tokens for choice in choices[:: body.n or 1]),
             log=log,
         )
         self.admission.admit(request, self._engine.load.running)

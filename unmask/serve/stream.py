@@ -1,20 +1,21 @@
 """Responses as server-sent events. Pure: no engine, no clock.
 
 `delta.content` holds text that can no longer change and nothing else, so clients that know nothing of diffusion see an
-ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it.
+ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it. What is told of each
+token (`logprobs`, `diffusion.tokens`) comes at the end of a choice, when no token can be rewritten any more.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from unmask.engine.request import Completion, Draft, FinishReason, Progress, StepRecord
+from unmask.engine.request import Completion, Draft, FinishReason, Progress, Request, StepRecord
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
 from unmask.serve.requests import ApiRequest
 from unmask.serve.structure import CallStream
-from unmask.view.trace import Recorder
+from unmask.view.trace import Recorder, told
 
 
 class EventStream:
@@ -24,7 +25,7 @@ class EventStream:
         diffusion = request.body.diffusion
         self._request, self._drafts = request, diffusion.drafts
         self._calls = [CallStream() for _ in request.choices] if request.calls_tools else []
-        self._recorders = [Recorder(model, choice.max_new_tokens) for choice in request.choices if diffusion.trace]
+        self._recorders = [_recorder(model, choice) for choice in request.choices if diffusion.trace]
 
     @property
     def watch(self) -> bool:
@@ -51,7 +52,11 @@ class EventStream:
             calls = list(self._calls[index].deltas()) if self._calls else []
             for delta in calls:
                 yield self._chunk(index, delta)
-            yield self._chunk(index, {}, reason="tool_calls" if calls else progress.completion.finish_reason)
+            if self._request.body.diffusion.tokens:
+                tokens = told(progress.completion, self._request.tokenizer)
+                yield self._chunk(index, {}, diffusion={"event": "tokens", "tokens": tokens})
+            reason: FinishReason | Literal["tool_calls"] = "tool_calls" if calls else progress.completion.finish_reason
+            yield self._chunk(index, {}, reason=reason, logprobs=self._request.logprobs(progress.completion))
 
     def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
         """The usage, where the request asks for it, and the end."""
@@ -71,10 +76,11 @@ class EventStream:
         *,
         reason: FinishReason | Literal["tool_calls"] | None = None,
         diffusion: dict[str, Any] | None = None,
+        logprobs: dict[str, Any] | None = None,
     ) -> str:
         content: dict[str, Any] = {"delta": delta} if self._request.is_chat else {"text": delta.get("content", "")}
         extra = {} if diffusion is None else {"diffusion": diffusion}
-        return self._event([{"index": index, **content, "logprobs": None, "finish_reason": reason}], **extra)
+        return self._event([{"index": index, **content, "logprobs": logprobs, "finish_reason": reason}], **extra)
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
         request = self._request
@@ -95,6 +101,12 @@ def _draft(draft: Draft) -> dict[str, Any]:
         "masked": draft.masked,
         "forward": draft.forward,
     }
+
+
+def _recorder(model: Denoiser, choice: Request) -> Recorder:
+    if choice.layout is None:
+        return Recorder(model, choice.max_new_tokens)
+    return Recorder(model, choice.limit or 0, fixed=choice.fixed)
 
 
 def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, Any]:

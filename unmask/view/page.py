@@ -15,7 +15,7 @@ from typing import Any
 
 from unmask.decode.rule import Look
 from unmask.errors import ConfigError
-from unmask.view.trace import Trace
+from unmask.view.trace import FIXED, FIXED_LOOK, Trace
 
 
 def render(traces: Sequence[Trace]) -> str:
@@ -26,6 +26,8 @@ def render(traces: Sequence[Trace]) -> str:
         raise ConfigError("the two traces answer different prompts: show each on a page of its own")
     written = {commit.rule: trace for trace in traces for step in trace.steps for commit in step.commits}
     looks = {rule: trace.look(rule) for rule, trace in written.items()}
+    if any(trace.fixed for trace in traces):
+        looks[FIXED] = FIXED_LOOK
     return fill("unmask.view", [trace.to_dict() for trace in traces], looks)
 
 

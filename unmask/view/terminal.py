@@ -1,8 +1,9 @@
 """A decode drawn in the terminal: every position of the answer, masked ones visible, in the colour of its rule."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -56,8 +57,8 @@ def _plain(console: Console) -> bool:
 class _Watcher(Recorder):
     """A recorder that redraws the answer at every forward."""
 
-    def __init__(self, model: Denoiser, max_new_tokens: int, live: Live) -> None:
-        super().__init__(model, max_new_tokens)
+    def __init__(self, model: Denoiser, max_new_tokens: int, live: Live, fixed: Mapping[int, int]) -> None:
+        super().__init__(model, max_new_tokens, fixed=fixed)
         self._live, self._marks = live, _plain(live.console)
 
     def __call__(self, record: StepRecord) -> None:
@@ -66,13 +67,19 @@ class _Watcher(Recorder):
 
 
 @contextmanager
-def watching(model: Denoiser, max_new_tokens: int, console: Console | None = None) -> Iterator[Recorder]:
-    """Yield a recorder that draws a batch of one as it is decoded; the finished answer stays on the screen."""
+def watching(
+    model: Denoiser, max_new_tokens: int, console: Console | None = None, *, fixed: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[Recorder]:
+    """Yield a recorder that draws a batch of one as it is decoded; the finished answer stays on the screen.
+
+    `fixed` is the text of a canvas around its holes, as a `Recorder` takes it.
+    """
     console = console or Console()
     with Live(console=console, auto_refresh=False) as live:
-        watcher = _Watcher(model, max_new_tokens, live)
+        watcher = _Watcher(model, max_new_tokens, live, fixed)
         yield watcher
-        live.update(draw(watcher.trace(), masks=False, marks=_plain(console)), refresh=True)
+        if watcher.seen:  # a canvas without holes takes no forward
+            live.update(draw(watcher.trace(), masks=False, marks=_plain(console)), refresh=True)
     if not console.is_terminal:
         console.print()
 

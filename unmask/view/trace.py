@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from unmask.decode.rule import Look
@@ -25,6 +26,9 @@ KIND, VERSION = "unmask trace", 3
 # Version 1 says nothing of how its rules are shown, 2 nothing of tokens that are rewritten or go.
 READABLE = (1, 2, VERSION)
 UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
+# Under this name the fixed text of a canvas is shown, which no rule has written.
+FIXED = "fixed"
+FIXED_LOOK = Look(label="fixed text", sentence="given from the start", terminal="bright_black", light="#7a7f87", dark="#8b919b")
 
 
 class Commit(NamedTuple):
@@ -96,6 +100,7 @@ class Trace:
             string cut off). Empty for an end of turn, an unwritten position or the first bytes of a character.
         text, tokens, finish_reason, seconds: as in Completion.
         rules: how each rule is shown, by name.
+        fixed: the places that hold text from the start, around the holes of a canvas.
     """
 
     model: str
@@ -110,6 +115,7 @@ class Trace:
     finish_reason: FinishReason | None = None
     seconds: float = 0.0
     rules: Mapping[str, Look] = field(default_factory=dict)
+    fixed: tuple[int, ...] = ()
 
     @property
     def forwards(self) -> int:
@@ -123,6 +129,8 @@ class Trace:
     def cells(self, forward: int) -> list[Cell]:
         """Every position after this many forwards."""
         cells = [Cell(None, None)] * self.length
+        for place in self.fixed:
+            cells[place] = Cell(self.pieces[place], FIXED)
         for step in self.steps[:forward]:
             for place in step.emptied:
                 cells[place] = Cell(None, None)
@@ -140,7 +148,7 @@ class Trace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Raises ConfigError, KeyError or TypeError if the data is not a trace."""
-        parts = {field.name: data[field.name] for field in fields(cls) if field.name != "rules"}
+        parts = {field.name: data[field.name] for field in fields(cls) if field.name not in ("rules", "fixed")}
         steps = tuple(
             Step(
                 refresh=bool(step["refresh"]),
@@ -153,12 +161,13 @@ class Trace:
             for step in parts.pop("steps")
         )
         rules = {name: Look(**look) for name, look in data.get("rules", {}).items()}
-        trace = cls(**parts | {"pieces": tuple(parts["pieces"])}, steps=steps, rules=rules)
+        fixed = tuple(data.get("fixed", ()))
+        trace = cls(**parts | {"pieces": tuple(parts["pieces"])}, steps=steps, rules=rules, fixed=fixed)
         commits = [commit for step in steps for commit in step.commits]
         if not all(isinstance(rule, str) and rule for rule in (*(commit.rule for commit in commits), *rules)):
             raise ConfigError("a rule without a name")
         marks: list[Commit | Draft] = [*commits, *(draft for step in steps for draft in step.drafts)]
-        places = [*(mark.place for mark in marks), *(place for step in steps for place in step.emptied)]
+        places = [*fixed, *(mark.place for mark in marks), *(place for step in steps for place in step.emptied)]
         if len(trace.pieces) != trace.length or not all(0 <= place < trace.length for place in places):
             raise ConfigError("a place outside the answer")
         if not all(mark.confidence is None or 0 <= mark.confidence <= 1 for mark in marks):
@@ -179,8 +188,10 @@ class _Decode:
 class Recorder:
     """An observer that keeps what a Trace needs; `trace(i)` belongs to prompt i of the batch."""
 
-    def __init__(self, model: Denoiser, max_new_tokens: int) -> None:
+    def __init__(self, model: Denoiser, max_new_tokens: int, *, fixed: Mapping[int, int] = MappingProxyType({})) -> None:
+        """`fixed` are the tokens of a canvas that stand in the answer from the start, by their places."""
         self._model, self._length = model, max_new_tokens
+        self._fixed = {place: token for place, token in fixed.items() if place < max_new_tokens}
         self._rows: dict[int, _Decode] = {}
         self._looks: dict[str, Look] = {}
         self._drafts: dict[tuple[int | None, int], str] = {}  # token before, token -> text
@@ -190,8 +201,13 @@ class Recorder:
         for own in record.looks:
             self._looks |= own
         for number, index in enumerate(record.rows):
-            row = self._rows.setdefault(index, _Decode(start=record.prompt[number]))
+            row = self._rows.setdefault(index, _Decode(start=record.prompt[number], written=dict(self._fixed)))
             row.steps.append(self._step(record, number, row))
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was a forward."""
+        return bool(self._rows)
 
     def _step(self, record: StepRecord, number: int, row: _Decode) -> Step:
         """What the forward did to one of its rows, whose `written` is brought up to date."""
@@ -249,6 +265,7 @@ class Recorder:
             steps=tuple(map(_without_guesses, steps)) if settings.get("draft") else steps,
             pieces=tuple(self._pieces(row.written)),
             rules=self._looks_of(row),
+            fixed=tuple(self._fixed),
         )
         if completion is None:
             return trace
@@ -263,7 +280,7 @@ class Recorder:
     def _with_rewritten(self, steps: Sequence[Step]) -> tuple[Step, ...]:
         """The steps, with the texts of tokens that later ones rewrite or empty."""
         last = {place: number for number, step in enumerate(steps) for place in _touched(step)}
-        standing: dict[int, int] = {}
+        standing = dict(self._fixed)
         found = []
         for number, step in enumerate(steps):
             standing = {place: token for place, token in standing.items() if place not in step.emptied}
@@ -279,7 +296,8 @@ class Recorder:
 
     def _looks_of(self, row: _Decode) -> dict[str, Look]:
         seen = {commit.rule for step in row.steps for commit in step.commits}
-        return {rule: look for rule, look in self._looks.items() if rule in seen}
+        fixed = {FIXED: FIXED_LOOK} if self._fixed else {}
+        return fixed | {rule: look for rule, look in self._looks.items() if rule in seen}
 
     def _pieces(self, written: Mapping[int, int]) -> list[str]:
         found, place = [""] * self._length, 0
@@ -333,6 +351,15 @@ def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
         found.append(text[len(decode(tokenizer, token_ids[begin:done])) :])
         begin, done = done if found[-1] else begin, end
     return found
+
+
+def told(completion: Completion, tokenizer: Any) -> list[dict[str, Any]]:
+    """Of each token of an answer what a trace says of it, and the forward: the fields of `Commit`, and `forward`."""
+    ids = [completion.token_ids[place] for place in completion.places]
+    return [
+        Commit(place, token, step.rule, step.confidence, text)._asdict() | {"forward": step.forward}
+        for place, token, step, text in zip(completion.places, ids, completion.steps, pieces(tokenizer, ids), strict=True)
+    ]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
