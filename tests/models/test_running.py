@@ -52,6 +52,9 @@ class Merge:
     def head(self, head: Part) -> Part:
         return head
 
+    def rows(self, count: int) -> int:
+        return count
+
 
 class Packed:
     """A product whose weight lies in memory as the kernel wants it (here: transposed), and nowhere else."""
@@ -84,6 +87,9 @@ class Pack:
 
     def head(self, head: Part) -> Part:
         return Packed(head)
+
+    def rows(self, count: int) -> int:
+        return count + 3
 
 
 def fresh(family: str, *steps: Step, dtype: torch.dtype = torch.float64) -> Denoiser:

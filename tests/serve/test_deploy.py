@@ -127,5 +127,5 @@ def test_a_replica_whose_engine_has_died_is_not_healthy() -> None:
         await running.close()
         await replica.check_health()
 
-    with pytest.raises(RuntimeError, match="the engine's thread has ended"):
+    with pytest.raises(RuntimeError, match="the engine is failed"):
         asyncio.run(live_and_die())

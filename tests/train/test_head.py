@@ -90,7 +90,9 @@ def candidates(path: Path, weights: str, right: int = 20) -> Path:
     lines: list[dict[str, Any]] = [{"provenance": {"weights": weights, "max_new_tokens": 32}}]
     for number in range(24):
         ids = tokenizer.encode(f"{number} + 2 = {number + 2}.")
-        lines.append({"prompt": f"Compute {number} + 2.", "candidates": [{"right": number < right, "token_ids": ids}]})
+        lines.append(
+            {"id": number, "prompt": f"Compute {number} + 2.", "candidates": [{"right": number < right, "token_ids": ids}]}
+        )
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 

@@ -278,8 +278,8 @@ def test_a_collection_that_was_killed_goes_on_and_has_one_writer(bases: dict[str
 
 
 def test_a_collection_that_failed_at_once_leaves_nothing_in_the_way(bases: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(unmask.ConfigError, match="does not divide"):
-        collect(collecting(bases["llada"], tmp_path, max_new_tokens=100))
+    with pytest.raises(unmask.ConfigError, match="no such file"):
+        collect(collecting(bases["llada"], tmp_path, mixture=None, prompts=str(tmp_path / "none.jsonl")))
     assert len(read_journal(collect(collecting(bases["llada"], tmp_path)), "collect")[1]) == 5
 
 

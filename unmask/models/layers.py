@@ -169,9 +169,13 @@ class Parts(NamedTuple):
         if inputs.plan is None:
             attended = attend(q, k, v, inputs.mask)
         else:
-            attended = attend_packed(q[0], k[0], v[0], inputs.plan, inputs.pool, number)[None]
+            queries = len(inputs.plan.positions_N)  # rows behind them are only there to fill a layout
+            q, k, v = (heads[0, :, :queries] for heads in (q, k, v))
+            attended = attend_packed(q, k, v, inputs.plan, inputs.pool, number)[None]
         joined = attended.transpose(1, 2).flatten(2)
-        if rows_R is not None:
+        if rows_R is None:
+            joined = nn.functional.pad(joined, (0, 0, 0, x.shape[1] - joined.shape[1]))
+        else:
             x, joined = x.index_select(1, rows_R), joined.index_select(1, rows_R)
             if len(rows_R) == 0:  # keys and values alone were wanted
                 return x

@@ -42,6 +42,10 @@ class Step(Protocol):
         """The output matrix, likewise."""
         ...
 
+    def rows(self, count: int) -> int:
+        """How many rows a forward of so many tokens is given; those behind them are not read."""
+        ...
+
 
 class Running:
     """A network's layers and head as they decode, with the same `hidden` and `project`."""
@@ -56,6 +60,7 @@ class Running:
         # No token reads what the last layer's feed-forward part makes of another, unless a block chooses its experts
         # together: behind the last attention only the rows that predict are needed.
         self._apart = network.shape.moe is None or network.shape.moe.capacity is None
+        self._steps = tuple(steps) if network.shape.moe is None else ()  # experts would have to be chosen for rows of no use
         self.layers: list[Parts] = []
         for layer in network.blocks():
             parts = layer.parts()
@@ -67,19 +72,29 @@ class Running:
 
     def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """The last layer's normalised states [R, C] of the rows that predict what the plan reads."""
-        x, shape = self.network.embed(tokens_N[None]), self.network.shape
+        shape = self.network.shape
         rows_R = self.network.predicting(plan.read_R, plan.before_R)
-        cos, sin = rotary(plan.positions_N[None], shape.rotary, shape.theta, x.dtype)
+        x = self.network.embed(self._filled(tokens_N)[None])
+        cos, sin = rotary(self._filled(plan.positions_N)[None], shape.rotary, shape.theta, x.dtype)
         inputs = AttentionInputs(cos, sin, plan, pool)
         for number, parts in enumerate(self.layers[:-1]):
             x = parts(x, number, inputs)
-        x = self.layers[-1](x, len(self.layers) - 1, inputs, rows_R if self._apart else None)
+        x = self.layers[-1](x, len(self.layers) - 1, inputs, self._filled(rows_R) if self._apart else None)
         normed: Tensor = self.norm(x if self._apart else x.index_select(1, rows_R))
-        return normed[0]
+        return normed[0, : len(rows_R)]
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., C] to [..., V]."""
+        if hidden.dim() == 2:
+            return self.network.scaled(self.head(self._filled(hidden))[: len(hidden)])
         return self.network.scaled(self.head(hidden))
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """Rows with zeros behind them, as many as the steps want."""
+        count = len(rows)
+        for step in self._steps:
+            count = step.rows(count)
+        return rows if count == len(rows) else torch.cat((rows, rows.new_zeros(count - len(rows), *rows.shape[1:])))
 
 
 def running(network: Network, steps: Sequence[Step]) -> Decoding:
