@@ -132,20 +132,27 @@ def test_the_client_of_the_readme_streams_the_answer(live: Live, capsys: pytest.
         ("fine_tune", "step 8: loss"),
         ("evaluate", "r2-dllm"),
         ("stream", "forwards"),
+        ("infill", "2 of 2 right"),
     ],
 )
 def test_every_example_runs(
     name: str, words: str, live: Live, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = [str(tmp_path / "mine")]
-    given = {"own_checkpoint": folder, "fine_tune": folder, "evaluate": ["2"], "stream": [f"{live.url}/v1"]}
+    given = {
+        "own_checkpoint": folder,
+        "fine_tune": folder,
+        "evaluate": ["2"],
+        "stream": [f"{live.url}/v1"],
+        "infill": ["--problems", "2"],
+    }
     monkeypatch.setattr(sys, "argv", [name, *given.get(name, [])])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     assert words in capsys.readouterr().out
 
 
 def test_every_example_is_tried_here() -> None:
-    tried = {"generate", "batch", "own_method", "own_checkpoint", "fine_tune", "evaluate", "stream"}
+    tried = {"generate", "batch", "infill", "own_method", "own_checkpoint", "fine_tune", "evaluate", "stream"}
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == tried | {"picture"}
 
 

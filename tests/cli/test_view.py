@@ -51,7 +51,7 @@ def test_watching_and_keeping_at_once(capsys: pytest.CaptureFixture[str], tmp_pa
     kept = tmp_path / "kept.json"
     code, out, _ = run(capsys, "generate", QUESTION, "--trace", str(kept), *NAMED, "--watch", *SHORT)
     assert code == 0
-    assert "■ threshold" in out
+    assert "₁ threshold" in out
     assert read(kept)[0].text.split()[0] in out
 
 

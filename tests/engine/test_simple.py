@@ -148,11 +148,11 @@ class Letters:
 
 
 def test_answers_are_cut_at_the_first_of_eos_and_stop_strings() -> None:
-    assert read([0, 1, 2, EOS, 3], Letters(), (EOS,)) == ("abc", 3, True)
-    assert read([0, 1, 2, 3], Letters(), (EOS,), ["cd", "z"]) == ("ab", 2, True)
-    assert read([0, 1, 2, 3], Letters(), (EOS,), ["d", "b"]) == ("a", 1, True)
-    assert read([0, 1, 2, 3], Letters(), (EOS,)) == ("abcd", 4, False)
-    assert read([0, 1, EOS], None, (EOS,)) == ("", 2, True)
+    assert read([0, 1, 2, EOS, 3], Letters(), (EOS,))[:3] == ("abc", 3, True)
+    assert read([0, 1, 2, 3], Letters(), (EOS,), ["cd", "z"])[:3] == ("ab", 2, True)
+    assert read([0, 1, 2, 3], Letters(), (EOS,), ["d", "b"])[:3] == ("a", 1, True)
+    assert read([0, 1, 2, 3], Letters(), (EOS,))[:3] == ("abcd", 4, False)
+    assert read([0, 1, EOS], None, (EOS,))[:3] == ("", 2, True)
 
 
 def test_a_stop_string_ends_a_row_early() -> None:

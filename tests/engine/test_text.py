@@ -63,11 +63,11 @@ def test_a_special_token_stops_by_its_id_though_the_text_does_not_show_it() -> N
     said = TINY.encode("It is 31.")
     tokens = [*said, USER, *TINY.encode("Next")]
     for stop in (["<|user|>"], ["nothing", "<|user|>"], ["<|assistant|>", "<|user|>"], ["<|user|>", "<|user|>Next"]):
-        assert read(tokens, TINY, (1,), stop) == ("It is 31.", len(said), True), stop
+        assert read(tokens, TINY, (1,), stop)[:3] == ("It is 31.", len(said), True), stop
     assert read(tokens, TINY, (1,), ["31.<|user|>"]).text.rstrip() == "It is"
     assert read(tokens, TINY, (1,), ["<|user|>", "is"]).text.rstrip() == "It"
     for stop in (["<|assistant|>"], ["32.<|user|>"], []):
-        assert read(tokens, TINY, (1,), stop) == (TINY.decode(tokens, skip_special_tokens=True), len(tokens), False)
+        assert read(tokens, TINY, (1,), stop)[:3] == (TINY.decode(tokens, skip_special_tokens=True), len(tokens), False)
     assert settled(said, TINY, (1,), ["31.<|user|>"]).rstrip() == "It is"  # held back until the next token is known
 
 

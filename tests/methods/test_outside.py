@@ -154,7 +154,7 @@ def test_view_as_a_page_and_in_the_terminal(capsys: pytest.CaptureFixture[str], 
     assert rules["patience"]["terminal"] == "blue"
     code, out, _ = run(capsys, "generate", QUESTION, "--method", NAME, "--max-new-tokens", "32", "--watch")
     assert code == 0
-    assert "■ much patience" in out
+    assert "₁ much patience" in out
 
 
 def test_the_operator_serves_it_and_a_client_may_set_it_but_not_name_it() -> None:

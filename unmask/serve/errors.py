@@ -66,7 +66,7 @@ def shown(text: str, most: int = 600) -> str:
     r"""A text that quotes what a client sent, as it may stand in an error or the log: short, its invisible marks spelt out.
 
     >>> shown("unknown method '" + "x" * 1000 + "'", 40)
-    "unknown method 'xxxxx ... xxxxxxxxxxxxx'"
+    "unknown method 'xx ... xxxxxxxxxxxxxxxx'"
     >>> print(shown("a\u202eb"))
     a\u202eb
     """
