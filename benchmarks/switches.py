@@ -37,22 +37,22 @@ GROWING = {"block_length": [16, 24, 32], "mask_rate": [0.0, 0.8], "rising": True
 OWN = {"data": "own", "select": "lowest"}
 # Name -> what differs from configs/unmask-tiny-parallel.yaml.
 ROWS: dict[str, dict[str, Any]] = {
-    "one wording": {"window": "block", "pattern": "random", "mask_rate": 0.5},
-    "own answers, least redundant": {"window": "block", "pattern": "random", "mask_rate": 0.5} | OWN,
     "whole answer": WINDOW,
+    "own decode": DECODE,
+    "own decode, several wordings": DECODE | {"data": "worded"},
     "whole answer, several wordings": WINDOW | {"data": "worded"},
-    "rising rates, growing blocks": {"window": "block", "pattern": "random"} | GROWING,
-    "group of blocks": {"window": "group", "pattern": "random"},
+    "one block": {"window": "block", "pattern": "random", "mask_rate": 0.5},
+    "own decode, one block": {"window": "block", "pattern": "decode"},
+    "own decode, certainty": DECODE | {"certainty": 2.0},
     "whole answer, certainty": WINDOW | {"certainty": 2.0},
     "whole answer, on-policy tokens": WINDOW | {"on_policy": 0.5},
     "whole answer, wrong tokens": WINDOW | {"wrong": 0.1},
+    "rising rates, growing blocks": {"window": "block", "pattern": "random"} | GROWING,
+    "group of blocks": {"window": "group", "pattern": "random"},
+    "own answers, least redundant, one block": {"window": "block", "pattern": "random", "mask_rate": 0.5} | OWN,
     "own answers, whole answer": WINDOW | OWN,
     "own answers, trajectory": WINDOW | {"pattern": "trajectory"} | OWN,
     "own answers, trajectory, teacher": WINDOW | {"pattern": "trajectory", "near": 8} | OWN,
-    "own decode": DECODE,
-    "own decode, several wordings": DECODE | {"data": "worded"},
-    "own decode, one block": {"window": "block", "pattern": "decode"},
-    "own decode, certainty": DECODE | {"certainty": 2.0},
     "own answers, own decode": DECODE | OWN,
 }
 METHODS = {
@@ -60,28 +60,29 @@ METHODS = {
 }
 
 
-def data() -> dict[str, str]:
-    """The training files: worked answers in one wording, in several, and the base's own; made if missing."""
-    files = {name: str(RUNS / f"{name}.jsonl") for name in ("plain", "worded", "own")}
-    mixture = [f"{task}={share}" for task, share in MIXTURE.items()]
-    for name, wording in (("plain", ["--wording", "plain"]), ("worded", [])):
-        if not Path(files[name]).exists():
-            made = ["tasks", *mixture, *wording, "--limit", str(STEPS * BATCH), "--seed", "1", "-o", files[name]]
-            subprocess.run([sys.executable, "-m", "unmask", *made], check=True)
-    collecting = yaml.safe_load((ROOT / "configs" / "collect-tiny.yaml").read_text())
-    collect(CollectConfig.from_dict(collecting | {"output": files["own"], "mixture": MIXTURE, "limit": 1000}))
-    return files
+def data(name: str) -> Path:
+    """A training file, made if missing: worked answers in one wording or in several, or the base's own."""
+    path = RUNS / f"{name}.jsonl"
+    if name == "own":
+        collecting = yaml.safe_load((ROOT / "configs" / "collect-tiny.yaml").read_text())
+        return collect(CollectConfig.from_dict(collecting | {"output": str(path), "mixture": MIXTURE, "limit": 1000}))
+    if not path.exists():
+        wording = ["--wording", "plain"] if name == "plain" else []
+        made = ["tasks", *(f"{task}={share}" for task, share in MIXTURE.items()), *wording]
+        made += ["--limit", str(STEPS * BATCH), "--seed", "1", "-o", str(path)]
+        subprocess.run([sys.executable, "-m", "unmask", *made], check=True)
+    return path
 
 
-def tune(name: str, files: dict[str, str]) -> str:
+def tune(name: str) -> str:
     """The folder of a tuned model; made if missing, refused if it was made with other settings."""
     settings = yaml.safe_load((ROOT / "configs" / "unmask-tiny-parallel.yaml").read_text()) | {"data": "plain"} | ROWS[name]
-    own = settings["data"] == "own"
-    usable = len(examples(Path(files["own"]), "lowest", spatial="windows", per_token=True, seed=0)) if own else STEPS * BATCH
-    settings["data"] = files[settings["data"]]
-    settings["output"] = str(RUNS / name.replace(", ", "-").replace(" ", "-"))
-    sft(SFTConfig.from_dict(settings | {"epochs": max(1, round(STEPS * BATCH / usable))}))
-    return settings["output"]
+    path, own = data(settings["data"]), settings["data"] == "own"
+    usable = len(examples(path, "lowest", spatial="windows", per_token=True, seed=0)) if own else STEPS * BATCH
+    output = str(RUNS / name.replace(", ", "-").replace(" ", "-"))
+    epochs = max(1, round(STEPS * BATCH / usable))
+    sft(SFTConfig.from_dict(settings | {"data": str(path), "output": output, "epochs": epochs}))
+    return output
 
 
 def main() -> None:
@@ -91,13 +92,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     given = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    files, task = data(), load_task("arithmetic", Source(limit=given.limit))
+    task = load_task("arithmetic", Source(limit=given.limit))
     methods = {name: load("fast-dllm", **options) for name, options in METHODS.items()}
     rows, baseline = [], None
     print("| training | method | right (95 %) | forwards | tokens per forward | against the base |")
     print("|---|---|---|---|---|---|")
     for name in ("base", *ROWS):
-        path = BASE if name == "base" else tune(name, files)
+        path = BASE if name == "base" else tune(name)
         mark = fingerprint(locate(path))
         runs = evaluate(unmask.load(path), task, methods, folder=RUNS / "results" / mark, weights=mark)
         baseline = baseline or {run.name: run for run in runs}
