@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
-import openai
 import pytest
 
 from tests.serve.live import CHAT, Live
