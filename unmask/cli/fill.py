@@ -107,7 +107,7 @@ def command(
     sys.stdout.write(completion.text)
     sys.stdout.flush()
     print(
-        f"[{chosen.name or method}{own_values(chosen, used)}] {len(completion.holes)} holes, {completion.tokens} tokens, "
+        f"[{chosen.name or method}{own_values(chosen, used)}] holes: {len(completion.holes)}, {completion.tokens} tokens, "
         f"{completion.forwards} forwards, {completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s",
         file=sys.stderr,
     )
