@@ -106,8 +106,9 @@ def command(
         return
     sys.stdout.write(completion.text)
     sys.stdout.flush()
+    count = len(completion.holes)
     print(
-        f"[{chosen.name or method}{own_values(chosen, used)}] holes: {len(completion.holes)}, {completion.tokens} tokens, "
+        f"[{chosen.name or method}{own_values(chosen, used)}] {count} hole{'s' * (count != 1)}, {completion.tokens} tokens, "
         f"{completion.forwards} forwards, {completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s",
         file=sys.stderr,
     )
