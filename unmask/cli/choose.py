@@ -13,6 +13,7 @@ import typer
 from unmask.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
+    from unmask.engine.request import Completion
     from unmask.methods.method import Method
     from unmask.models.denoiser import Denoiser
 
@@ -129,6 +130,27 @@ def own_values(asked: "Method", used: "Method") -> str:
 
     changed = [f"{path}={value}" for path, value in differences(asked.to_dict(), used.to_dict()).items()]
     return f"; the model's own: {', '.join(changed)}" if changed else ""
+
+
+def spent(completion: "Completion") -> str:
+    """What an answer has cost, in words."""
+    return (
+        f"{completion.tokens} tokens, {completion.forwards} forwards, "
+        f"{completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s"
+    )
+
+
+def fields(completion: "Completion") -> dict[str, Any]:
+    """What `--json` says of any answer."""
+    return {
+        "text": completion.text,
+        "token_ids": completion.token_ids,
+        "tokens": completion.tokens,
+        "forwards": completion.forwards,
+        "tokens_per_forward": completion.tokens_per_forward,
+        "seconds": completion.seconds,
+        "finish_reason": completion.finish_reason,
+    }
 
 
 def read_method(name: str, pairs: list[str] | None = None) -> "Method":

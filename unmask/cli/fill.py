@@ -22,10 +22,12 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    fields,
     loaded,
     own_method,
     own_values,
     read_method,
+    spent,
 )
 from unmask.cli.view import check_output, save
 from unmask.errors import ConfigError
@@ -90,26 +92,14 @@ def command(
         kept = used.to_dict()
         save(trace, [recorder.trace(prompt=question or "", method=chosen.name, settings=kept, completion=completion)])
     if as_json:
-        document = {
-            "text": completion.text,
-            "holes": completion.holes,
-            "token_ids": completion.token_ids,
-            "tokens": completion.tokens,
-            "forwards": completion.forwards,
-            "tokens_per_forward": completion.tokens_per_forward,
-            "seconds": completion.seconds,
-            "finish_reason": completion.finish_reason,
-            "method": chosen.name or method or "",
-            "model": model,
-        }
-        print(json.dumps(document))
+        about = {"holes": completion.holes, "method": chosen.name or method or "", "model": model}
+        print(json.dumps(fields(completion) | about))
         return
     sys.stdout.write(completion.text)
     sys.stdout.flush()
     count = len(completion.holes)
     print(
-        f"[{chosen.name or method}{own_values(chosen, used)}] {count} hole{'s' * (count != 1)}, {completion.tokens} tokens, "
-        f"{completion.forwards} forwards, {completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s",
+        f"[{chosen.name or method}{own_values(chosen, used)}] {count} hole{'s' * (count != 1)}, {spent(completion)}",
         file=sys.stderr,
     )
 

@@ -22,10 +22,12 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    fields,
     loaded,
     own_method,
     own_values,
     read_method,
+    spent,
 )
 from unmask.cli.view import check_output, save
 from unmask.errors import ConfigError
@@ -105,22 +107,7 @@ def command(
     if not as_json:
         if not watch:
             print(completion.text)
-        print(
-            f"[{name}{own_values(chosen, used)}] {completion.tokens} tokens, {completion.forwards} forwards, "
-            f"{completion.tokens_per_forward:.2f} tokens per forward, {completion.seconds:.2f} s"
-        )
+        print(f"[{name}{own_values(chosen, used)}] {spent(completion)}")
         return
-    document = {
-        "text": completion.text,
-        "token_ids": completion.token_ids,
-        "forwards": completion.forwards,
-        "tokens_per_forward": completion.tokens_per_forward,
-        "seconds": completion.seconds,
-        "finish_reason": completion.finish_reason,
-        "method": name,
-        "model": model,
-        "tokens": completion.tokens,
-        "query_tokens": completion.query_tokens,
-        "settings": kept,
-    }
-    print(json.dumps(document))
+    about = {"method": name, "model": model, "query_tokens": completion.query_tokens, "settings": kept}
+    print(json.dumps(fields(completion) | about))

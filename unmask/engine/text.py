@@ -1,5 +1,6 @@
 """Token ids to text, and where an answer ends: the same rule for every method."""
 
+import functools
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
@@ -72,10 +73,14 @@ def split(stop: Sequence[str], tokenizer: Any) -> tuple[list[str], list[str]]:
 
     The text of an answer shows no special token: the latter are looked for in a text that does.
     """
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values() if stop else ()
-    special = [str(token) for token in added if token.special]
-    named = [string for string in stop if any(token in string for token in special)]
+    named = [string for string in stop if any(token in string for token in _special(tokenizer))]
     return [string for string in stop if string not in named], named
+
+
+@functools.lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> tuple[str, ...]:
+    """The special tokens; the tokenizer makes the list anew each time, and a row's text is read at every forward."""
+    return tuple(str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special)
 
 
 def decode(tokenizer: Any, token_ids: Sequence[int], *, special: bool = False) -> str:
