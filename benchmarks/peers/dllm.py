@@ -7,11 +7,11 @@ Its samplers report no number of forwards, so forwards are counted as calls of t
 """
 
 import argparse
-import json
 import sys
-import time
 from contextlib import redirect_stdout
 from typing import Any
+
+from lines import serve
 
 NOTE = "this adapter has never run where it was written"
 
@@ -40,22 +40,14 @@ def main() -> None:
 
     network.register_forward_hook(count)
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
-        length, tokens, forwards = asked["max_new_tokens"], [], []
+    @torch.inference_mode()
+    def decode(ids: list[int], asked: dict[str, Any]) -> tuple[list[int], int]:
+        length, before = asked["max_new_tokens"], calls
         block = min(asked["method"]["block_length"], length)
-        began = time.process_time()
-        for ids in asked["prompts"]:
-            before = calls
-            made = sampler.sample([ids], max_new_tokens=length, steps=length, block_size=block, temperature=0.0)
-            tokens.append(made[0][len(ids) : len(ids) + length].tolist())
-            forwards.append(calls - before)
-        spent = time.process_time() - began
-        return {"tokens": tokens, "forwards": forwards, "cpu_seconds": spent, "note": NOTE}
+        made = sampler.sample([ids], max_new_tokens=length, steps=length, block_size=block, temperature=0.0)
+        return made[0][len(ids) : len(ids) + length].tolist(), calls - before
 
-    for line in sys.stdin:
-        with redirect_stdout(sys.stderr), torch.inference_mode():
-            made = answer(json.loads(line))
-        print(json.dumps(made), flush=True)
+    serve(decode, NOTE)
 
 
 if __name__ == "__main__":

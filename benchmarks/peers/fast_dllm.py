@@ -7,12 +7,12 @@ It decodes one prompt after the other with the dual cache and the method's thres
 """
 
 import argparse
-import json
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from lines import serve
 
 NOTE = "this adapter has never run where it was written"
 
@@ -33,29 +33,21 @@ def main() -> None:
         dtype = getattr(torch, given.dtype)
         network = LLaDAModelLM.from_pretrained(given.model, torch_dtype=dtype).to(given.device).eval()
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
-        method, length, tokens, forwards = asked["method"], asked["max_new_tokens"], [], []
-        began = time.process_time()
-        for ids in asked["prompts"]:
-            prompt = torch.tensor([ids], device=given.device)
-            made, calls = generate_with_dual_cache(
-                network,
-                prompt,
-                steps=length,
-                gen_length=length,
-                block_length=min(method["block_length"], length),
-                threshold=method["commit"].get("threshold"),
-                mask_id=asked["mask_id"],
-            )
-            tokens.append(made[0, len(ids) :].tolist())
-            forwards.append(int(calls))
-        spent = time.process_time() - began
-        return {"tokens": tokens, "forwards": forwards, "cpu_seconds": spent, "note": NOTE}
+    @torch.inference_mode()
+    def decode(ids: list[int], asked: dict[str, Any]) -> tuple[list[int], int]:
+        method, length = asked["method"], asked["max_new_tokens"]
+        made, calls = generate_with_dual_cache(
+            network,
+            torch.tensor([ids], device=given.device),
+            steps=length,
+            gen_length=length,
+            block_length=min(method["block_length"], length),
+            threshold=method["commit"].get("threshold"),
+            mask_id=asked["mask_id"],
+        )
+        return made[0, len(ids) :].tolist(), int(calls)
 
-    for line in sys.stdin:
-        with redirect_stdout(sys.stderr), torch.inference_mode():
-            made = answer(json.loads(line))
-        print(json.dumps(made), flush=True)
+    serve(decode, NOTE)
 
 
 if __name__ == "__main__":

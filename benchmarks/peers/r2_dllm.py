@@ -11,10 +11,11 @@ import argparse
 import importlib
 import json
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from lines import serve
 
 NOTE = "this adapter has never run where it was written"
 
@@ -39,21 +40,14 @@ def main() -> None:
         dtype = getattr(torch, given.dtype)
         network = AutoModel.from_pretrained(given.model, torch_dtype=dtype, trust_remote_code=True).to(given.device).eval()
 
-    def answer(asked: dict[str, Any]) -> dict[str, Any]:
-        length, tokens, forwards = asked["max_new_tokens"], [], []
+    @torch.inference_mode()
+    def answer(ids: list[int], asked: dict[str, Any]) -> tuple[list[int], int]:
+        length = asked["max_new_tokens"]
         sizes = {"steps": length, "gen_length": length, "block_length": min(asked["method"]["block_length"], length)}
-        began = time.process_time()
-        for ids in asked["prompts"]:
-            made, calls = decode(network, torch.tensor([ids], device=given.device), **sizes, **options)
-            tokens.append(made[0, len(ids) :].tolist())
-            forwards.append(int(calls))
-        spent = time.process_time() - began
-        return {"tokens": tokens, "forwards": forwards, "cpu_seconds": spent, "note": NOTE}
+        made, calls = decode(network, torch.tensor([ids], device=given.device), **sizes, **options)
+        return made[0, len(ids) :].tolist(), int(calls)
 
-    for line in sys.stdin:
-        with redirect_stdout(sys.stderr), torch.inference_mode():
-            made = answer(json.loads(line))
-        print(json.dumps(made), flush=True)
+    serve(answer, NOTE)
 
 
 if __name__ == "__main__":

@@ -182,14 +182,28 @@ def test_names_tell_peers_apart() -> None:
         Command.parse("a='b")
 
 
-ADAPTERS = sorted((Path(__file__).parents[2] / "benchmarks" / "peers").glob("*.py"))
+BESIDE = Path(__file__).parents[2] / "benchmarks" / "peers"
+ADAPTERS = sorted(path for path in BESIDE.glob("*.py") if path.stem != "lines")
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
-def test_adapters_that_have_never_run_say_so(adapter: Path) -> None:
+def test_adapters_that_have_never_run_say_so(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = subprocess.run([sys.executable, "-S", str(adapter), "--help"], capture_output=True, text=True, check=True).stdout
     assert "This adapter has NEVER RUN here." in " ".join(shown.split())
+    monkeypatch.syspath_prepend(BESIDE)
     assert "never run" in str(runpy.run_path(str(adapter))["NOTE"])  # what the table shows
+
+
+def test_what_adapters_share_answers_a_line_per_line() -> None:
+    loop = "import lines; lines.serve(lambda ids, asked: (print('a word') or ids[:1] * asked['max_new_tokens'], 3), 'a note')"
+    asked = [json.dumps({"prompts": [[4, 5], [6]], "max_new_tokens": count}) for count in (2, 1)]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", loop], cwd=BESIDE, input="\n".join(asked), capture_output=True, text=True, check=True
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["tokens"], first["forwards"], first["note"]) == ([[4, 4], [6, 6]], [3, 3], "a note")
+    assert second["tokens"] == [[4], [6]]
+    assert done.stderr.split("\n")[:2] == ["a word", "a word"]  # what a decoder prints is no answer
 
 
 def test_bfloat16_keeps_its_type(folder: Path) -> None:
