@@ -85,9 +85,9 @@ class Running:
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., C] to [..., V]."""
-        if hidden.dim() == 2:
-            return self.network.scaled(self.head(self._filled(hidden))[: len(hidden)])
-        return self.network.scaled(self.head(hidden))
+        rows = hidden.flatten(0, -2)
+        logits = self.head(self._filled(rows))[: len(rows)]
+        return self.network.scaled(torch.unflatten(logits, 0, hidden.shape[:-1]))
 
     def _filled(self, rows: Tensor) -> Tensor:
         """Rows with zeros behind them, as many as the steps want."""
