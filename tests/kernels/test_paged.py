@@ -5,15 +5,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from devices import DEVICES, kernel
+from devices import DEVICES, HALF, kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.kernels.paged import paged_attention
-
-# The interpreter's matrix product reads bf16 as integers; fp16 is as long.
-HALF = {"interpreter": torch.float16, "cuda": torch.bfloat16}
 
 
 class Call(NamedTuple):

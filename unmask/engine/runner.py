@@ -110,7 +110,8 @@ class Runner:
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
             launched = [half(some) for half, some in ((of_packed, packed), (self._replayed, replayed)) if some]
-            numbers, arrived = _to_host(torch.cat([numbers for _, numbers in launched]))
+            decided = [numbers for _, numbers in launched]
+            numbers, arrived = _to_host(decided[0] if len(decided) == 1 else torch.cat(decided))
         return PendingStep(list(rows), list(watched), [part for parts, _ in launched for part in parts], numbers, arrived)
 
     def finish(self, step: PendingStep) -> list[StepRecord | None]:

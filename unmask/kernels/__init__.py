@@ -19,7 +19,10 @@ from torch import Tensor
 def accelerated(x: Tensor) -> bool:
     """Whether a kernel handles this tensor: on a GPU, and not in float64, the precision of the published decoders.
 
+    A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
+    Where gradients are recorded no kernel runs, because none has any.
+
     >>> accelerated(torch.zeros(1))
     False
     """
-    return x.is_cuda and x.dtype != torch.float64
+    return (x.is_cuda or x.is_meta) and x.dtype != torch.float64 and not torch.is_grad_enabled()
