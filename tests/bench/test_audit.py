@@ -66,4 +66,5 @@ def test_views_are_no_launches_and_kernels_are() -> None:
 def test_the_command_says_launches_and_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     auditing.show([Case(shape="LLaDA-30M")])
     lines = capsys.readouterr().out.splitlines()
-    assert "launches" in lines[0] and len(lines) == 4
+    assert "launches" in lines[0]
+    assert len(lines) == 4

@@ -128,6 +128,21 @@ def test_heads_of_real_models(device: str, heads: int, shared: int, length: int)
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seen", [[0, 5], [700, 300]])
+def test_a_long_query_is_not_split(device: str, seen: list[int]) -> None:
+    """96 tiles of one row: programs enough without partial outputs."""
+    made = call(seen, [(0, 3), (1, 5)], [0, seen[1]], length=64 * 12, heads=8, size=8, page=16)
+    assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_long_contexts_are_joined_a_few_splits_at_a_time(device: str) -> None:
+    """40 splits in three turns, the last not whole; of a row of 17, the second turn holds one."""
+    made = call([40 * 256 - 3, 16 * 256 + 1, 0], [(0, 0)] * 3, [0] * 3, length=1, heads=1, size=8, page=16)
+    assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
     """Alone, with fewer pages, a row's output is the same to the last bit."""
     made = call([270, 700], [(0, 0), (10, 40)], [0, 700], page=16)

@@ -10,7 +10,7 @@ from unmask.kernels import accelerated
 
 
 def rms_norm(x_NC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
-    """x divided by the root of its mean square over the channels, times the weight, [N, C]; computed in fp32 or better.
+    """X divided by the root of its mean square over the channels, times the weight, [N, C]; computed in fp32 or better.
 
     >>> rms_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0)
     tensor([[0.8485, 2.2627]])
@@ -25,7 +25,7 @@ def rms_norm(x_NC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x_NC: Tensor, more_NC: Tensor, weight_C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x + more, rounded to their type, and its norm.
+    """X + more, rounded to their type, and its norm.
 
     >>> states, normed = add_rms_norm(torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0, 0.0]]), torch.ones(2), 0.0)
     >>> states.tolist(), normed

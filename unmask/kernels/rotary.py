@@ -54,7 +54,8 @@ def rotate_and_write(
     q_NHD, k_NGD = (rotate(x.transpose(0, 1)[None], cos_NR[None], sin_NR[None])[0].transpose(0, 1) for x in (q_NHD, k_NGD))
     remembered = len(slots_M)
     if remembered:
-        assert keys_SGD is not None and values_SGD is not None, "what is remembered needs a pool"
+        assert keys_SGD is not None, "what is remembered needs a pool"
+        assert values_SGD is not None, "what is remembered needs a pool"
         write(keys_SGD, k_NGD[:remembered], slots_M)
         write(values_SGD, v_NGD[:remembered], slots_M)
     return q_NHD, k_NGD

@@ -217,7 +217,8 @@ class Parts(NamedTuple):
     def _head_norms(self) -> HeadNorms | None:
         if self.q_norm is None or self.k_norm is None:
             return None
-        assert isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm), "heads are normalised by RMS"
+        assert isinstance(self.q_norm, RMSNorm), "heads are normalised by RMS"
+        assert isinstance(self.k_norm, RMSNorm), "heads are normalised by RMS"
         return HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
 
 

@@ -14,8 +14,8 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
-from unmask.models import config as reading
 from unmask.kernels.rotary import frequencies, tables
+from unmask.models import config as reading
 from unmask.models.attention import block_causal
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put

@@ -35,7 +35,8 @@ def _launch(
     x_RC: Tensor, more_RC: Tensor, weight_C: Tensor, states_RC: Tensor, normed_RC: Tensor, eps: float, *, adds: bool
 ) -> None:
     rows, channels = x_RC.shape
-    assert more_RC.shape == x_RC.shape and x_RC.dtype == more_RC.dtype == weight_C.dtype, "states of one shape and type"
+    assert more_RC.shape == x_RC.shape, "what is added has the states' shape"
+    assert x_RC.dtype == more_RC.dtype == weight_C.dtype, "states and weight are of one type"
     if not rows:
         return
     width = triton.next_power_of_2(channels)

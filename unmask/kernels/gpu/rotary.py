@@ -30,11 +30,13 @@ def rotate_and_write(
     groups, channels = k_NGD.shape[1], cos_NR.shape[1]
     remembered = len(slots_M)
     assert q_NHD.stride(2) == k_NGD.stride(2) == v_NGD.stride(2) == cos_NR.stride(1) == sin_NR.stride(1) == 1
-    assert cos_NR.stride(0) == sin_NR.stride(0) and slots_M.is_contiguous()
+    assert cos_NR.stride(0) == sin_NR.stride(0)
+    assert slots_M.is_contiguous()
     if keys_SGD is None or values_SGD is None:
         assert not remembered, "what is remembered needs a pool"
         keys_SGD = values_SGD = k_NGD  # of no use
-    assert keys_SGD.stride() == values_SGD.stride() and keys_SGD.stride(2) == 1, "keys and values lie alike"
+    assert keys_SGD.stride() == values_SGD.stride(), "keys and values lie alike"
+    assert keys_SGD.stride(2) == 1, "the channels of a head must be contiguous"
     if not tokens:
         return q_NHD, k_NGD
     q_weight, k_weight, eps = norms or (cos_NR, cos_NR, 0.0)
@@ -75,7 +77,8 @@ def _turn(
     elif tile < of_queries + of_keys:
         head = (tile - of_queries) * TILE + tl.arange(0, TILE)
         _turned(
-            k_NGD + token * k_row + head * k_head, keys_SGD + slot + head * slot_head, head < groups, head < tl.where(kept, groups, 0),
+            k_NGD + token * k_row + head * k_head, keys_SGD + slot + head * slot_head,
+            head < groups, head < tl.where(kept, groups, 0),
             cos_NR + table, sin_NR + table, k_weight, eps, True, NORMED, SIZE, HALF, WIDTH, REST
         )  # fmt: skip
     elif kept:
