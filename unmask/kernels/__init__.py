@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 
-def accelerated(x: Tensor) -> bool:
-    """Whether a kernel handles this tensor: on a GPU, and not in float64, the precision of the published decoders.
+def accelerated(x: Tensor, *others: Tensor) -> bool:
+    """Whether a kernel handles x: on a GPU, and not in float64, the precision of the published decoders.
 
     A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
-    Where gradients are recorded no kernel runs, because none has any.
+    Where the gradient of x or of others is recorded no kernel runs, because none has any.
 
-    >>> accelerated(torch.zeros(1))
-    False
+    >>> accelerated(torch.zeros(1)), accelerated(torch.zeros(1, device="meta"))
+    (False, True)
     """
-    return (x.is_cuda or x.is_meta) and x.dtype != torch.float64 and not torch.is_grad_enabled()
+    if not (x.is_cuda or x.is_meta) or x.dtype == torch.float64:
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)))

@@ -61,7 +61,7 @@ def paged_attention(
             length, groups, math.log2(math.e) / math.sqrt(size),
             SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, WHOLE=whole, BLOCK=block, KEYS=keys, WIDTH=width,
             # A tile's page numbers are loaded before its keys: with five stages two tiles of keys are in flight.
-            num_warps=8 if block == 64 else 4, num_stages=5, enable_fp_fusion=True,
+            num_warps=8 if block == 64 else 4, num_stages=5 if width <= 128 else 4, enable_fp_fusion=True,
         )  # fmt: skip
         if not whole:
             _join[rows * length * heads,](
