@@ -39,6 +39,8 @@ def load(
     dtype: str | torch.dtype = "auto",
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
+    chat_template: bool = True,
+    add_bos: bool = False,
 ) -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
@@ -50,9 +52,12 @@ def load(
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
         graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
+        chat_template: a string becomes the user's turn of a chat where the tokenizer has a template. False, for a base model:
+            it is continued as it is.
+        add_bos: every prompt begins with the tokenizer's BOS token, as papers ask base models.
 
     Raises:
-        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
+        ConfigError: a device, dtype or BOS token that is not there; processes that cannot share the model evenly.
         ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, a commit
             head of other weights.
 
@@ -78,7 +83,7 @@ def load(
         steps=packed.steps(network),
         own=own.read(folder),
         head=_head(folder, network, place),
-    )
+    ).asked(chat_template=chat_template, add_bos=add_bos)
 
 
 def described(name: str) -> Denoiser:
