@@ -21,15 +21,16 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)],
 # The packages that a package (a "room") may import from; itself, `errors` and `files` always.
 ARROWS = {
     "kernels": set(),
+    "data": set(),
     "decode": {"kernels"},
     "methods": {"decode"},
     "context": {"decode", "kernels"},
-    "models": {"decode", "context", "kernels"},
+    "models": {"data", "decode", "context", "kernels"},
     "grammar": {"decode"},
     "tasks": set(),
     "engine": {"decode", "methods", "context", "models", "grammar"},
-    "train": {"decode", "models", "tasks", "methods", "engine"},
-    "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
+    "train": {"data", "decode", "models", "tasks", "methods", "engine"},
+    "evals": {"data", "engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
     "view": {"engine", "methods", "models", "decode"},
     "serve": {"engine", "methods", "models", "view", "grammar"},
@@ -54,6 +55,7 @@ HOMES = {
     "pydantic": {"serve"},
     "prometheus_client": {"serve"},
     "ray": {"serve"},
+    "huggingface_hub": {"data"},
     "pyarrow": {"serve", "train"},
 }
 
