@@ -273,6 +273,7 @@ class Forbid:
     """One token never stands in the answer."""
 
     token: int
+    alike: ClassVar[int] = 0
 
     @classmethod
     def together(cls, rows: Sequence[Placed]) -> Toys:
@@ -293,6 +294,7 @@ class Alternate:
 
     first: int
     second: int
+    alike: ClassVar[int] = 0
 
     @classmethod
     def together(cls, rows: Sequence[Placed]) -> Toys:

@@ -1,7 +1,7 @@
 """What a grammar adds to a decision, with a vocabulary of LLaDA's size, and what rows that decide together save.
 
-Each language's decision and the same without a grammar take turns on the same logits, whose most probable tokens are as often
-as not such as the grammar does not allow. Half of the decisions' positions are masked in `open` rows, all of them in others.
+Each language's decision and the same without a grammar take turns on the same logits. All positions are masked, and the most
+probable tokens are such as the grammar may not allow, which is the longest that a decision takes.
 """
 
 import itertools
@@ -26,8 +26,7 @@ from unmask.grammar.lift import lifted
 from unmask.grammar.text import TextMap
 from unmask.methods import load as load_method
 
-VOCABULARY, LENGTH, ANSWER = 126464, 32, 256
-_MASK, _END = VOCABULARY - 1, VOCABULARY - 2
+VOCABULARY, LENGTH, ANSWER = 126464, 32, 256  # the mask is the vocabulary's last token, and the end of text the one before
 _PERSON = {
     "type": "object",
     "properties": {
@@ -56,7 +55,7 @@ LANGUAGES: dict[str, Callable[[], Language]] = {
 TOGETHER = (1, 4, 16)  # rows
 
 
-def text_map(vocabulary: int = VOCABULARY) -> TextMap:
+def text_map(vocabulary: int) -> TextMap:
     """A made-up vocabulary as byte-level ones are: bytes, numbers, words with and without a space, code, Chinese characters.
 
     >>> made = text_map(1000)
@@ -90,26 +89,28 @@ class Held:
     @classmethod
     def of(cls, language: Language, text: TextMap) -> "Held":
         began = time.perf_counter()
-        made = lifted(compiled(language.expression()), text, ends=(_END,), mask_id=_MASK, vocabulary=VOCABULARY)
+        size, byte_dfa = len(text.tokens), compiled(language.expression())
+        made = lifted(byte_dfa, text, ends=(size - 2,), mask_id=size - 1, vocabulary=size)
         return cls(automaton=made, seconds=time.perf_counter() - began)
 
 
-def evidence(rows: int, seed: int = 0) -> Tensor:
+def evidence(rows: int, vocabulary: int, seed: int = 0) -> Tensor:
     """Logits [B, L, V] in which one token of each position stands out, more or less."""
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(rows, LENGTH, VOCABULARY, generator=generator)
-    likely = torch.randint(0, VOCABULARY - 2, (rows, LENGTH, 1), generator=generator)
+    logits = torch.randn(rows, LENGTH, vocabulary, generator=generator)
+    likely = torch.randint(0, vocabulary - 2, (rows, LENGTH, 1), generator=generator)
     return logits.scatter_(2, likely, 8 + 12 * torch.rand(rows, LENGTH, 1, generator=generator))
 
 
 def decision(logits_BLV: Tensor, automata: list[Automaton]) -> Callable[[], list[int]]:
     """One decision of rows that are all masked; held to an automaton each, or free where there is none."""
-    rows, device = len(logits_BLV), logits_BLV.device
+    (rows, _, vocabulary), device = logits_BLV.shape, logits_BLV.device
+    mask_id = vocabulary - 1
     settings = StepSettings(rules=load_method("fast-dllm").rules(ANSWER, shifted=False), ending="first")
-    window_BKL = torch.full((rows, 1, LENGTH), _MASK, device=device)
+    window_BKL = torch.full((rows, 1, LENGTH), mask_id, device=device)
     zero_B = torch.zeros(rows, dtype=torch.int64, device=device)
     facts = BlockFacts(torch.zeros_like(window_BKL[:, 0], dtype=torch.bool), zero_B, zero_B, None)
-    end_E, behind = torch.tensor([_END], device=device), (_MASK,) * (ANSWER - LENGTH)
+    end_E, behind = torch.tensor([vocabulary - 2], device=device), (mask_id,) * (ANSWER - LENGTH)
     placed = [Placed(Grammar(automaton=one, limit=ANSWER), LENGTH, 0, behind) for one in automata]
 
     def step() -> list[int]:
@@ -119,7 +120,7 @@ def decision(logits_BLV: Tensor, automata: list[Automaton]) -> Callable[[], list
             window_BKL,
             facts,
             (None,) * len(settings.rules),
-            mask_id=_MASK,
+            mask_id=mask_id,
             eos_E=end_E,
             constraint=held(placed) if placed else None,
         )
@@ -131,7 +132,7 @@ def decision(logits_BLV: Tensor, automata: list[Automaton]) -> Callable[[], list
 
 def constrained(device: torch.device, load: Load, report: Report) -> Iterator[dict[str, Any]]:
     """A row per language, `ratio` being the decision's time divided by that of the free one; then rows that decide together."""
-    text, logits = text_map(), evidence(max(TOGETHER)).to(device)
+    text, logits = text_map(VOCABULARY), evidence(max(TOGETHER), VOCABULARY).to(device)
     found = {}
     for name, language in LANGUAGES.items():
         report(f"a decision held to {name}")
@@ -143,7 +144,8 @@ def constrained(device: torch.device, load: Load, report: Report) -> Iterator[di
         yield {"what": "held decision", "language": name, "compile_seconds": made.seconds} | sizes | _against(mine, free)
     for rows in TOGETHER:
         report(f"{rows} rows held to different languages")
-        automata = [one.automaton for one, _ in zip(itertools.cycle(found.values()), range(rows), strict=False)]
+        automata = [one.automaton for one in itertools.islice(itertools.cycle(found.values()), rows)]
+        automata.sort(key=id)  # as the engine sorts them
         sides = (decision(logits[:rows], automata), decision(logits[:rows], []))
         mine, free = _timed(sides, device, load)
         yield {"what": "held together", "rows": rows} | _against(mine, free)

@@ -19,6 +19,11 @@ from unmask.decode.sampling import Sampling
 class Constraint(Protocol):
     """A frozen value that says what may follow an answer's finished blocks. Rows of one type of it decide together."""
 
+    @property
+    def alike(self) -> int:
+        """Equal where rows are best decided side by side, because something large is computed for all of them at once."""
+        ...
+
     def after(self, tokens: Sequence[int]) -> Self:
         """The constraint behind these tokens of the answer, which are final: called on the host, once per block."""
         ...

@@ -294,6 +294,8 @@ def _together(rows: Sequence[RequestState]) -> list[Rows]:
     found: dict[tuple[Recipe, bool, type[Constraint | None]], list[RequestState]] = {}
     for row in rows:
         found.setdefault((row.recipe, row.drafts, type(row.constraint)), []).append(row)
+    for some in found.values():
+        some.sort(key=lambda row: 0 if row.constraint is None else row.constraint.alike)
     return [(DecisionKey.of(some), some) for some in found.values()]
 
 
