@@ -27,7 +27,7 @@ ARROWS = {
     "models": {"decode", "context", "kernels"},
     "grammar": {"decode"},
     "tasks": set(),
-    "engine": {"decode", "methods", "context", "models", "grammar"},
+    "engine": {"decode", "methods", "context", "models", "grammar", "kernels"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks"},
