@@ -28,7 +28,7 @@ ARROWS = {
     "models": {"data", "decode", "context", "kernels"},
     "grammar": {"decode"},
     "tasks": set(),
-    "engine": {"decode", "methods", "context", "models", "grammar"},
+    "engine": {"decode", "methods", "context", "models", "grammar", "kernels"},
     "train": {"data", "decode", "models", "tasks", "methods", "engine"},
     "evals": {"data", "engine", "methods", "models", "tasks", "context", "decode", "kernels"},
     "bench": {"engine", "methods", "models", "context", "decode", "tasks", "grammar"},

@@ -15,11 +15,13 @@ On a GPU: `pytest tests/kernels`, and to find reads and writes out of bounds (th
 import torch
 from torch import Tensor
 
+from unmask.kernels import choice
+
 
 def accelerated(x: Tensor) -> bool:
-    """Whether a kernel handles this tensor: on a GPU, and not in float64, the precision of the published decoders.
+    """Whether a kernel handles this tensor: on a GPU that runs it, and not in float64, the published decoders' precision.
 
     >>> accelerated(torch.zeros(1))
     False
     """
-    return x.is_cuda and x.dtype != torch.float64
+    return x.is_cuda and x.dtype != torch.float64 and choice.runs(x.device, x.dtype)
