@@ -31,7 +31,7 @@ ARROWS = {
     "engine": {"decode", "methods", "context", "models", "grammar", "kernels"},
     "train": {"data", "decode", "models", "tasks", "methods", "engine"},
     "evals": {"data", "engine", "methods", "models", "tasks", "context", "decode", "kernels"},
-    "bench": {"engine", "methods", "models", "context", "decode", "tasks", "grammar"},
+    "bench": {"engine", "methods", "models", "context", "decode", "tasks", "grammar", "kernels"},
     "view": {"engine", "methods", "models", "decode"},
     "serve": {"engine", "methods", "models", "view", "grammar"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve", "tasks"},

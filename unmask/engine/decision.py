@@ -110,9 +110,11 @@ class DecisionBatch:
         """The block forward that tries them."""
         recipe = self.key.recipe
         facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
-        before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+        if before:
+            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
         return Blocks(
-            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            tokens_BKQ=states_BKL,
             before=before,
             begin_B=facts.begin,
             seen_B=facts.seen,
@@ -169,7 +171,8 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    numbers = torch.cat([numbers_BW.flatten() for _, numbers_BW in decided])
+    flat = [numbers_BW.flatten() for _, numbers_BW in decided]
+    numbers = flat[0] if len(flat) == 1 else torch.cat(flat)
     for batch, (outcome, _) in zip(batches, decided, strict=True):
         batch.commit(outcome)
     return numbers
