@@ -30,6 +30,10 @@ class Sampling(NamedTuple):
         narrowed = [None if part is None else part.repeat_interleave(times, dim=0) for part in self[3:]]
         return Sampling(*rows, *narrowed)
 
+    def rows(self, some: slice) -> "Sampling":
+        """Those of these rows."""
+        return Sampling(*(part if part is None else part[some] for part in self))  # type: ignore[arg-type]
+
 
 def draw(logits_BLV: Tensor, sampling: Sampling | None, excluded: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """A token of each position and its probability in the untempered softmax over all logits, [B, L] each.

@@ -15,9 +15,11 @@ On a GPU: `pytest tests/kernels`, and to find reads and writes out of bounds (th
 import torch
 from torch import Tensor
 
+from unmask.kernels import choice
+
 
 def accelerated(x: Tensor, *others: Tensor) -> bool:
-    """Whether a kernel handles x: on a GPU, and not in float64, the precision of the published decoders.
+    """Whether a kernel handles x: on a GPU that runs it, and not in float64, the precision of the published decoders.
 
     A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
     Where the gradient of x or of others is recorded no kernel runs, because none has any.
@@ -25,6 +27,6 @@ def accelerated(x: Tensor, *others: Tensor) -> bool:
     >>> accelerated(torch.zeros(1)), accelerated(torch.zeros(1, device="meta"))
     (False, True)
     """
-    if not (x.is_cuda or x.is_meta) or x.dtype == torch.float64:
+    if x.dtype == torch.float64 or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others))):
         return False
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)))
+    return x.is_meta or (x.is_cuda and choice.runs(x.device, x.dtype))
