@@ -22,7 +22,7 @@ def compiled(card: int, dtype: torch.dtype, only: str = "", others: bool = False
     """What the kernels take, of the launches whose name begins like that."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        from unmask.kernels.gpu.table import sizes, usual, used
+        from unmask.kernels.gpu.table import sizes, used, usual
 
         runs = {**usual(dtype), **(sizes(dtype) if others else {})}
         chosen = {what: run for what, run in runs.items() if what.startswith(only)}
@@ -44,7 +44,16 @@ def test_nothing_is_spilled_in_16_bit(card: int) -> None:
     """Real models' heads at any length of the context."""
     rows = compiler().submit(compiled, card, torch.bfloat16).result()
     assert {row[2] for row in rows} == {
-        *("paged.attend", "paged.join", "rotary.turn", "norm.norm", "gated.gate", "vocabulary.read", "vocabulary.join", "sampling.draw")
+        *(
+            "paged.attend",
+            "paged.join",
+            "rotary.turn",
+            "norm.norm",
+            "gated.gate",
+            "vocabulary.read",
+            "vocabulary.join",
+            "sampling.draw",
+        )
     }
     check(rows)
 
