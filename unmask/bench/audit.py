@@ -29,6 +29,7 @@ from unmask.models.steps import steps
 
 BANDWIDTH = 3.35e12  # bytes per second of an H100's memory (SXM)
 PRODUCTS = ("linear", "mm", "addmm", "bmm", "_grouped_mm", "matmul")
+ATTENTION = ("scaled_dot_product", "_varlen_attn", "_flash_attention", "paged.")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "_unique2")
 
 
@@ -68,9 +69,7 @@ class Audit:
     @property
     def small_bytes(self) -> int:
         """Bytes moved by all that is neither a product nor attention."""
-        return sum(
-            op.bytes for op in self.ops if op.name not in PRODUCTS and "attention" not in op.name and "paged" not in op.name
-        )
+        return sum(op.bytes for op in self.ops if op.name not in PRODUCTS and not op.name.startswith(ATTENTION))
 
     @property
     def bytes(self) -> int:

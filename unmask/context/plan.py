@@ -177,13 +177,20 @@ class Group(NamedTuple):
     past: Past | None
     block: int | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether its queries are whole sequences of which every token sees every other."""
+        return self.past is None and self.block is None
+
 
 class ForwardPlan(NamedTuple):
     """One model call.
 
     The query tokens stand at `positions` (rotary position ids, gaps allowed). The fresh keys and values of the first M
     go to `slots` before any query attends. `read` says which of the N are to be predicted, row by row in the order of the
-    rows, and `before` where the token before each of them is: the token itself where the forward does not have it.
+    rows, and `before` where the token before each of them is: the token itself where the forward does not have it. `starts`
+    are of each run of groups that are whole sequences where these begin and the last one ends, counted from the first; they
+    need not be known.
     """
 
     positions_N: Tensor  # int64
@@ -191,6 +198,7 @@ class ForwardPlan(NamedTuple):
     before_R: Tensor  # int64
     groups: tuple[Group, ...]
     slots_M: Tensor  # int64
+    starts: tuple[Tensor, ...] = ()  # int32
 
 
 class _Piece(NamedTuple):
@@ -254,6 +262,7 @@ class _Numbers(NamedTuple, Generic[Part]):
     before: Part  # R
     owner: Part  # M: number of the row that remembers the token
     slot: Part  # M: its slot in that row
+    starts: Part  # of all runs of whole sequences
     pages: Part  # rows x P
     past: Part  # 5 per query that remembers, group by group
 
@@ -268,6 +277,7 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
     kept = [piece for piece in pieces if piece.query.pages]
     groups = [list(group) for _, group in itertools.groupby(pieces, key=lambda piece: _kind(piece.query))]
     widest = max(1, *(len(query.pages) for query in queries))
+    starts = _starts(pieces) if device.type != "cpu" else []
     host = _Numbers(
         tokens=_chained(piece.query.tokens for piece in pieces),
         positions=_chained(piece.query.plan.queried for piece in pieces),
@@ -275,6 +285,7 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         before=before,
         owner=_chained([piece.row] * piece.query.plan.tokens for piece in kept),
         slot=_chained(piece.slots for piece in kept),
+        starts=_chained(starts),
         pages=page_table([query.pages for query in queries], widest),
         past=_chained(piece.past for piece in pieces if not piece.query.alone),
     )
@@ -286,8 +297,15 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         before_R=numbers.before,
         groups=_grouped(groups, numbers.past, pages_QP),
         slots_M=stored(pages_QP, numbers.owner, numbers.slot, page=PAGE),
+        starts=torch.split(numbers.starts.int(), [len(run) for run in starts]) if starts else (),
     )
     return numbers.tokens, plan
+
+
+def _starts(pieces: Sequence[_Piece]) -> list[list[int]]:
+    """Of each run of whole sequences where they begin, and the last one ends, counted from the first."""
+    runs = itertools.groupby(pieces, key=lambda piece: piece.query.alone and not piece.query.masked)
+    return [list(itertools.accumulate((piece.query.plan.tokens for piece in run), initial=0)) for whole, run in runs if whole]
 
 
 def _reading(queries: Sequence[Query], pieces: Sequence[_Piece]) -> tuple[list[int], list[int]]:
