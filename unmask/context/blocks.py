@@ -108,6 +108,7 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
         longest=part.pages_BP.shape[1] * PAGE,
         block=part.block,
         length=length,
+        states=states,
     )
     return ForwardPlan(
         # Before the suffix a slot's number is its position.

@@ -125,6 +125,7 @@ class Past:
     longest: int  # S: and none more
     block: int | None = None  # queries are several blocks of that many tokens, which do not see the later ones
     length: int = 1  # tokens of a query
+    states: int = 1  # so many queries one behind the other are states of one row, which differ in the slots anew alone
     runs: Sequence[Run | None] = ()  # all queries in their order, as far as the host knows where the pages are; None: one query
 
     @cached_property
@@ -145,6 +146,23 @@ class Past:
         place_Q = torch.arange(self.length, device=self.seen_B.device)
         number_BQ = torch.div(self.begin_B[:, None] + place_Q, self.block, rounding_mode="floor")
         return slot_S < (number_BQ * self.block + self.block)[..., None]
+
+    @cached_property
+    def together(self) -> "Past":
+        """The same with one query per row for all its states: `shift` is that of the second one."""
+        seen_B, begin_B, end_B, shift_B = (
+            part.view(-1, self.states) for part in (self.seen_B, self.begin_B, self.end_B, self.shift_B)
+        )
+        return Past(
+            pages_BP=self.pages_BP[:: self.states],
+            seen_B=seen_B[:, 0].contiguous(),
+            begin_B=begin_B[:, 0].contiguous(),
+            end_B=end_B[:, 0].contiguous(),
+            shift_B=shift_B[:, 1].contiguous(),
+            shortest=self.shortest,
+            longest=self.longest,
+            length=self.length * self.states,
+        )
 
     @cached_property
     def apart(self) -> "Past":

@@ -44,7 +44,7 @@ def packed_attention(
     attended, begin = [], 0
     for count, length in lengths:
         mine = slice(begin, begin + count * length)
-        q_CHLD, k_CGLD, v_CGLD = (x[mine].unflatten(0, (count, length)).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD))
+        q_CHLD, k_CGLD, v_CGLD = (torch.unflatten(x[mine], 0, (count, length)).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD))
         attended_CHLD = scaled_dot_product_attention(q_CHLD, k_CGLD, v_CGLD, enable_gqa=grouped)
         attended.append(attended_CHLD.transpose(1, 2).flatten(0, 1))
         begin = mine.stop

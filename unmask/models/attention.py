@@ -41,8 +41,8 @@ def attend_packed(
 ) -> Tensor:
     """Attention of packed queries, each to its own row, [N, H, D]: first what is remembered is stored."""
     assert pool is not None or not len(plan.slots_M), "a forward that remembers needs a pool"
-    memory = (None, None) if pool is None else (pool.keys[layer], pool.values[layer])
-    q_NHD, k_NGD = rotate_and_write(q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, *memory, plan.slots_M, norms=norms)
+    keys, values = (None, None) if pool is None else (pool.keys[layer], pool.values[layer])
+    q_NHD, k_NGD = rotate_and_write(q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, keys, values, plan.slots_M, norms=norms)
     attended, begin, starts = [], 0, iter(plan.starts)
     for whole, run in itertools.groupby(plan.groups, key=lambda group: group.whole):
         groups = list(run)
@@ -65,7 +65,7 @@ def _attend_groups(
         mine = slice(begin, begin + group.queries * group.length)
         begin = mine.stop
         q_BHQD, k_BGSD, v_BGSD = (
-            x[mine].unflatten(0, (group.queries, group.length)).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD)
+            torch.unflatten(x[mine], 0, (group.queries, group.length)).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD)
         )
         if group.past is None:
             assert group.block is not None, "whole sequences attend together"
@@ -88,9 +88,12 @@ def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor
         q_BNHQD = q_BHQD.reshape(rows, heads, -1, past.block, size).transpose(1, 2)
         attended_BHQD = _attend_past(q_BNHQD.flatten(0, 1), past.apart, pool, layer)
         return attended_BHQD.reshape(rows, -1, heads, past.block, size).transpose(1, 2).reshape(rows, heads, length, size)
+    q_BQHD, states = q_BHQD.transpose(1, 2), past.states
+    if states > 1:  # all that they have in common is read once
+        past, q_BQHD = past.together, torch.unflatten(q_BQHD, 0, (-1, states)).flatten(1, 2)
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
-    attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
-    return attended_BQHD.transpose(1, 2)
+    attended_BQHD = paged_attention(q_BQHD, pool.keys[layer], pool.values[layer], *numbers, page=PAGE, states=states)
+    return torch.unflatten(attended_BQHD, 1, (states, -1)).flatten(0, 1).transpose(1, 2)
 
 
 def _attend_runs(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:

@@ -130,10 +130,10 @@ def attention(dtype: torch.dtype, *, length: int, heads: int, groups: int, size:
 
 def heads(dtype: torch.dtype, *, heads: int, groups: int, size: int, normed: bool = False) -> Run:
     """Rotary of a block's heads."""
-    made = _empty(32, heads + 2 * groups, size, dtype=dtype).split([heads, groups, groups], dim=1)
+    q, k, v = torch.split(_empty(32, heads + 2 * groups, size, dtype=dtype), [heads, groups, groups], dim=1)
     table, memory = _empty(32, size, dtype=torch.float32), _empty(1024, groups, size, dtype=dtype)
     norms = (_empty(size, dtype=dtype), _empty(size, dtype=dtype), 1e-6) if normed else None
-    return lambda: rotary.rotate_and_write(*made, table, table, memory, memory, _whole(32), norms=norms)
+    return lambda: rotary.rotate_and_write(q, k, v, table, table, memory, memory, _whole(32), norms=norms)
 
 
 def small(dtype: torch.dtype, *, width: int, hidden: int) -> dict[str, Run]:
