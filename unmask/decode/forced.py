@@ -3,7 +3,7 @@
 Shapes: K states of a row's window, L positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -15,6 +15,7 @@ from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Look
 from unmask.decode.sampling import Sampling
+from unmask.decode.settings import Kind
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Forced:
     moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {}
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         return torch.zeros_like(proposal.open_BL), memory
