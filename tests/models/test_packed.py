@@ -20,8 +20,9 @@ import unmask
 from unmask.context.plan import assemble, entire
 from unmask.models.denoiser import Denoiser
 from unmask.models.layers import Fused, SwiGLU, Tied, init_weights
-from unmask.models.packed import Pack, Packed, PackedSwiGLU, packable, steps
+from unmask.models.packed import Pack, Packed, PackedSwiGLU, packable
 from unmask.models.sdar import SDAR
+from unmask.models.steps import steps
 from unmask.models.toy import CONFIGS, toy
 
 pytestmark = pytest.mark.skipif(not packable(torch.device("cpu"), torch.float32), reason="nothing is packed on this processor")

@@ -109,9 +109,11 @@ class DecisionBatch:
         """The block forward that tries them."""
         structure = self.key.structure
         facts, before = self.device_state.facts(self.index_B), structure.lookbehind
-        before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+        if before:
+            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
         return Blocks(
-            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            tokens_BKQ=states_BKL,
             before=before,
             begin_B=facts.begin,
             seen_B=facts.seen,
@@ -168,10 +170,9 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    numbers = torch.cat([numbers_BW.flatten() for _, numbers_BW in decided])
     for batch, (outcome, _) in zip(batches, decided, strict=True):
         batch.commit(outcome)
-    return numbers
+    return decided[0][1].flatten() if len(decided) == 1 else torch.cat([numbers_BW.flatten() for _, numbers_BW in decided])
 
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:

@@ -137,7 +137,8 @@ class Runner:
                     failed = error
                 else:
                     taking |= {id(row) for row in some}
-            numbers, arrived = _to_host(torch.cat([numbers for _, numbers in launched]))
+            decided = [numbers for _, numbers in launched]
+            numbers, arrived = _to_host(decided[0] if len(decided) == 1 else torch.cat(decided))
         kept = [(row, seen) for row, seen in zip(rows, watched, strict=True) if id(row) in taking]
         parts = [part for some, _ in launched for part in some]
         return PendingStep([row for row, _ in kept], [seen for _, seen in kept], parts, numbers, arrived, failed)

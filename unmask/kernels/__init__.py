@@ -21,7 +21,12 @@ from unmask.kernels import choice
 def accelerated(x: Tensor) -> bool:
     """Whether a kernel handles this tensor: on a GPU that runs it, and not in float64, the published decoders' precision.
 
+    A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
+    Where gradients are recorded no kernel runs, because none has any.
+
     >>> accelerated(torch.zeros(1))
     False
     """
-    return x.is_cuda and x.dtype != torch.float64 and choice.runs(x.device, x.dtype)
+    if x.dtype == torch.float64 or torch.is_grad_enabled():
+        return False
+    return x.is_meta or (x.is_cuda and choice.runs(x.device, x.dtype))
