@@ -30,7 +30,7 @@ ARROWS = {
     "engine": {"decode", "methods", "context", "models", "grammar", "kernels"},
     "train": {"decode", "models", "tasks", "methods", "engine"},
     "evals": {"engine", "methods", "models", "tasks", "context", "decode", "kernels"},
-    "bench": {"engine", "methods", "models", "context", "decode", "tasks", "kernels"},
+    "bench": {"engine", "methods", "models", "context", "decode", "grammar", "tasks", "kernels"},
     "view": {"engine", "methods", "models", "decode"},
     "serve": {"engine", "methods", "models", "view", "grammar"},
     "cli": {"engine", "methods", "models", "evals", "bench", "view", "train", "serve", "tasks"},

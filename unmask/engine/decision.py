@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.context.blocks import Blocks
 from unmask.decode.advance import Outcome, drafts
-from unmask.decode.forced import Placed
+from unmask.decode.constraint import Held
 from unmask.decode.holes import GIVEN
 from unmask.decode.numbers import of_rows
 from unmask.decode.sampling import Sampling
@@ -84,7 +84,7 @@ class DecisionKey(NamedTuple):
 class DecisionBatch:
     """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
 
-    `constraint` is that of the batch's only row. `shown_S` are those of its R tokens that are predicted; None: all.
+    `constraint` is what its rows are held to. `shown_S` are those of its R tokens that are predicted; None: all.
     """
 
     key: DecisionKey
@@ -92,7 +92,7 @@ class DecisionBatch:
     eos_E: Tensor
     device_state: DeviceState
     model: Denoiser
-    constraint: Placed | None = None
+    constraint: Held | None = None
     shown_S: Tensor | None = None
 
     def states(self) -> Tensor:
@@ -103,7 +103,9 @@ class DecisionBatch:
             return window_BL[:, None]
         guess = self.device_state.guess(self.index_B, structure.width)
         states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, structure.blocks)
-        return states_BKL if self.constraint is None else self.constraint.forced(states_BKL[0])[None]
+        if self.constraint is None:
+            return states_BKL
+        return self.constraint.forced(states_BKL.flatten(0, 1)).view_as(states_BKL)
 
     def blocks(self, states_BKL: Tensor) -> Blocks:
         """The block forward that tries them."""

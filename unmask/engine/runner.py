@@ -19,6 +19,7 @@ from torch import Tensor
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
+from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
 from unmask.engine.completion import publishable
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
@@ -201,7 +202,7 @@ class Runner:
                 eos_E=eos_E,
                 device_state=state,
                 model=model,
-                constraint=some[0].placed,
+                constraint=_held(some),
                 shown_S=shown_S,
             )
             for (key, some), index_B, eos_E, shown_S in zip(
@@ -337,12 +338,19 @@ def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
 
 
 def _together(rows: Sequence[RequestState]) -> list[Rows]:
-    """Which of these rows decide together. One with a constraint decides alone."""
-    found: dict[tuple[Structure, bool, int | None], list[RequestState]] = {}
+    """Which of these rows decide together: with constraints those of one type."""
+    found: dict[tuple[Structure, bool, type[Constraint | None]], list[RequestState]] = {}
     for row in rows:
-        alone = None if row.constraint is None else id(row)
-        found.setdefault((row.structure, row.drafts, alone), []).append(row)
+        found.setdefault((row.structure, row.drafts, type(row.constraint)), []).append(row)
+    for some in found.values():
+        some.sort(key=lambda row: 0 if row.constraint is None else row.constraint.alike)
     return [(DecisionKey.of(some), some) for some in found.values()]
+
+
+def _held(rows: Sequence[RequestState]) -> Held | None:
+    """What rows that decide together are held to."""
+    placed = [row.placed for row in rows if row.placed is not None]
+    return held(placed) if placed else None
 
 
 def _deciding(key: DecisionKey, rows: Sequence[RequestState], watched: Set[int]) -> list[int]:

@@ -24,8 +24,7 @@ from unmask.context.policy import (
 )
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
-from unmask.decode.constraint import Constraint
-from unmask.decode.forced import Placed
+from unmask.decode.constraint import Constraint, Placed
 from unmask.decode.step import BROKEN, ENDED
 from unmask.engine.check import check_constraint, checked
 from unmask.engine.reading import Notes, Reader
