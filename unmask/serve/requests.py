@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmask.engine.check import check_size
-from unmask.engine.generate import chat, make_request
+from unmask.engine.generate import make_request
 from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
 from unmask.engine.own import completed, default_new_tokens
+from unmask.engine.prompt import chat, plain
 from unmask.engine.request import UNNAMED, Completion, Owner, Request
-from unmask.errors import ConfigError, EmptyPrompt, RequestError
-from unmask.grammar.language import Language
+from unmask.errors import ConfigError, RequestError
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
 from unmask.methods.options import layered
@@ -20,7 +19,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
-from unmask.serve.structure import calls_tools
+from unmask.serve.structure import calls_tools, language
 from unmask.serve.told import chat_logprobs, completion_logprobs
 
 
@@ -96,17 +95,10 @@ def choose(asked: Diffusion, options: Options) -> Method:
 
 
 def engine_requests(
-    body: Body,
-    model: Denoiser,
-    options: Options,
-    *,
-    language: Language | None = None,
-    owner: Owner = UNNAMED,
-    cache_scope: str = "",
+    body: Body, model: Denoiser, options: Options, *, owner: Owner = UNNAMED, cache_scope: str = ""
 ) -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
-    `language` is what the body says that its answers are to be.
     A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
@@ -120,6 +112,7 @@ def engine_requests(
         raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
     wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens or default_new_tokens(model)
+    asked = language(body)
     made = [
         make_request(
             model,
@@ -131,7 +124,7 @@ def engine_requests(
             top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
-            language=language,
+            language=asked,
         )
         for prompt in _prompts(body, model, wanted)
     ]
@@ -158,16 +151,4 @@ def _prompts(body: Body, model: Denoiser, wanted: int) -> Sequence[Sequence[int]
     if body.suffix:
         between = hole(wanted, end="early")
         return [canvas(prompt, between, body.suffix, blind=asked.blind) for prompt in body.prompts]
-    return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
-
-
-def plain(prompt: str, model: Denoiser) -> list[int]:
-    """Token ids of a text without a template. Raises RequestError: an empty text, or a model without tokenizer."""
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None:
-        raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
-    if not prompt.strip():
-        raise EmptyPrompt("the prompt is empty: give at least one word")
-    check_size(prompt, model)
-    ids: list[int] = tokenizer.encode(prompt, verbose=False)
-    return ids
+    return [plain(model, prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
