@@ -337,6 +337,7 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
         owner_B, seen_B, begin_B, end_B, shift_B = mine.view(-1, 5).t().contiguous().unbind(0)
         seen = [len(piece.query.plan.positions) for piece in pieces]
         widest = max(len(piece.query.pages) for piece in pieces)
+        states = {piece.query.states for piece in pieces}
         remembered = Past(
             pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
             seen_B=seen_B,
@@ -347,6 +348,7 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
             longest=max(seen),
             block=block,
             length=plan.tokens,
+            states=states.pop() if len(states) == 1 else 1,
             runs=Run.joined(piece.in_one_piece for piece in pieces),
         )
         made.append(Group(len(pieces), plan.tokens, remembered, block))

@@ -11,16 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.context.blocks import Blocks
-from unmask.decode.advance import Outcome, drafts
+from unmask.decode.advance import Outcome
 from unmask.decode.constraint import Held
 from unmask.decode.holes import GIVEN
+from unmask.decode.memory import Memory
+from unmask.decode.numbers import of_rows
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, decide
 from unmask.engine.device_state import DeviceState, Facts
 from unmask.engine.request import Alternative, StepOutput
 from unmask.engine.state import RequestState
-from unmask.methods.recipe import Recipe
+from unmask.methods.recipe import Sampled, Structure
 from unmask.models.denoiser import Denoiser
 
 
@@ -35,29 +36,27 @@ class Evidence(NamedTuple):
 class DecisionKey(NamedTuple):
     """All that the decision of a batch depends on beside what is on the device."""
 
-    recipe: Recipe
+    structure: Structure
     states: int  # K
     rows: int  # B
-    pages: int = 0  # of the row with most, where the device itself looks up what it remembers
-    clean: bool = False  # whether the block before is queried too, where the device itself puts the forward together
 
     @classmethod
     def of(cls, rows: Sequence[RequestState]) -> "DecisionKey":
-        """Of rows with one recipe that all draft, or all do not."""
-        recipe, states = rows[0].recipe, 1
+        """Of rows with one structure that all draft, or all do not."""
+        structure, states = rows[0].structure, 1
         if rows[0].drafts:
-            states = min(recipe.branches, max(1, *(row.masks for row in rows)))
-        return cls(recipe, states, len(rows))
+            states = min(structure.branches, max(1, *(row.masks for row in rows)))
+        return cls(structure, states, len(rows))
 
     @property
     def width(self) -> int:
         """W."""
-        recipe = self.recipe
-        return 2 * recipe.blocks.count + (5 + self.states + 2 * recipe.alternatives) * recipe.width
+        structure = self.structure
+        return 2 * structure.blocks.count + (5 + self.states + 2 * structure.alternatives) * structure.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
-        count, width, most = self.recipe.blocks.count, self.recipe.width, self.recipe.alternatives
+        count, width, most = self.structure.blocks.count, self.structure.width, self.structure.alternatives
         sizes = [count, count, width, width, width, most * width, most * width]
         *whole, confidence, ids, sure = torch.split(numbers_BW[:, : sum(sizes)], sizes, dim=1)
         parts = [*(part.tolist() for part in whole), confidence.view(torch.float64).tolist()]
@@ -69,14 +68,72 @@ class DecisionKey(NamedTuple):
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
-        count, length = self.recipe.blocks.count, self.recipe.width
-        rest = numbers_W[2 * count + (3 + 2 * self.recipe.alternatives) * length :]
+        count, length = self.structure.blocks.count, self.structure.width
+        rest = numbers_W[2 * count + (3 + 2 * self.structure.alternatives) * length :]
         candidate_L, confidence_L, states = torch.split(rest, [length, length, self.states * length])
         return Evidence(
             states=states.view(self.states, length).tolist(),
             candidate=candidate_L.tolist(),
             confidence=confidence_L.view(torch.float64).tolist(),
         )
+
+
+class Known(NamedTuple):
+    """What the device knows of rows that decide together: their settings, with each row's numbers, and their blocks.
+
+    Real numbers are of `precision`.
+    """
+
+    settings: Structure
+    facts: BlockFacts
+    memories: tuple[Memory, ...]
+    precision: torch.dtype
+
+    @classmethod
+    def of(
+        cls, structure: Structure, index_B: Tensor, device_state: DeviceState, dtype: torch.dtype, *, drawn: bool = True
+    ) -> "Known":
+        """Of rows at these places, whose logits are of that type; `drawn`: tokens are still to be drawn, where they are."""
+        precision = torch.promote_types(torch.promote_types(dtype, torch.float32), structure.precision)
+        facts, numbers_FB = device_state.facts(index_B), device_state.numbers(index_B)
+        kind_BL = device_state.kind(index_B, structure.width)
+        sampled = structure.sampled if drawn else None
+        return cls(
+            of_rows(structure, numbers_FB, precision),
+            BlockFacts(
+                fixed_BL=kind_BL == GIVEN,
+                step_B=device_state.step(index_B, structure),
+                suffix_B=facts.suffix,
+                sampling=None if sampled is None else drawing(facts, structure.width, sampled),
+                kind_BL=kind_BL if structure.hole_ends else None,
+            ),
+            device_state.memories(index_B, structure, precision),
+            precision,
+        )
+
+
+class Decided(NamedTuple):
+    """What the evidence of a batch leads to: by which settings, and what the host is told, [B, W]."""
+
+    settings: Structure
+    outcome: Outcome
+    left_B: Tensor
+    numbers_BW: Tensor
+
+
+def drawing(facts: Facts[Tensor], width: int, sampled: Sampled) -> Sampling:
+    """How tokens of rows' windows are drawn; the rows' own numbers as columns [B, 1]."""
+
+    def real(bits_B: Tensor) -> Tensor:
+        return bits_B.view(torch.float64).to(torch.float32)[:, None]
+
+    return Sampling(
+        temperature_B1=real(facts.temperature),
+        seed_B1=facts.seed[:, None],
+        positions_BL=facts.offset[:, None] + torch.arange(width, device=facts.offset.device),
+        top_p_B1=real(facts.top_p) if sampled.top_p else None,
+        top_k_B1=facts.top_k[:, None] if sampled.top_k else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,62 +153,32 @@ class DecisionBatch:
 
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
-        recipe, states = self.key.recipe, self.key.states
-        window_BL = self.device_state.window(self.index_B, recipe.width)
-        if states == 1:
-            return window_BL[:, None]
-        guess = self.device_state.guess(self.index_B, recipe.width)
-        states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
-        if self.constraint is None:
+        states_BKL = self.device_state.states(self.index_B, self.key.structure, self.key.states)
+        if self.constraint is None or self.key.states == 1:
             return states_BKL
         return self.constraint.forced(states_BKL.flatten(0, 1)).view_as(states_BKL)
 
-    def blocks(self, states_BKL: Tensor) -> Blocks:
-        """The block forward that tries them."""
-        recipe = self.key.recipe
-        facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
-        if before:
-            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
-            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
-        return Blocks(
-            tokens_BKQ=states_BKL,
-            before=before,
-            begin_B=facts.begin,
-            seen_B=facts.seen,
-            copies_B=facts.copies,
-            pages_BP=self.device_state.pages(self.index_B, self.key.pages),
-            clean_BQ=self.device_state.clean(self.index_B, recipe.length) if self.key.clean else None,
-            block=recipe.block if recipe.blocks.count > 1 else None,
-        )
-
-    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> tuple[Outcome, Tensor]:
-        """What the evidence leads to, and for the host, as `DecisionKey` reads it, int64 [B, W]. Nothing is committed yet."""
-        recipe = self.key.recipe
-        facts = self.device_state.facts(self.index_B)
-        kind_BL = self.device_state.kind(self.index_B, recipe.width)
+    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Decided:
+        """What the evidence leads to. Nothing is committed yet."""
+        known = Known.of(self.key.structure, self.index_B, self.device_state, self.model.dtype)
         outcome, left_B = decide(
-            recipe,
+            known.settings,
             logits_RV,
             states_BKL,
-            BlockFacts(
-                fixed_BL=kind_BL == GIVEN,
-                step_B=self.device_state.step(self.index_B, recipe),
-                suffix_B=facts.suffix,
-                sampling=_sampling(recipe, facts),
-                kind_BL=kind_BL if recipe.hole_ends else None,
-            ),
-            self.device_state.memories(self.index_B, recipe, torch.promote_types(self.model.dtype, recipe.precision)),
+            known.facts,
+            known.memories,
             mask_id=self.model.spec.mask_id,
             eos_E=self.eos_E,
             hidden_RC=hidden_RC,
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        return outcome, _numbers(outcome, left_B, states_BKL)
+        return Decided(known.settings, outcome, left_B, told(outcome, left_B, states_BKL))
 
-    def commit(self, outcome: Outcome) -> None:
+    def commit(self, decided: Decided) -> None:
         """What was decided becomes what the next forward starts from."""
-        self.device_state.keep(self.index_B, outcome, self.key.recipe)
+        settings, mask_id = decided.settings, self.model.spec.mask_id
+        self.device_state.keep(self.index_B, decided.outcome, decided.left_B, settings, mask_id)
 
 
 def decide_all(
@@ -171,16 +198,15 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    flat = [numbers_BW.flatten() for _, numbers_BW in decided]
-    numbers = flat[0] if len(flat) == 1 else torch.cat(flat)
-    for batch, (outcome, _) in zip(batches, decided, strict=True):
-        batch.commit(outcome)
-    return numbers
+    for batch, one in zip(batches, decided, strict=True):
+        batch.commit(one)
+    numbers = [one.numbers_BW.flatten() for one in decided]
+    return numbers[0] if len(numbers) == 1 else torch.cat(numbers)
 
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
     """Whether a rule of a batch reads the last hidden states, so that the forward must give them."""
-    return any(batch.key.recipe.reads_hidden for batch in batches)
+    return any(batch.key.structure.reads_hidden for batch in batches)
 
 
 def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alternative]]:
@@ -191,7 +217,9 @@ def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alterna
     return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
 
 
-def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
+def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
+    """What the host is told of each row, as `DecisionKey` reads it: int64 [B, W]."""
+
     def bits(part: Tensor) -> Tensor:
         return part.to(torch.float64).view(torch.int64).flatten(1)
 
@@ -203,20 +231,3 @@ def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
         said += (noted.top_id_BLA.flatten(1), bits(noted.top_BLA))  # type: ignore[assignment]
     evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
     return torch.cat((*output, *said, *evidence), dim=1)
-
-
-def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:
-    """The rows' own numbers as columns [B, 1]; None where the most probable token is taken."""
-    if recipe.sampled is None:
-        return None
-
-    def real(bits_B: Tensor) -> Tensor:
-        return bits_B.view(torch.float64).to(torch.float32)[:, None]
-
-    return Sampling(
-        temperature_B1=real(facts.temperature),
-        seed_B1=facts.seed[:, None],
-        positions_BL=facts.offset[:, None] + torch.arange(recipe.width, device=facts.offset.device),
-        top_p_B1=real(facts.top_p) if recipe.sampled.top_p else None,
-        top_k_B1=facts.top_k[:, None] if recipe.sampled.top_k else None,
-    )

@@ -13,6 +13,7 @@ from starlette.requests import Request as HTTPRequest
 
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine
+from unmask.engine.generate import make_request
 from unmask.engine.request import Completion, Owner, Progress, Request
 from unmask.errors import LogitsError
 from unmask.serve.admission import Admission
@@ -22,9 +23,10 @@ from unmask.serve.log import LOG, LogEntry
 from unmask.serve.merge import MergedStreams
 from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
-from unmask.serve.protocol import CLIENT_LEFT, Body, Health, ModelInfo
-from unmask.serve.requests import ApiRequest, engine_requests
+from unmask.serve.protocol import CLIENT_LEFT, Body, Diffusion, Health, ModelInfo
+from unmask.serve.requests import ApiRequest, choose, engine_requests
 from unmask.serve.stream import EventStream
+from unmask.serve.structure import language
 
 _WATCH = 1.0  # seconds between two looks at the engine's health
 
@@ -40,6 +42,14 @@ class Service:
         self._numbers = itertools.count()  # of requests
         self._engine = engine
         self._async_engine: AsyncEngine | None = None
+
+    def warm_up(self) -> None:
+        """On a GPU, capture what requests without a method of their own will replay, greedy and sampled."""
+        if not self.model.replayable:
+            return
+        token, method = int(self.model.spec.mask_id == 0), choose(Diffusion(), self.options)
+        asked = [make_request(self.model, [token], method=method, temperature=heat) for heat in (0.0, 1.0)]
+        self._engine.warm_up(asked)
 
     def start(self, async_engine: AsyncEngine) -> None:
         """Begin to take requests."""
@@ -114,7 +124,10 @@ class Service:
 
     def _checked(self, body: Body, owner: Owner, cache_scope: str) -> list[Request]:
         """The engine's requests for a body. Raises UnmaskError where one can never be answered here."""
-        choices = engine_requests(body, self.model, self.options, owner=owner, cache_scope=cache_scope)
+        began, asked = time.perf_counter(), language(body)
+        choices = engine_requests(body, self.model, self.options, language=asked, owner=owner, cache_scope=cache_scope)
+        if asked is not None:
+            self.metrics.grammar(asked.kind, time.perf_counter() - began)
         for choice in choices[:: body.n or 1]:
             self._engine.check(choice)
         return choices
