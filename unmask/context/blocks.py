@@ -7,6 +7,7 @@ are, and of how many tokens.
 Shapes: B queries, Q tokens of a query, P pages of a row.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan, Group, Past
 from unmask.context.pool import PAGE
-from unmask.kernels.paged import stored
+from unmask.kernels.slots import block_slots
 
 
 class Blocks(NamedTuple):
@@ -45,22 +46,17 @@ class Blocks(NamedTuple):
 def assemble_blocks(blocks: Blocks) -> tuple[Tensor, ForwardPlan]:
     """Pack them into one forward: its tokens, int64 [N], and its plan."""
     rows, length = blocks.tokens_BQ.shape
-    device = blocks.tokens_BQ.device
-    place_Q, row_B1 = torch.arange(length, device=device), torch.arange(rows, device=device)[:, None]
-    slot_BQ = blocks.begin_B[:, None] + place_Q
-    slots_BQ = stored(blocks.pages_BP, row_B1, slot_BQ + blocks.shift_B[:, None], page=PAGE)
+    place_Q, read_BQ, before_BQ = _laid_out(rows, length, blocks.before, blocks.tokens_BQ.device)
+    slot_BQ, slots_BQ, end_B = block_slots(blocks.pages_BP, blocks.begin_B, blocks.shift_B, length, page=PAGE)
     if blocks.length_B is not None:
         slots_BQ = torch.where(place_Q < blocks.length_B[:, None], slots_BQ, blocks.scratch)
-    first_B1 = length * row_B1
-    read_BQ = first_B1 + place_Q[blocks.before :]
-    before_BQ = torch.maximum(read_BQ - 1, first_B1)
     if blocks.before_B is not None:
         before_BQ = torch.cat((blocks.before_B[:, None], before_BQ[:, 1:]), dim=1)
     past = Past(
         pages_BP=blocks.pages_BP,
         seen_B=blocks.seen_B,
         begin_B=blocks.begin_B,
-        end_B=blocks.begin_B + length,
+        end_B=end_B,
         shift_B=blocks.shift_B,
         shortest=0,
         longest=blocks.pages_BP.shape[1] * PAGE,
@@ -75,3 +71,15 @@ def assemble_blocks(blocks: Blocks) -> tuple[Tensor, ForwardPlan]:
         slots_M=slots_BQ.flatten(),
     )
     return blocks.tokens_BQ.flatten(), plan
+
+
+@functools.cache
+def _laid_out(rows: int, length: int, before: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What depends on sizes alone: places of a query's tokens [Q], of all that are predicted and of the tokens before those.
+
+    Made once, only read, and kept for good, because graphs read it too.
+    """
+    with torch.inference_mode(False):
+        place_Q, first_B1 = torch.arange(length, device=device), length * torch.arange(rows, device=device)[:, None]
+        read_BQ = first_B1 + place_Q[before:]
+        return place_Q, read_BQ, torch.maximum(read_BQ - 1, first_B1)

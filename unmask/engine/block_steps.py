@@ -128,8 +128,8 @@ class _Forward:
         """The forward's tokens and plan: a draft keeps a copy of its query, the block before stands a block before."""
         form, begin_N, seen_N, length_N = self._form, facts.begin, facts.seen, None
         query = form.before + form.width
-        draft_N = version_N - CLEAN
-        shift_N = torch.where(draft_N > 0, facts.copies - begin_N + (draft_N - 1) * query, 0)
+        behind_N = torch.add(facts.copies - begin_N, version_N - (CLEAN + 1), alpha=query)
+        shift_N = torch.where(version_N > CLEAN, behind_N, 0)
         if form.grid is not None:
             clean_N = version_N == CLEAN
             begin_N, seen_N = begin_N - clean_N * form.length, torch.where(clean_N, begin_N, seen_N)

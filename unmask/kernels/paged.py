@@ -41,14 +41,16 @@ def paged_attention(
     if accelerated(q_BLHD):
         from unmask.kernels.gpu import paged as gpu
 
-        numbers = seen_B, begin_B, end_B, shift_B
-        return gpu.paged_attention(q_BLHD, keys_SGD, values_SGD, pages_BP, *numbers, page=page, states=states)
+        return gpu.paged_attention(
+            q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, page=page, states=states
+        )
     if states > 1:
         place_K = torch.arange(states, device=q_BLHD.device)
         shift_BK = (shift_B[:, None] + (end_B - begin_B)[:, None] * (place_K - 1)) * (place_K > 0)
-        rows = [x.repeat_interleave(states, dim=0) for x in (pages_BP, seen_B, begin_B, end_B)]
+        pages_BP, seen_B, begin_B, end_B = (x.repeat_interleave(states, dim=0) for x in (pages_BP, seen_B, begin_B, end_B))
         each = torch.unflatten(q_BLHD, 1, (states, -1)).flatten(0, 1)
-        attended = paged_attention(each, keys_SGD, values_SGD, *rows, shift_BK.flatten(), page=page)
+        numbers = seen_B, begin_B, end_B, shift_BK.flatten()
+        attended = paged_attention(each, keys_SGD, values_SGD, pages_BP, *numbers, page=page)
         return torch.unflatten(attended, 0, (-1, states)).flatten(1, 2)
     slot_S = torch.arange(int(seen_B.max()), device=q_BLHD.device)
     visible_BS = slot_S < seen_B[:, None]
@@ -80,7 +82,8 @@ def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, sh
 
 def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
     """The pool's slots of rows' own slots."""
-    return pages_BP[row, slot // page] * page + slot % page
+    own = slot // page
+    return torch.add(slot, pages_BP[row, own] - own, alpha=page)
 
 
 def write(memory_SGD: Tensor, x_MGD: Tensor, slots_M: Tensor) -> None:

@@ -22,7 +22,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from unmask.kernels.gpu import gated, norm, paged, rotary, sampling, vocabulary
+from unmask.kernels.gpu import gated, norm, paged, rotary, sampling, slots, vocabulary
 
 # Bytes of shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications).
 CARDS = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
@@ -162,6 +162,7 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
         "Dream, 128k slots": attention(dtype, length=33, heads=28, groups=4, size=128, slots=2**17),
         "LLaDA's heads": heads(dtype, heads=32, groups=32, size=128),
         "SDAR's heads": heads(dtype, heads=32, groups=8, size=128, normed=True),
+        "places of a block": lambda: slots.block_slots(_whole(1, 128), _whole(1), _whole(1), 33, page=16),
         **small(dtype, width=4096, hidden=12288),
         "vocabulary of 126464": lambda: vocabulary.evidence(logits, 126336),
         "drawing from 126464": drawing(logits),
