@@ -123,8 +123,11 @@ class _View(NamedTuple):
         score_RL = confidence_RL
         if score != "confidence":
             score_RL = evidence(_kept(automaton, allowed_RLC, self.logits_RLV), automaton.mask_id, score).score_BL
+        class_RL1 = automaton.classes.class_V[proposal.candidate_BL][..., None]
+        refused_RL = masked_RL & ~allowed_RLC.gather(2, class_RL1)[..., 0]
         return {
             "candidate_BL": path_RL,
+            "refused_BL": torch.where(refused_RL, proposal.candidate_BL, -1),
             "confidence_BL": torch.where(masked_RL, confidence_RL, proposal.confidence_BL),
             "score_BL": torch.where(masked_RL, score_RL.to(proposal.score_BL.dtype), proposal.score_BL),
             "filler_BL": torch.where(masked_RL, only(automaton, allowed_RLC) >= 0, proposal.filler_BL),

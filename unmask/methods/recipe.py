@@ -70,6 +70,11 @@ class Recipe(StepSettings):
         return self.length * self.blocks.count
 
     @property
+    def constrained(self) -> bool:
+        """Whether a constraint says what the answers must be."""
+        return any(isinstance(rule, Forced) for rule in self.rules)
+
+    @property
     def finds_final(self) -> bool:
         """Whether a forward that changes nothing of a complete block leaves its keys and values final.
 
