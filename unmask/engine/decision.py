@@ -113,9 +113,11 @@ class DecisionBatch:
         """The block forward that tries them."""
         recipe = self.key.recipe
         facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
-        before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+        if before:
+            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
         return Blocks(
-            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            tokens_BKQ=states_BKL,
             before=before,
             begin_B=facts.begin,
             seen_B=facts.seen,
@@ -125,8 +127,8 @@ class DecisionBatch:
             block=recipe.block if recipe.blocks.count > 1 else None,
         )
 
-    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Tensor:
-        """Commit what the evidence leads to, to the device state. For the host, as `DecisionKey` reads it: int64 [B, W]."""
+    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> tuple[Outcome, Tensor]:
+        """What the evidence leads to, and for the host, as `DecisionKey` reads it, int64 [B, W]. Nothing is committed yet."""
         recipe = self.key.recipe
         facts = self.device_state.facts(self.index_B)
         kind_BL = self.device_state.kind(self.index_B, recipe.width)
@@ -148,14 +150,20 @@ class DecisionBatch:
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        self.device_state.keep(self.index_B, outcome, recipe)
-        return _numbers(outcome, left_B, states_BKL, refused=recipe.constrained)
+        return outcome, _numbers(outcome, left_B, states_BKL, refused=recipe.constrained)
+
+    def commit(self, outcome: Outcome) -> None:
+        """What was decided becomes what the next forward starts from."""
+        self.device_state.keep(self.index_B, outcome, self.key.recipe)
 
 
 def decide_all(
     batches: Sequence[DecisionBatch], states: Sequence[Tensor], logits_RV: Tensor, hidden_RC: Tensor | None
 ) -> Tensor:
-    """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat."""
+    """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat.
+
+    Nothing is committed before all is decided: a forward that fails has done nothing, and can be made again.
+    """
     sizes = [
         states_BKL.numel() if batch.shown_S is None else len(batch.shown_S)
         for batch, states_BKL in zip(batches, states, strict=True)
@@ -166,7 +174,11 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    return torch.cat([numbers_BW.flatten() for numbers_BW in decided])
+    flat = [numbers_BW.flatten() for _, numbers_BW in decided]
+    numbers = flat[0] if len(flat) == 1 else torch.cat(flat)
+    for batch, (outcome, _) in zip(batches, decided, strict=True):
+        batch.commit(outcome)
+    return numbers
 
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:

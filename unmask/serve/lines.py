@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.engine.generate import canvas_length, chat, make_request
+from unmask.engine.generate import canvas_length, make_request
 from unmask.engine.holes import from_json
 from unmask.engine.own import completed, default_new_tokens
+from unmask.engine.prompt import chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.grammar.language import Language, choice, json_schema, regex
@@ -43,6 +44,7 @@ class Job:
         model, dtype: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
+        chat_template, add_bos: how a text becomes a prompt, as for `unmask.load`.
         steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
         regex, json_schema: what the answers are to be, one of the two, a schema as its text; a line's own comes first.
     """
@@ -57,6 +59,8 @@ class Job:
     seed: int = 0
     stop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    chat_template: bool = True
+    add_bos: bool = False
     steps: bool = False
     regex: str | None = None
     json_schema: str | None = None
@@ -88,8 +92,9 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
         told = asdict(self) | {"method": self.method.to_dict()}
-        unsaid = {"steps": False, "regex": None, "json_schema": None}  # older journals do not have them
-        return {name: value for name, value in told.items() if name not in unsaid or value != unsaid[name]}
+        # Not in the files of earlier versions.
+        usual = {"steps": False, "chat_template": True, "add_bos": False, "regex": None, "json_schema": None}
+        return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
