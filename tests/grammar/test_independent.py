@@ -1,7 +1,7 @@
 """Our automata against another library's matcher, llguidance, which is no dependency: `pip install llguidance` runs these.
 
-A regular expression must allow the same tokens everywhere; of a JSON schema our language is smaller (keys in one order, one way to
-put spaces), so all that ours allows must be allowed there.
+A regular expression must allow the same tokens everywhere; of a JSON schema our language is smaller (keys in one order, one
+way to put spaces), so all that ours allows must be allowed there.
 """
 
 import json
