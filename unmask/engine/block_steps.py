@@ -57,17 +57,17 @@ class _Queries(NamedTuple):
 
     Attributes:
         place: of its tokens among the versions of all windows (`DeviceState.version`).
-        index, version: of which row, and which version of its window.
+        row, version: of which row, and which version of its window.
         before: the place in the forward of the token before its first one; its first one's where there is none.
     """
 
     place: list[int]
-    index: list[int]
+    row: list[int]
     version: list[int]
     before: list[int]
 
-    def add(self, place: int, index: int, version: int, before: int) -> None:
-        for whole, number in zip(self, (place, index, version, before), strict=True):
+    def add(self, place: int, row: int, version: int, before: int) -> None:
+        for whole, number in zip(self, (place, row, version, before), strict=True):
             whole.append(number)
 
 
@@ -95,7 +95,7 @@ class _Forward:
 
     def take(self, queries: _Queries) -> None:
         """These queries, and padding behind them."""
-        count = len(queries.index)
+        count = len(queries.row)
         self._taking.set([one for some, rest in zip(queries, self._padding, strict=True) for one in (*some, *rest[count:])])
 
     def __call__(self) -> None:
@@ -171,7 +171,8 @@ class _Forward:
             hot_N1 = sampling.temperature_B1 > 0
             for score, plain in made.items():
                 drawn = found(sampling, score)
-                made[score] = tuple(torch.where(hot_N1, new, old) for new, old in zip(drawn, plain, strict=True))
+                candidate, sure, ranked = (torch.where(hot_N1, new, old) for new, old in zip(drawn, plain, strict=True))
+                made[score] = candidate, sure, ranked
         candidate_NL, confidence_NL, _ = made[self._scores[0]]
         return candidate_NL, confidence_NL, {name: one[2] for name, one in made.items()}
 
@@ -196,7 +197,7 @@ class _Decision:
 
     def __call__(self) -> None:
         key, structure, mask_id = self._key, self._key.structure, self._model.spec.mask_id
-        index_B, query_N = self._taking.tensor.split([key.rows, key.rows * key.states])
+        index_B, query_N = self._taking.tensor[: key.rows], self._taking.tensor[key.rows :]
         known = Known.of(structure, index_B, self._state, self._model.dtype, drawn=False)
         token_NL, candidate_NL, confidence_NL, score_NL = (
             self._tables.get(name, query_N, structure.width)
@@ -274,7 +275,7 @@ class BlockSteps:
         self._follow()
         parts = self._parts(rows)
         queries, asked = self._queries(form, parts)
-        size = padded(len(queries.index)), min(roomed(max(len(row.pages) for row in rows)), self._shapes[0][0])
+        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._shapes[0][0])
         forward = self._forward(form, rows[0].structure, size)
         forward.compute.take(queries)
         decisions = []
@@ -340,11 +341,11 @@ class BlockSteps:
             for row in some:
                 last = NONE
                 if form.grid is not None and row.turn().clean is not None:
-                    number = len(queries.index)
+                    number = len(queries.row)
                     queries.add(state.version(row.index, CLEAN), row.index, CLEAN, number * query)
                     last = number * query + form.length - 1
                 for version in (WINDOW, *range(CLEAN + 1, CLEAN + key.states)):
-                    number = len(queries.index)
+                    number = len(queries.row)
                     before = number * query if last == NONE else last
                     queries.add(state.version(row.index, version), row.index, version, before)
                     mine.append(number)

@@ -31,6 +31,7 @@ class Evidence(NamedTuple):
     states: list[list[int]]
     candidate: list[int]
     confidence: list[float]
+    refused: list[int]  # as in `Proposal`; empty of a row without a constraint
 
 
 class DecisionKey(NamedTuple):
@@ -52,7 +53,8 @@ class DecisionKey(NamedTuple):
     def width(self) -> int:
         """W."""
         structure = self.structure
-        return 2 * structure.blocks.count + (5 + self.states + 2 * structure.alternatives) * structure.width
+        most = 5 + self.states + 2 * structure.alternatives + structure.constrained
+        return 2 * structure.blocks.count + most * structure.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
@@ -70,11 +72,13 @@ class DecisionKey(NamedTuple):
         """Of one row, from its numbers on the host."""
         count, length = self.structure.blocks.count, self.structure.width
         rest = numbers_W[2 * count + (3 + 2 * self.structure.alternatives) * length :]
-        candidate_L, confidence_L, states = torch.split(rest, [length, length, self.states * length])
+        sizes = [length, length, self.states * length, self.structure.constrained * length]
+        candidate_L, confidence_L, states, refused = torch.split(rest, sizes)
         return Evidence(
             states=states.view(self.states, length).tolist(),
             candidate=candidate_L.tolist(),
             confidence=confidence_L.view(torch.float64).tolist(),
+            refused=refused.tolist(),
         )
 
 
@@ -173,7 +177,8 @@ class DecisionBatch:
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        return Decided(known.settings, outcome, left_B, told(outcome, left_B, states_BKL))
+        refused = self.key.structure.constrained
+        return Decided(known.settings, outcome, left_B, told(outcome, left_B, states_BKL, refused=refused))
 
     def commit(self, decided: Decided) -> None:
         """What was decided becomes what the next forward starts from."""
@@ -217,8 +222,8 @@ def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alterna
     return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
 
 
-def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
-    """What the host is told of each row, as `DecisionKey` reads it: int64 [B, W]."""
+def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool = False) -> Tensor:
+    """What the host is told of each row, as `DecisionKey` reads it: int64 [B, W]; `refused` candidates too, if asked for."""
 
     def bits(part: Tensor) -> Tensor:
         return part.to(torch.float64).view(torch.int64).flatten(1)
@@ -230,4 +235,7 @@ def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
     if noted.top_id_BLA is not None and noted.top_BLA is not None:
         said += (noted.top_id_BLA.flatten(1), bits(noted.top_BLA))  # type: ignore[assignment]
     evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
+    if refused:
+        refused_BL, none_BL = outcome.last.refused_BL, torch.full_like(outcome.window_BL, -1)
+        evidence += (none_BL if refused_BL is None else refused_BL,)  # type: ignore[assignment]
     return torch.cat((*output, *said, *evidence), dim=1)

@@ -31,8 +31,9 @@ def padded(queries: int) -> int:
     >>> [padded(queries) for queries in (1, 2, 5, 9, 13, 33, 49)]
     [1, 4, 8, 12, 16, 48, 64]
     """
-    power = max(4, 1 << (queries - 1).bit_length()) if queries > 1 else 1
-    return 3 * power // 4 if power > 8 and queries <= 3 * power // 4 else power
+    power: int = max(4, 1 << (queries - 1).bit_length()) if queries > 1 else 1
+    between = 3 * power // 4
+    return between if power > 8 and queries <= between else power
 
 
 def roomed(pages: int) -> int:

@@ -54,7 +54,7 @@ def capturing(device: torch.device) -> Callable[[Compute], Compute | None]:
     return capture
 
 
-def _captured(graph: torch.cuda.CUDAGraph, compute: Compute, memory: tuple[int, int]) -> Any:
+def _captured(graph: torch.cuda.CUDAGraph, compute: Compute, memory: Any) -> Any:
     """Capture what is computed on the current stream; its result, which each replay fills."""
     graph.capture_begin(pool=memory, capture_error_mode="thread_local")
     try:
@@ -70,12 +70,12 @@ def _captured(graph: torch.cuda.CUDAGraph, compute: Compute, memory: tuple[int, 
 class SharedMemory:
     """The memory that graphs share: one handle as long as one of them lives. What has lost its last graph takes no other."""
 
-    def __init__(self, new: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, new: Callable[[], Any]) -> None:
         self.users: WeakSet[Compute] = WeakSet()
         self._new = new
-        self._handle: tuple[int, int] | None = None
+        self._handle: Any = None
 
-    def handle(self) -> tuple[int, int]:
+    def handle(self) -> Any:
         """For the next graph."""
         if self._handle is None or not self.users:
             self._handle = self._new()

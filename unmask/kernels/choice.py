@@ -33,7 +33,8 @@ class Card(NamedTuple):
     def of(cls, device: torch.device) -> "Card":
         """The card at hand."""
         facts = torch.cuda.get_device_properties(device)
-        return cls((facts.major, facts.minor), facts.shared_memory_per_block_optin, torch.version.hip is not None)
+        shared = getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_block)  # AMD's have no optin
+        return cls((facts.major, facts.minor), shared, torch.version.hip is not None)
 
 
 def unfit(card: Card, dtype: torch.dtype, *, triton: bool = True) -> str | None:
