@@ -14,6 +14,7 @@ from unmask.context.pool import PAGE, KVPool
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.spec import ModelSpec as ModelSpec
 from unmask.errors import ConfigError
+from unmask.kernels import accelerated
 from unmask.models.network import Decoding, Network
 from unmask.models.own import Own
 from unmask.models.prompting import Prompting
@@ -109,6 +110,11 @@ class Denoiser:
     def replayable(self) -> bool:
         """Whether a forward is work of the device alone, which a CUDA graph can hold."""
         return self.graphs and self.device.type == "cuda"
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether kernels of ours compute its forwards."""
+        return accelerated(next(self.network.parameters()))
 
     @property
     def device(self) -> torch.device:

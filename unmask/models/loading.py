@@ -16,11 +16,12 @@ import torch
 from unmask.data import hub
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, fetching, own, packed, parallel
+from unmask.models import REFUSED, TABLE, commit_head, fetching, own, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
 from unmask.models.share import share
+from unmask.models.steps import steps
 from unmask.models.weights import fill
 from unmask.models.weights import read_json as read_json
 from unmask.models.weights import shards as shards
@@ -84,7 +85,7 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
-        steps=packed.steps(network),
+        steps=steps(network),
         own=own.read(folder),
         head=_head(folder, network, place),
     ).asked(chat_template=chat_template, add_bos=add_bos)
