@@ -12,7 +12,7 @@ from tests.cli.test_cli import run
 from tests.data.test_layout import parquet
 from tests.hub import Hub
 from unmask.data.layout import training
-from unmask.evals import load
+from unmask.evals import HUB, TABLE, load
 from unmask.evals.task import Source
 from unmask.train.dataset import DataConfig, Sample, samples
 
@@ -130,7 +130,9 @@ def test_a_data_set_to_train_on(hub: Hub) -> None:
 
 
 def test_without_data_the_error_names_the_usual_data_set(capsys: pytest.CaptureFixture[str]) -> None:
-    for task, place in (("gsm8k", "openai/gsm8k"), ("svamp", "ChilleD/SVAMP"), ("mbpp", "google-research-datasets/mbpp")):
+    assert HUB.keys() <= TABLE.keys()
+    assert sorted(HUB.values()) == sorted(DATASETS)
+    for task, place in HUB.items():
         code, _, err = run(capsys, "eval", task)
         assert code == 2
-        assert err.endswith(f" its folder, or {place}, which is fetched from the hub\n")
+        assert err == f"error: {task} is read from disk: name its data with --data, or --data {place} for what the hub has\n"

@@ -13,7 +13,6 @@ from unmask.evals.reading import Row, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.tasks.answers import marked_number, stated_number
 
-HUB = "openai/gsm8k"
 SHOTS = 5
 CONFIGS = ("main",)
 FORMAT = "Reason step by step. End with a line that holds #### and then the final number, like this:\n#### 42"
@@ -26,7 +25,7 @@ def gsm8k(source: Source) -> Task:
     Raises ConfigError for missing or malformed data.
     """
     number = SHOTS if source.shots is None else source.shots
-    paths = split_files(source.data, "test.jsonl", configs=CONFIGS, usual=HUB)
+    paths = split_files(source.data, "test.jsonl", configs=CONFIGS)
     examples = _examples(source.data, paths, number) if number else []
     items, split = [], re.sub(r"-[0-9]+-of-[0-9]+.*", "", paths[0].stem)
     for place, row in enumerate(_rows(paths)):

@@ -10,7 +10,6 @@ from unmask.evals.reading import Row, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.evals.written import continuation, program
 
-HUB = "openai/openai_humaneval"
 FIELDS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
 REQUEST = "Complete this Python function. Answer with the whole function in one Python code block."
 # Statements after a finished function; inside a function they would be indented.
@@ -23,7 +22,7 @@ def humaneval(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, or shots, or if no sandbox can be made.
     """
     shots.refuse("humaneval", source)
-    paths = split_files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl", configs=("openai_humaneval",), usual=HUB)
+    paths = split_files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl", configs=("openai_humaneval",))
     items = [_item(row) for row in read(paths, FIELDS, unique="task_id")]
     sandbox.check()
     return Task(

@@ -6,7 +6,6 @@ from unmask.evals.reading import read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.tasks.answers import after_answer_is, boxed
 
-HUB = "HuggingFaceH4/MATH-500"
 FIELDS = {"problem": str, "solution": str, "answer": str, "level": int, "unique_id": str}
 LONGEST = 1000  # characters of an answer; keys have 60 at most, and long answers take long to parse
 FORMAT = r"Reason step by step and put the final answer in \boxed{}."
@@ -19,7 +18,7 @@ def math500(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, for shots, or if math-verify is not installed.
     """
     shots.refuse("math500", source)
-    paths = split_files(source.data, "test.jsonl", usual=HUB)
+    paths = split_files(source.data, "test.jsonl")
     items = []
     for row in read(paths, FIELDS, unique="unique_id"):
         if boxed(row["solution"]) is None:

@@ -17,7 +17,6 @@ from unmask.evals.task import Item, Source, Task, chosen
 from unmask.evals.written import longest, program
 
 FIELDS = {"task_id": int, "code": str, "test_list": list}
-HUB = "google-research-datasets/mbpp"
 CONFIGS = ("full", "sanitized")
 TEST, EXAMPLES, SHOTS = range(11, 511), range(2, 11), 3
 REQUEST = "Answer with one Python code block."
@@ -59,7 +58,7 @@ def mbpp(source: Source) -> Task:
 def _files(source: Source, examples: int) -> list[Path]:
     """One file of all splits, or the test split and, for worked examples, the split prompt beside it."""
     own = ("mbpp.jsonl", "sanitized-mbpp.json")
-    found = split_files(source.data, *own, configs=CONFIGS, usual=HUB)
+    found = split_files(source.data, *own, configs=CONFIGS)
     if found[0].name in own or found == [source.data] or not examples:
         return found
     return [*found, *split_files(source.data, *own, split="prompt", configs=CONFIGS)]

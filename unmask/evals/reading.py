@@ -39,21 +39,19 @@ class Row:
         return ConfigError(f"{self.where}: expected {shape}")
 
 
-def files(data: Path | None, *patterns: str, split: str = "test", configs: Sequence[str] = (), usual: str = "") -> list[Path]:
+def files(data: Path | None, *patterns: str, split: str = "test", configs: Sequence[str] = ()) -> list[Path]:
     """The data files that a task reads: `data` itself if it is a file, or what a folder or a data set on the hub holds.
 
     Args:
         data: file, folder, or id of a data set (owner/name, owner/name@revision, owner/name/config).
         patterns: the task's own files, which come first, cd9 before cd10.
         split, configs: what is read of a folder or data set that is laid out as the hub does it (data/layout.py).
-        usual: the data set of the hub that an error names.
 
     Raises ConfigError if there are none.
     """
     names = " or ".join(patterns)
     if data is None:
-        rest = f", its folder, or {usual}, which is fetched from the hub" if usual else ", or its folder"
-        raise ConfigError(f"name the data with --data: {names}{rest}")
+        raise ConfigError(f"name the data with --data: {names}, or its folder")
     if not data.exists() and data.is_absolute():
         raise ConfigError(f"{data}: no such file or folder; expected {names}, or its folder")
     found = layout.files(data, split, own=patterns, configs=configs)
@@ -63,11 +61,9 @@ def files(data: Path | None, *patterns: str, split: str = "test", configs: Seque
     return found
 
 
-def split_files(
-    data: Path | None, *patterns: str, split: str = "test", configs: Sequence[str] = (), usual: str = ""
-) -> list[Path]:
+def split_files(data: Path | None, *patterns: str, split: str = "test", configs: Sequence[str] = ()) -> list[Path]:
     """The same of a task whose own files are alternatives: the first of them, or all files of the split."""
-    found = files(data, *patterns, split=split, configs=configs, usual=usual)
+    found = files(data, *patterns, split=split, configs=configs)
     return found[:1] if found[0].name in patterns else found
 
 

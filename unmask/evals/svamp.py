@@ -7,7 +7,6 @@ from unmask.evals.reading import Row, number, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.tasks.answers import stated_number
 
-HUB = "ChilleD/SVAMP"
 FIELDS = {"ID": str, "Body": str, "Question": str, "Answer": Decimal, "Type": str}
 FORMAT = 'Reason step by step and end with "The answer is" and the number.'
 
@@ -18,7 +17,7 @@ def svamp(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, or shots.
     """
     shots.refuse("svamp", source)
-    paths = split_files(source.data, "test.json", "test.jsonl", usual=HUB)
+    paths = split_files(source.data, "test.json", "test.jsonl")
     items = []
     for row in read(paths, FIELDS, unique="ID"):
         key = number(row["Answer"])
