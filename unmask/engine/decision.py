@@ -31,6 +31,7 @@ class Evidence(NamedTuple):
     states: list[list[int]]
     candidate: list[int]
     confidence: list[float]
+    refused: list[int]  # as in `Proposal`; empty of a row without a constraint
 
 
 class DecisionKey(NamedTuple):
@@ -54,7 +55,8 @@ class DecisionKey(NamedTuple):
     def width(self) -> int:
         """W."""
         structure = self.structure
-        return 2 * structure.blocks.count + (5 + self.states + 2 * structure.alternatives) * structure.width
+        each = 5 + self.states + 2 * structure.alternatives + structure.constrained
+        return 2 * structure.blocks.count + each * structure.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
@@ -70,13 +72,15 @@ class DecisionKey(NamedTuple):
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
-        count, length = self.structure.blocks.count, self.structure.width
-        rest = numbers_W[2 * count + (3 + 2 * self.structure.alternatives) * length :]
-        candidate_L, confidence_L, states = torch.split(rest, [length, length, self.states * length])
+        count, length, alternatives = self.structure.blocks.count, self.structure.width, self.structure.alternatives
+        rest = numbers_W[2 * count + (3 + 2 * alternatives) * length :]
+        sizes = [length, length, self.states * length, self.structure.constrained * length]
+        candidate_L, confidence_L, states, refused = torch.split(rest, sizes)
         return Evidence(
             states=states.view(self.states, length).tolist(),
             candidate=candidate_L.tolist(),
             confidence=confidence_L.view(torch.float64).tolist(),
+            refused=refused.tolist(),
         )
 
 
@@ -148,7 +152,7 @@ class DecisionBatch:
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        return outcome, _numbers(outcome, left_B, states_BKL)
+        return outcome, _numbers(outcome, left_B, states_BKL, refused=structure.constrained)
 
     def commit(self, outcome: Outcome) -> None:
         """What was decided becomes what the next forward starts from."""
@@ -192,7 +196,7 @@ def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alterna
     return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
 
 
-def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
+def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool) -> Tensor:
     def bits(part: Tensor) -> Tensor:
         return part.to(torch.float64).view(torch.int64).flatten(1)
 
@@ -203,6 +207,9 @@ def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor) -> Tensor:
     if noted.top_id_BLA is not None and noted.top_BLA is not None:
         said += (noted.top_id_BLA.flatten(1), bits(noted.top_BLA))  # type: ignore[assignment]
     evidence = (outcome.last.candidate_BL, confidence_BL, states_BKL.flatten(1))
+    if refused:
+        refused_BL, none_BL = outcome.last.refused_BL, torch.full_like(outcome.window_BL, -1)
+        evidence += (none_BL if refused_BL is None else refused_BL,)  # type: ignore[assignment]
     return torch.cat((*output, *said, *evidence), dim=1)
 
 

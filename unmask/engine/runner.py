@@ -322,6 +322,7 @@ def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | N
         block=[row.block()],
         candidate=[row.block() if evidence is None else evidence.candidate],
         confidence=[[0.0] * row.recipe.width if evidence is None else evidence.confidence],
+        refused=[[] if evidence is None else evidence.refused],
         looks=[{rule.name: rule.look for rule in row.recipe.rules}],
     )
 

@@ -58,6 +58,11 @@ class Structure(StepSettings):
         """Tokens of a window: of all blocks that are decoded at once."""
         return self.length * self.blocks.count
 
+    @property
+    def constrained(self) -> bool:
+        """Whether a constraint says what the answers must be."""
+        return any(isinstance(rule, Forced) for rule in self.rules)
+
     def __hash__(self) -> int:
         return self._hash
 
