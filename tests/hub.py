@@ -13,7 +13,9 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,6 +59,7 @@ class Hub:
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.cuts: dict[str, list[int]] = {}
+        self.held: set[str] = set()  # files whose second half is not sent until they are taken out
         self.reset = False  # a cut resets the connection, where otherwise it ends it
         self.down = False  # every answer is 503
 
@@ -186,19 +189,26 @@ class _Handler(BaseHTTPRequestHandler):
             begin = int(asked.removeprefix("bytes=").partition("-")[0])
             status, headers["Content-Range"] = 206, f"bytes {begin}-{len(data) - 1}/{len(data)}"
         cuts = self.hub.cuts.get(path, []) if self.command == "GET" else []
-        self._send(data[begin:], status, headers, cut=cuts.pop(0) if cuts else None)
+        self._send(data[begin:], status, headers, cut=cuts.pop(0) if cuts else None, held=path)
 
     def _refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] = {}) -> None:
         named = {"X-Error-Code": code} if code else {}
         self._send(b"", status, {**headers, **named, "X-Error-Message": message})
 
-    def _send(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}, cut: int | None = None) -> None:
+    def _send(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}, cut: int | None = None, held: str = ""
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body if cut is None else body[:cut])
+            half = len(body) // 2 if held in self.hub.held else 0
+            with suppress(ConnectionError):
+                self.wfile.write(body[:half])
+                while held in self.hub.held:
+                    time.sleep(0.01)
+                self.wfile.write(body[half:] if cut is None else body[:cut])
         if cut is not None:
             self.wfile.flush()
             if self.hub.reset:

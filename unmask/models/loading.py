@@ -242,8 +242,8 @@ def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
         if "auto_map" in said:
             plain = "remove auto_map from" if (folder / "tokenizer.json").exists() else "put a tokenizer.json beside"
             raise ModelError(
-                f"{folder}: the tokenizer, {said.get('tokenizer_class')}, is code of its authors, which is not run here: {plain} "
-                "tokenizer_config.json to read it without"
+                f"{folder}: the tokenizer, {said.get('tokenizer_class')}, is code of its authors, which is not run here: "
+                f"{plain} tokenizer_config.json to read it without"
             ) from None
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     # Clean-up removes spaces before punctuation, from code too, and changes text that a stream has sent.
