@@ -7,6 +7,7 @@
 `requests` has every request as "GET /org/name/resolve/...", in order; `ranges` the bytes that were asked for again.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -42,9 +43,7 @@ class Stored:
 
     def commit(self, revision: str) -> str | None:
         """The commit that a branch, a tag or a commit names."""
-        commits = {
-            name: hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest() for name, files in self.revisions.items()
-        }
+        commits = {name: _commit(files) for name, files in self.revisions.items()}
         return commits.get(revision) or next((commit for commit in commits.values() if commit == revision), None)
 
     def files(self, revision: str) -> dict[str, bytes]:
@@ -217,8 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+@functools.cache
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _commit(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha1(repr([(path, _digest(data)) for path, data in sorted(files.items())]).encode()).hexdigest()
 
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"
