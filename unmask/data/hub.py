@@ -126,7 +126,9 @@ class Repository:
             return f"no room to download '{self}' into {cache}: free some, or name another place in HF_HOME"
         begun = (Path(cache) / f"{self.kind}s--{self.name.replace('/', '--')}" / "snapshots").is_dir()
         held = (
-            f"the cache ({cache}) holds only a part of it" if begun else f"neither a folder here nor the cache ({cache}) is it"
+            f"the cache ({cache}) holds only a part of it"
+            if begun
+            else f"it is neither a folder here nor in the cache ({cache})"
         )
         if constants.is_offline_mode():
             return f"cannot download '{self}': offline, as HF_HUB_OFFLINE says, and {held}; unset it to download"

@@ -253,11 +253,17 @@ def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
     import transformers
 
     settings = folder / "tokenizer_config.json"
-    named = read_json(settings).get("tokenizer_class") if settings.exists() else None
-    kind = getattr(transformers, classes.get(named or "", "AutoTokenizer"))
+    said = read_json(settings) if settings.exists() else {}
+    kind = getattr(transformers, classes.get(said.get("tokenizer_class") or "", "AutoTokenizer"))
     try:
         made = kind.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
+        if "auto_map" in said:
+            plain = "remove auto_map from" if (folder / "tokenizer.json").exists() else "put a tokenizer.json beside"
+            raise ModelError(
+                f"{folder}: the tokenizer, {said.get('tokenizer_class')}, is code of its authors, which is not run here: "
+                f"{plain} tokenizer_config.json to read it without"
+            ) from None
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     # Clean-up removes spaces before punctuation, from code too, and changes text that a stream has sent.
     made.clean_up_tokenization_spaces = False
