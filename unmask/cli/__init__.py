@@ -20,6 +20,7 @@ from unmask.cli import (
     fill,
     generate,
     methods,
+    models,
     reproduce,
     serve,
     tasks,
@@ -57,6 +58,7 @@ app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("methods")(methods.command)
+app.command("models")(models.command)
 app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")
 

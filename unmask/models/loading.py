@@ -4,10 +4,8 @@ Whatever is wrong becomes a ModelError that names the file and the tensor.
 """
 
 import hashlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +13,16 @@ import torch
 
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, own, packed, parallel
+from unmask.models import REFUSED, TABLE, commit_head, memory, own, packed, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
+from unmask.models.family import network_class as network_class
+from unmask.models.names import EMBEDDED as EMBEDDED
+from unmask.models.names import on_shelf, resolve
 from unmask.models.network import Network
+from unmask.models.room import TYPES, require_room
 from unmask.models.share import share
+from unmask.models.shelf import published
 from unmask.models.weights import fill
 from unmask.models.weights import read_json as read_json
 from unmask.models.weights import shards as shards
@@ -27,9 +30,9 @@ from unmask.models.weights import shards as shards
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-EMBEDDED = ("unmask-tiny", "unmask-tiny-base", "unmask-tiny-r2", "unmask-tiny-block")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_WEIGHTS = ["*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def load(
@@ -40,11 +43,14 @@ def load(
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
 ) -> Denoiser:
-    """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
+    """Load a model: an embedded one, a checkpoint folder, one of a short name, or a Hugging Face id.
+
+    What is not here is downloaded once, then read from the hub's cache. A model that cannot fit is refused before that.
 
     Args:
         name: "unmask-tiny", what it was trained from ("unmask-tiny-base"), the latter tuned as R2-dLLM does ("unmask-tiny-r2"),
-            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
+            the block-causal "unmask-tiny-block", a path, a short name such as "sdar-1.7b" (`unmask models` lists them), or an
+            id such as "GSAI-ML/LLaDA-8B-Instruct".
         device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
@@ -53,15 +59,14 @@ def load(
 
     Raises:
         ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
-        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, a commit
-            head of other weights.
+        ModelError: no such model, one that needs more memory than is free, an unknown architecture, a file that cannot be read,
+            a tensor missing or misshapen, a commit head of other weights.
 
     >>> load("unmask-tiny").spec.mask_id
     2
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
-    folder = locate(str(name))
-    network = build(read_json(folder / "config.json"), folder)
+    folder, network = _fitting(str(name), place, kind, mine.processes)
     if mine.group is not None:
         parallel.split(network, mine)
     fill(network, folder, device=place, dtype=kind)
@@ -76,9 +81,53 @@ def load(
         name=str(name),
         graphs=graphs,
         steps=packed.steps(network),
-        own=own.read(folder),
+        own=own.read(folder, published(folder)),
         head=_head(folder, network, place),
     )
+
+
+def _fitting(name: str, device: torch.device, dtype: torch.dtype | None, shares: int) -> tuple[Path, Network]:
+    """The whole checkpoint's folder and its network, without memory behind it.
+
+    Raises ModelError where it cannot fit: by what the shelf says of it, and by its config, before its weights are fetched.
+    """
+    told = on_shelf(name)
+    asked = next((short for short, type in TYPES.items() if type == dtype), None)
+    if told is not None and told.shape is not None:
+        require_room(told.shape, name=name, kind=asked or "bf16", device=device, shares=shares)
+    folder = locate(name, weights=False)
+    network = build(read_json(folder / "config.json"), folder)
+    if told is None or told.shape is None:
+        require_room(network.shape, name=name, kind=asked or _stored(folder, network), device=device, shares=shares)
+    return locate(name), network
+
+
+def _stored(folder: Path, network: Network) -> str:
+    """The type of a checkpoint's weights, by the size of their files; bf16 where there are none yet."""
+    size = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern) if path.name != commit_head.FILE)
+    each = size / memory.parameters(network.shape).total
+    return "fp64" if each > 6 else "fp32" if each > 3 else "bf16"
+
+
+def choices(name: str) -> own.Own:
+    """What is known of decoding a model that need not be here yet: of one of the shelf what was published, without the hub.
+
+    Raises ModelError where there is no such model.
+    """
+    told = on_shelf(name)
+    if told is None:
+        folder = locate(name, weights=False)
+        return own.read(folder, published(folder))
+    here = cached(told.hub_id)
+    return own.Own(published=told.own) if here is None else own.read(here, told.own)
+
+
+def cached(hub_id: str) -> Path | None:
+    """The folder of the hub's cache that holds a repository, if one does."""
+    from huggingface_hub import try_to_load_from_cache
+
+    here = try_to_load_from_cache(hub_id, "config.json")
+    return Path(here).parent if isinstance(here, str) else None
 
 
 def described(name: str) -> Denoiser:
@@ -92,7 +141,7 @@ def described(name: str) -> Denoiser:
     folder = locate(name)
     network = build(read_json(folder / "config.json"), folder)
     head = _head(folder, network, torch.device("cpu"))
-    return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder), head=head)
+    return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder, published(folder)), head=head)
 
 
 def _head(folder: Path, network: Network, device: torch.device) -> CommitHead | None:
@@ -121,23 +170,17 @@ def _dtype(name: str | torch.dtype) -> torch.dtype | None:
     raise unknown("dtype", str(name), ["auto", *_DTYPES])
 
 
-def locate(name: str) -> Path:
-    """The folder of a model. Raises ModelError if there is none to be had."""
-    if name in EMBEDDED:
-        return Path(str(resources.files("unmask") / "assets" / name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        _refuse_adapter(folder)
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelError(
-            f"no model '{name}': not a folder here; embedded: {', '.join(EMBEDDED)}; a hub id looks like owner/name"
-        )
+def locate(name: str, *, weights: bool = True) -> Path:
+    """The folder of a model; without `weights` it may still lack them. Raises ModelError if there is none to be had."""
+    found = resolve(name)
+    if isinstance(found, Path):
+        _refuse_adapter(found)
+        return found
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(found, allow_patterns=[*_FILES, *(_WEIGHTS if weights else ())]))
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"no model '{name}' on the Hugging Face hub, nor a folder of that name here") from None
     except (LocalEntryNotFoundError, OSError, RuntimeError) as error:
@@ -170,13 +213,6 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, path.stat().st_size - (1 << 20)))
             digest.update(file.read())
     return digest.hexdigest()[:16]
-
-
-def network_class(architecture: str) -> type[Network]:
-    """The class of an architecture of TABLE, imported now."""
-    module, name = TABLE[architecture].network.split(":")
-    kind: type[Network] = getattr(importlib.import_module(module), name)
-    return kind
 
 
 def build(config: Mapping[str, Any], folder: Path) -> Network:

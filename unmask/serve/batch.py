@@ -74,7 +74,7 @@ def run(
     lines = scan(source, job.keep)
     head = model.head and model.head.digest
     provenance = {"input": lines.digest, "weights": fingerprint(folder), "head": head, **job.to_dict()}
-    if chosen := model.own.to_dict():  # a line may name any preset
+    if chosen := model.own.provenance():  # a line may name any preset
         provenance["own"] = chosen
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing
