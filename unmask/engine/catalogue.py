@@ -223,7 +223,7 @@ def document(one: Entry, device: torch.device, *, whole: bool) -> dict[str, Any]
     }
 
 
-def sources(parts: Sequence[Said] | Sequence[Setting]) -> dict[tuple[str, str], int]:
+def sources(parts: Sequence[Said | Setting]) -> dict[tuple[str, str], int]:
     """Sources with their dates, numbered from 1 as they come."""
     pairs = dict.fromkeys((part.source, part.read) for part in parts if part.source)
     return {pair: number for number, pair in enumerate(pairs, start=1)}

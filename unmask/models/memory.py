@@ -15,7 +15,7 @@ from unmask.models.shape import Shape
 
 TOKENS = 2048  # of a row, prompt and answer, where no length is named
 BLOCK = 32  # rows of a forward that are projected to the vocabulary, where the model has no block length of its own
-GROUP = 128  # inputs of a matrix that share a scale as int4
+GROUP = 32  # inputs of a matrix that share a scale as int4 (models/quantise.py)
 SIZES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number, by the short name of its type
 QUANTISED = ("int8", "int4", "fp8")
 RUNTIME = 500_000_000  # Python, torch and transformers: resident after loading unmask-tiny (tests/models/test_memory.py)
@@ -26,7 +26,7 @@ class Matrix(NamedTuple):
 
     outputs: int
     inputs: int
-    count: int
+    many: int
 
 
 class Parameters(NamedTuple):
@@ -75,7 +75,7 @@ def matrices(shape: Shape) -> Iterator[Matrix]:
 
     >>> from unmask.models.toy import toy
     >>> next(matrices(toy().network.shape))
-    Matrix(outputs=32, inputs=32, count=4)
+    Matrix(outputs=32, inputs=32, many=4)
     """
     moe = shape.moe
     mixed = 0 if moe is None else sum(moe.layers)
@@ -107,7 +107,7 @@ def parameters(shape: Shape) -> Parameters:
     routers = 0 if moe is None else mixed * moe.experts * (shape.width + (1 if moe.biased else 0))
     table = shape.vocab * shape.width
     return Parameters(
-        matrices=sum(matrix.outputs * matrix.inputs * matrix.count for matrix in matrices(shape)),
+        matrices=sum(matrix.outputs * matrix.inputs * matrix.many for matrix in matrices(shape)),
         embedding=table,
         head=0 if shape.tied else table,
         others=norms + biases + routers,
@@ -131,15 +131,13 @@ def weights(shape: Shape, kind: str, *, rest: str = "bf16") -> int:
     if kind not in QUANTISED:
         raise unknown("type of weights", kind, (*SIZES, *QUANTISED))
     size = SIZES[rest]
-    return (found.total - found.matrices) * size + sum(_quantised(matrix, kind, size) for matrix in matrices(shape))
+    return (found.total - found.matrices) * size + sum(_quantised(matrix, kind) for matrix in matrices(shape))
 
 
-def _quantised(matrix: Matrix, kind: str, size: int) -> int:
-    """Bytes of matrices: their numbers and a scale per output row, or as int4 a scale and a zero per group of inputs."""
-    values = matrix.outputs * matrix.inputs * matrix.count
-    if kind == "int4":
-        return values // 2 + 2 * size * -(-values // GROUP)
-    return values + size * matrix.outputs * matrix.count
+def _quantised(matrix: Matrix, kind: str) -> int:
+    """Bytes of matrices: their numbers and a scale per output in fp32; as int4 a scale and a zero per group in bf16."""
+    values = matrix.outputs * matrix.inputs * matrix.many
+    return values // 2 + 4 * -(-values // GROUP) if kind == "int4" else values + 4 * matrix.outputs * matrix.many
 
 
 def keys_values(shape: Shape, tokens: int, *, rows: int = 1, kind: str = "bf16") -> int:
