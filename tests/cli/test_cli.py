@@ -14,7 +14,7 @@ from rich.console import Console
 
 import unmask
 from unmask.__main__ import main as start
-from unmask.cli import main
+from unmask.cli import main, report
 from unmask.cli.choose import read_settings
 from unmask.cli.compare import _show
 from unmask.engine.request import Completion
@@ -341,3 +341,15 @@ def test_a_dry_run_of_the_real_thing_is_readable(capsys: pytest.CaptureFixture[s
     assert "8.016 billion, 83.89 million of them trained" in out
     assert "4,875 of 128 rows" in out
     assert "GiB" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "out/answers.jsonl"), "error: out/answers.jsonl: No space left on device\n"),
+        (OSError(5, "Input/output error"), "error: OSError: [Errno 5] Input/output error (--traceback shows where)\n"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_its_file(error: OSError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(error) == 1
+    assert capsys.readouterr().err == line

@@ -8,7 +8,7 @@ import torch
 
 import unmask
 from tests.models.test_shelf import cache as cache
-from tests.models.test_shelf import checkpoint
+from tests.models.test_shelf import COMMIT, checkpoint
 from unmask.engine.catalogue import document, entries, entry
 from unmask.engine.own import DEFAULT_METHOD
 from unmask.models.names import EMBEDDED
@@ -52,7 +52,7 @@ def test_what_is_published_says_what_it_replaces() -> None:
 @pytest.mark.parametrize("name", ["sdar-1.7b", "JetLM/SDAR-1.7B-Chat"])
 def test_sampling_numbers_are_shown_and_never_applied(cache: Path, name: str) -> None:
     assert entry(name).sampling == {}
-    folder = cache / "models--JetLM--SDAR-1.7B-Chat" / "snapshots" / "0123"
+    folder = cache / "models--JetLM--SDAR-1.7B-Chat" / "snapshots" / COMMIT
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "eos_token_id": [22]}')
     assert entry(name).sampling == {"temperature": 0.6, "top_k": 20}
     method = unmask.generate(unmask.load(name), [[1, 2]], max_new_tokens=8)[0].method

@@ -68,7 +68,7 @@ def test_a_machine_that_says_nothing_refuses_nothing(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("kind", "left", "said"),
     [
-        ("bf16", 8 * GB, ['weights="int4" (--weights int4) needs 6.8 GB', "of smaller models sdar-1.7b (4.7 GB) fits"]),
+        ("bf16", 8 * GB, ['weights="int4" (--weights int4) needs 7.5 GB', "of smaller models sdar-1.7b (4.7 GB) fits"]),
         ("bf16", 12 * GB, ['weights="int8"', "of smaller models sdar-4b"]),
         ("int4", 5 * GB, ["as int4", "no smaller type fits", "of smaller models sdar-4b"]),
         ("fp32", GB // 10, ["no smaller type fits", "of smaller models unmask-tiny fits"]),
@@ -116,7 +116,7 @@ def test_of_another_repository_the_config_decides_before_the_weights_are_fetched
     folder = checkpoint(tmp_path / "toy", "llada")
     asked: list[list[str]] = []
 
-    def fetched(name: str, allow_patterns: list[str]) -> str:
+    def fetched(name: str, *, allow_patterns: list[str], **others: object) -> str:
         asked.append(allow_patterns)
         return str(folder)
 

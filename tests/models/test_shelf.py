@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import unmask
+from unmask.data.hub import Repository
 from unmask.engine.own import check, default_method
 from unmask.models import TABLE, memory, own
 from unmask.models.loading import build
@@ -18,6 +19,7 @@ from unmask.models.names import EMBEDDED, on_shelf, resolve
 from unmask.models.shelf import Known, find, parse, published, shelf
 from unmask.models.toy import CONFIGS, toy
 
+COMMIT = "0123456789" * 4
 ROWS = list(shelf().values())
 WHOLE: list[dict[str, Any]] = [
     {"source": "its card", "read": "2026-11-26", "hub_id": "owner/model", "family": "llada"},
@@ -105,7 +107,9 @@ def test_what_was_published_exists(row: Known) -> None:
 
 
 def test_names() -> None:
-    assert resolve("SDAR-1.7B") == resolve("sdar-1.7b") == "JetLM/SDAR-1.7B-Chat"
+    assert resolve("SDAR-1.7B") == resolve("sdar-1.7b") == Repository("JetLM/SDAR-1.7B-Chat")
+    assert resolve("sdar-1.7b@v2") == Repository("JetLM/SDAR-1.7B-Chat", "v2")
+    assert on_shelf("sdar-1.7b@v2") is find("sdar-1.7b")
     assert on_shelf("JetLM/SDAR-1.7B-Chat") is find("sdar-1.7b") is not None
     assert on_shelf("JetLM/SDAR-1.7B-Chat-b16") is None
     for name in EMBEDDED:
@@ -139,9 +143,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for repository, family in (("Dream-org--Dream-v0-Instruct-7B", "dream"), ("JetLM--SDAR-1.7B-Chat", "sdar")):
         place = tmp_path / f"models--{repository}"
-        checkpoint(place / "snapshots" / "0123", family)
+        checkpoint(place / "snapshots" / COMMIT, family)
         (place / "refs").mkdir()
-        (place / "refs" / "main").write_text("0123")
+        (place / "refs" / "main").write_text(COMMIT)
     return tmp_path
 
 
@@ -172,7 +176,7 @@ def test_the_published_method_decodes_where_none_is_named(cache: Path) -> None:
 
 
 def test_what_a_folder_says_itself_comes_first(cache: Path) -> None:
-    folder = cache / "models--Dream-org--Dream-v0-Instruct-7B" / "snapshots" / "0123"
+    folder = cache / "models--Dream-org--Dream-v0-Instruct-7B" / "snapshots" / COMMIT
     choices = {
         "method": "fast-dllm",
         "presets": {"r2-dllm": {"temporal.threshold": 0.6}},
@@ -189,7 +193,7 @@ def test_what_a_folder_says_itself_comes_first(cache: Path) -> None:
 
 def test_a_copy_is_another_model(cache: Path, tmp_path: Path) -> None:
     """Whatever its folder is called: it may have been trained further."""
-    folder = cache / "models--Dream-org--Dream-v0-Instruct-7B" / "snapshots" / "0123"
+    folder = cache / "models--Dream-org--Dream-v0-Instruct-7B" / "snapshots" / COMMIT
     copy = tmp_path / "Dream-org" / "Dream-v0-Instruct-7B"
     shutil.copytree(folder, copy)
     assert published(folder) is not None

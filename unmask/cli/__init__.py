@@ -139,5 +139,8 @@ def report(error: Exception) -> int:
     if isinstance(error, UnmaskError):
         print(f"error: {line}", file=sys.stderr)
         return 1 if isinstance(error, LogitsError) else 2
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     print(f"error: {type(error).__name__}: {line} (--traceback shows where)", file=sys.stderr)
     return 1

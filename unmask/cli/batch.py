@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    AddBos,
     Device,
     Dtype,
     Json,
@@ -18,6 +19,7 @@ from unmask.cli.choose import (
     Settings,
     Stop,
     Temperature,
+    Template,
     TopK,
     TopP,
     own_method,
@@ -45,6 +47,8 @@ def command(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     keep: Annotated[str, typer.Option(help="Keys of the input to copy to the output, separated by commas.")] = "",
     steps: Annotated[
         bool, typer.Option("--steps", help="Tell of each token its forward, its rule and its confidence, as `steps`.")
@@ -81,6 +85,8 @@ def command(
         stop=tuple(stop or ()),
         keep=tuple(key for key in keep.split(",") if key),
         steps=steps,
+        chat_template=chat_template,
+        add_bos=add_bos,
     )
     began = time.perf_counter()
     with progress() as display:

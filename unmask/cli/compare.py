@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, NewTokens, read_methods
+from unmask.cli.choose import (
+    METHODS,
+    AddBos,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    NewTokens,
+    Template,
+    read_methods,
+)
 
 if TYPE_CHECKING:
     from unmask.engine.request import Completion
@@ -20,6 +30,8 @@ def command(
     ] = METHODS,
     model: Model = "unmask-tiny",
     max_new_tokens: NewTokens = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -29,7 +41,7 @@ def command(
 
     import unmask
 
-    denoiser = unmask.load(model, device=device, dtype=dtype)
+    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
     for method in chosen.values():  # warm-up: the first forwards of a process are slower than later ones
         unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)
     done = {

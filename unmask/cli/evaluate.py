@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, read_sweep
+from unmask.cli.choose import (
+    METHODS,
+    AddBos,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Template,
+    read_sweep,
+)
 from unmask.cli.console import progress
 from unmask.errors import ConfigError, require
 
@@ -66,6 +75,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the choice of items.")] = 0,
     shots: Shots = None,
     max_new_tokens: Length = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
     sweep: Sweep = None,
     ablation: Ablation = False,
@@ -97,7 +108,7 @@ def command(
     from unmask.models.loading import fingerprint, locate
 
     problems = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
-    denoiser = unmask.load(model, device=device, dtype=dtype)
+    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
     weights = fingerprint(locate(model))
     folder = output or _folder(denoiser, problems, chosen, weights, batch, max_new_tokens)
     setup = _Setup(model=denoiser, task=problems, weights=weights, batch=batch, folder=folder)
@@ -130,7 +141,8 @@ def _folder(
 
     settings = [completed(model, method).to_dict() for method in methods.values()]
     items = [[item.id, item.prompt] for item in task.items]
-    key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens])
+    asked = [model.prompting.to_dict()] if model.prompting.to_dict() else []
+    key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens, *asked])
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
 
 

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, own_method, read_settings
+from unmask.cli.choose import (
+    AddBos,
+    Device,
+    Dtype,
+    Model,
+    Settings,
+    Template,
+    TensorParallel,
+    loaded,
+    own_method,
+    read_settings,
+)
 from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
@@ -22,6 +33,8 @@ def command(
         int | None,
         typer.Option(min=1, help="Tokens per answer if the request gives no number; default: the model's own, or 128."),
     ] = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name in the API; default: its own.")] = None,
@@ -113,6 +126,8 @@ def command(
             model=model,
             dtype=dtype,
             graphs=graphs,
+            chat_template=chat_template,
+            add_bos=add_bos,
             replicas=replicas,
             gpus=_gpus(device),
             drain_seconds=drain_seconds,
@@ -120,7 +135,15 @@ def command(
             limits=limits,
         )
         return _run_replicas(plan, host, port)
-    whole = loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel, graphs=graphs)
+    whole = loaded(
+        model,
+        device=device,
+        dtype=dtype,
+        tensor_parallel=tensor_parallel,
+        graphs=graphs,
+        chat_template=chat_template,
+        add_bos=add_bos,
+    )
     with whole as denoiser, listen(host, port) as socket:
         log_to_stderr()
         _announce(denoiser.name, host, socket.getsockname()[1], keyless=not options.api_keys)

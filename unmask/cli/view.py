@@ -1,17 +1,27 @@
 """`unmask view`: a decode, or two side by side, as a page to open or in the terminal."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, NewTokens, read_methods
+from unmask.cli.choose import (
+    AddBos,
+    Device,
+    Dtype,
+    Model,
+    NewTokens,
+    Template,
+    read_methods,
+)
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
 
 if TYPE_CHECKING:
+    from unmask.methods.method import Method
+    from unmask.models.denoiser import Denoiser
     from unmask.view.trace import Trace
 
 METHODS = "r2-dllm,fast-dllm"
@@ -26,6 +36,8 @@ def command(
     methods: Annotated[str, typer.Option(help="One or two presets or settings files, separated by a comma.")] = METHODS,
     model: Model = "unmask-tiny",
     max_new_tokens: NewTokens = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -36,7 +48,12 @@ def command(
 
         traces = [trace for subject in subjects for trace in read(Path(subject))]
     elif len(subjects) == 1:
-        traces = _decode(subjects[0], methods, model, max_new_tokens, device, dtype)
+        import unmask
+
+        def load() -> "Denoiser":
+            return unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
+
+        traces = _decode(subjects[0], read_methods(methods), load, max_new_tokens)
     else:
         raise ConfigError("give one prompt in quotes, or trace files alone")
     if output is not None:
@@ -76,8 +93,9 @@ def _is_file(subject: str) -> bool:
     return os.path.isfile(subject) or (subject.endswith(".json") and len(subject.split()) == 1)
 
 
-def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, device: str, dtype: str) -> list["Trace"]:
-    chosen = read_methods(methods)
+def _decode(
+    prompt: str, chosen: "Mapping[str, Method]", load: "Callable[[], Denoiser]", max_new_tokens: int | None
+) -> list["Trace"]:
     if len(chosen) > 2:
         raise ConfigError(f"--methods names {len(chosen)} methods: two are shown side by side at most")
 
@@ -85,7 +103,7 @@ def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, d
     from unmask.engine.own import completed, default_new_tokens
     from unmask.view.trace import Recorder
 
-    denoiser, traces = unmask.load(model, device=device, dtype=dtype), []
+    denoiser, traces = load(), []
     for name, method in chosen.items():
         length = max_new_tokens or completed(denoiser, method).max_new_tokens or default_new_tokens(denoiser)
         recorder = Recorder(denoiser, length)

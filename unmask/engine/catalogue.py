@@ -17,7 +17,7 @@ from unmask.engine.own import default_method_of
 from unmask.errors import ModelError
 from unmask.methods import load
 from unmask.models import TABLE, memory, own
-from unmask.models.loading import build, cached, choices, read_json
+from unmask.models.loading import build, choices, read_json
 from unmask.models.names import EMBEDDED, on_shelf, resolve
 from unmask.models.room import free, laid_out
 from unmask.models.shape import Shape
@@ -112,7 +112,7 @@ def entry(name: str) -> Entry:
     place = resolve(name)
     if isinstance(place, Path):
         return _here(name, place)
-    told, folder = on_shelf(name), cached(place)
+    told, folder = on_shelf(name), place.cached("config.json")
     if told is not None:
         return _published(told)
     if folder is not None:
@@ -122,7 +122,7 @@ def entry(name: str) -> Entry:
 
 def _published(told: Known) -> Entry:
     facts = [Said(name, *fact) for name, fact in told.facts.items() if name != "config"]
-    network, config, folder = told.network, told.facts.get("config"), cached(told.hub_id)
+    network, config, folder = told.network, told.facts.get("config"), told.repository.cached("config.json")
     if network is not None and config is not None:
         facts += [Said(name, value, config.source, config.read) for name, value in _sizes(*network).items()]
     said = {fact.name: fact.value for fact in facts}

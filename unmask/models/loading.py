@@ -13,16 +13,16 @@ import torch
 
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, memory, own, packed, parallel
+from unmask.models import REFUSED, TABLE, commit_head, fetching, memory, names, own, parallel
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.family import network_class as network_class
 from unmask.models.names import EMBEDDED as EMBEDDED
-from unmask.models.names import on_shelf, resolve
 from unmask.models.network import Network
 from unmask.models.room import TYPES, require_room
 from unmask.models.share import share
 from unmask.models.shelf import published
+from unmask.models.steps import steps
 from unmask.models.weights import fill
 from unmask.models.weights import read_json as read_json
 from unmask.models.weights import shards as shards
@@ -31,17 +31,18 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_WEIGHTS = ["*.safetensors"]
-_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def load(
     name: str | Path = "unmask-tiny",
     *,
+    revision: str | None = None,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
+    chat_template: bool = True,
+    add_bos: bool = False,
 ) -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, one of a short name, or a Hugging Face id.
 
@@ -50,15 +51,19 @@ def load(
     Args:
         name: "unmask-tiny", what it was trained from ("unmask-tiny-base"), the latter tuned as R2-dLLM does ("unmask-tiny-r2"),
             the block-causal "unmask-tiny-block", a path, a short name such as "sdar-1.7b" (`unmask models` lists them), or an
-            id such as "GSAI-ML/LLaDA-8B-Instruct".
+            id such as "GSAI-ML/LLaDA-8B-Instruct"; the last two with or without "@revision".
+        revision: a branch, tag or commit of what is on the hub, as "@revision" behind its name.
         device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
         graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
+        chat_template: a string becomes the user's turn of a chat where the tokenizer has a template. False, for a base model:
+            it is continued as it is.
+        add_bos: every prompt begins with the tokenizer's BOS token, as papers ask base models.
 
     Raises:
-        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
+        ConfigError: a device, dtype or BOS token that is not there; processes that cannot share the model evenly.
         ModelError: no such model, one that needs more memory than is free, an unknown architecture, a file that cannot be read,
             a tensor missing or misshapen, a commit head of other weights.
 
@@ -66,7 +71,8 @@ def load(
     2
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
-    folder, network = _fitting(str(name), place, kind, mine.processes)
+    name = str(name) if revision is None else _at(str(name), revision)
+    folder, network = _fitting(name, place, kind, mine.processes)
     if mine.group is not None:
         parallel.split(network, mine)
     fill(network, folder, device=place, dtype=kind)
@@ -80,10 +86,19 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
-        steps=packed.steps(network),
+        steps=steps(network),
         own=own.read(folder, published(folder)),
         head=_head(folder, network, place),
-    )
+    ).asked(chat_template=chat_template, add_bos=add_bos)
+
+
+def _at(name: str, revision: str) -> str:
+    """A hub id at a revision. Raises ConfigError for what has none."""
+    if isinstance(names.resolve(name), Path):
+        raise ConfigError(f"revision '{revision}': {name} is no hub id, and only those have revisions")
+    if "@" in name:
+        raise ConfigError(f"revision '{revision}': {name} names one already; leave one of the two out")
+    return f"{name}@{revision}"
 
 
 def _fitting(name: str, device: torch.device, dtype: torch.dtype | None, shares: int) -> tuple[Path, Network]:
@@ -91,7 +106,7 @@ def _fitting(name: str, device: torch.device, dtype: torch.dtype | None, shares:
 
     Raises ModelError where it cannot fit: by what the shelf says of it, and by its config, before its weights are fetched.
     """
-    told = on_shelf(name)
+    told = names.on_shelf(name)
     asked = next((short for short, type in TYPES.items() if type == dtype), None)
     if told is not None and told.shape is not None:
         require_room(told.shape, name=name, kind=asked or "bf16", device=device, shares=shares)
@@ -104,7 +119,8 @@ def _fitting(name: str, device: torch.device, dtype: torch.dtype | None, shares:
 
 def _stored(folder: Path, network: Network) -> str:
     """The type of a checkpoint's weights, by the size of their files; bf16 where there are none yet."""
-    size = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern) if path.name != commit_head.FILE)
+    found = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    size = sum(path.stat().st_size for path in found if path.name != commit_head.FILE)
     each = size / memory.parameters(network.shape).total
     return "fp64" if each > 6 else "fp32" if each > 3 else "bf16"
 
@@ -114,20 +130,12 @@ def choices(name: str) -> own.Own:
 
     Raises ModelError where there is no such model.
     """
-    told = on_shelf(name)
+    told = names.on_shelf(name)
     if told is None:
         folder = locate(name, weights=False)
         return own.read(folder, published(folder))
-    here = cached(told.hub_id)
+    here = told.repository.cached("config.json")
     return own.Own(published=told.own) if here is None else own.read(here, told.own)
-
-
-def cached(hub_id: str) -> Path | None:
-    """The folder of the hub's cache that holds a repository, if one does."""
-    from huggingface_hub import try_to_load_from_cache
-
-    here = try_to_load_from_cache(hub_id, "config.json")
-    return Path(here).parent if isinstance(here, str) else None
 
 
 def described(name: str) -> Denoiser:
@@ -171,22 +179,14 @@ def _dtype(name: str | torch.dtype) -> torch.dtype | None:
 
 
 def locate(name: str, *, weights: bool = True) -> Path:
-    """The folder of a model; without `weights` it may still lack them. Raises ModelError if there is none to be had."""
-    found = resolve(name)
-    if isinstance(found, Path):
-        _refuse_adapter(found)
-        return found
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    """The folder of a model; of one on the hub without its weights where only its facts are wanted.
 
-    try:
-        return Path(snapshot_download(found, allow_patterns=[*_FILES, *(_WEIGHTS if weights else ())]))
-    except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"no model '{name}' on the Hugging Face hub, nor a folder of that name here") from None
-    except (LocalEntryNotFoundError, OSError, RuntimeError) as error:
-        # The hub's client wraps whatever its HTTP library raised; the first line says it.
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
-        raise ModelError(f"cannot download '{name}': offline, or the hub does not answer ({reason})") from None
+    Raises ModelError if there is none to be had.
+    """
+    found = names.resolve(name)
+    folder = found if isinstance(found, Path) else fetching.fetch(found, weights=weights)
+    _refuse_adapter(folder)
+    return folder
 
 
 def _refuse_adapter(folder: Path) -> None:

@@ -123,7 +123,7 @@ def weights(shape: Shape, kind: str, *, rest: str = "bf16") -> int:
 
     >>> from unmask.models.shelf import find
     >>> [round(weights(find("llada-8b").shape, kind) / 1e9, 1) for kind in ("bf16", "int8", "int4")]
-    [16.0, 9.1, 5.8]
+    [16.0, 9.1, 6.4]
     """
     found = parameters(shape)
     if kind in SIZES:

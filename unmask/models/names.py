@@ -5,42 +5,42 @@ import warnings
 from importlib import resources
 from pathlib import Path
 
+from unmask.data.hub import Repository, named
 from unmask.errors import ModelError
 from unmask.models.shelf import Known, find, shelf
 
 EMBEDDED = ("unmask-tiny", "unmask-tiny-base", "unmask-tiny-r2", "unmask-tiny-block")
 
 
-def resolve(name: str) -> Path | str:
-    """The folder of a model that is here, or the hub's id of one that is not. Raises ModelError for a name of neither kind.
+def resolve(name: str) -> Path | Repository:
+    """The folder of a model that is here, or the repository of one that is not. Raises ModelError for a name of neither kind.
 
     A folder comes before a short name; that it hides one is said in a warning.
 
-    >>> resolve("llada-8b"), resolve("someone/model")
-    ('GSAI-ML/LLaDA-8B-Instruct', 'someone/model')
+    >>> str(resolve("llada-8b")), str(resolve("someone/model@main"))
+    ('GSAI-ML/LLaDA-8B-Instruct', 'someone/model@main')
     >>> resolve("llada-8")
     Traceback (most recent call last):
     unmask.errors.ModelError: no model 'llada-8' (did you mean 'llada-8b', 'r2-llada-8b' or 'llada-moe'?): not a folder here;
     embedded: unmask-tiny, unmask-tiny-base, unmask-tiny-r2, unmask-tiny-block; `unmask models` lists more; a hub id looks like
-    owner/name
+    owner/name, or owner/name@revision
     """
     if name in EMBEDDED:
         return Path(str(resources.files("unmask") / "assets" / name))
-    folder, known = Path(name).expanduser(), find(name)
+    folder, (short, _, revision) = Path(name).expanduser(), name.partition("@")
+    known = find(short)
     if folder.is_dir():
         if known is not None:
-            warnings.warn(
-                f"'{name}' is the folder of that name here; the model of that short name is {known.hub_id}", stacklevel=2
-            )
+            said = f"'{name}' is the folder of that name here; the model of that short name is {known.hub_id}"
+            warnings.warn(said, stacklevel=2)
         return folder
-    if known is not None:
-        return known.hub_id
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    found = named(name, "model") if known is None else Repository(known.hub_id, revision or None)
+    if found is None:
         raise ModelError(
             f"no model '{name}'{_near(name)}: not a folder here; embedded: {', '.join(EMBEDDED)}; `unmask models` lists more; "
-            "a hub id looks like owner/name"
+            "a hub id looks like owner/name, or owner/name@revision"
         )
-    return name
+    return found
 
 
 def on_shelf(name: str) -> Known | None:
@@ -50,7 +50,9 @@ def on_shelf(name: str) -> Known | None:
     ('dream-7b', None)
     """
     found = resolve(name)
-    return next((model for model in shelf().values() if model.hub_id == found), None) if isinstance(found, str) else None
+    if isinstance(found, Path):
+        return None
+    return next((model for model in shelf().values() if model.hub_id == found.name), None)
 
 
 def _near(name: str) -> str:

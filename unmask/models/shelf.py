@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from unmask.data.hub import Repository
 from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError, unknown
 from unmask.models import TABLE
@@ -60,6 +61,10 @@ class Known:
     @property
     def hub_id(self) -> str:
         return str(self.facts["hub_id"].value)
+
+    @property
+    def repository(self) -> Repository:
+        return Repository(self.hub_id)
 
     @functools.cached_property
     def network(self) -> tuple[Shape, ModelSpec] | None:

@@ -46,6 +46,7 @@ class Plan:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
         graphs: whether block forwards are replayed as CUDA graphs.
+        chat_template, add_bos: how texts become prompts, as for `unmask.load`.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
         max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
         gpus: of each replica, 0.5 to share one; None: one if the cluster has any, else none.
@@ -58,6 +59,8 @@ class Plan:
     model: str = "unmask-tiny"
     dtype: str = "auto"
     graphs: bool = True
+    chat_template: bool = True
+    add_bos: bool = False
     replicas: int = 1
     max_replicas: int | None = None
     gpus: float | None = None
@@ -167,7 +170,14 @@ def _application(plan: Plan, device: str) -> FastAPI:
     from unmask.serve.log import log_to_stderr
 
     log_to_stderr()
-    model = load(plan.model, device=device, dtype=plan.dtype, graphs=plan.graphs)
+    model = load(
+        plan.model,
+        device=device,
+        dtype=plan.dtype,
+        graphs=plan.graphs,
+        chat_template=plan.chat_template,
+        add_bos=plan.add_bos,
+    )
     made = create_app(Engine(model, plan.limits), plan.options)
     made.add_middleware(_Disconnects)
     return made
