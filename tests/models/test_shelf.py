@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 import unmask
 from unmask.data.hub import Repository
-from unmask.engine.own import check, default_method
+from unmask.cli.calibrate import _save as save
+from unmask.engine.own import check, completed, default_method
 from unmask.models import TABLE, memory, own
-from unmask.models.loading import build
+from unmask.models.loading import build, described
 from unmask.models.names import EMBEDDED, on_shelf, resolve
 from unmask.models.shelf import Known, find, parse, published, shelf
 from unmask.models.toy import CONFIGS, toy
@@ -189,6 +190,18 @@ def test_what_a_folder_says_itself_comes_first(cache: Path) -> None:
     method = used(model, "r2-dllm")
     assert method.temporal == unmask.method("r2-dllm", temporal_threshold=0.6).temporal
     assert method.token_cluster == unmask.method("r2-dllm", token_threshold=0.85).token_cluster
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.8])
+def test_what_was_calibrated_holds_over_what_was_published(cache: Path, tmp_path: Path, threshold: float) -> None:
+    """Also where it is the preset's own value, 0.7, or the published one, and the folder moves."""
+    folder = cache / "models--Dream-org--Dream-v0-Instruct-7B" / "snapshots" / COMMIT
+    facts = described("dream-7b")
+    certified = completed(facts, unmask.method("r2-dllm", temporal_threshold=threshold))
+    save(folder / own.FILE, "r2-dllm", certified, facts)
+    shutil.copytree(folder, tmp_path / "moved")
+    for model in (unmask.load("dream-7b"), unmask.load(tmp_path / "moved")):
+        assert used(model, "r2-dllm") == certified.change(max_new_tokens=32)
 
 
 def test_a_copy_is_another_model(cache: Path, tmp_path: Path) -> None:

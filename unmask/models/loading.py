@@ -108,12 +108,11 @@ def _fitting(name: str, device: torch.device, dtype: torch.dtype | None, shares:
     """
     told = names.on_shelf(name)
     asked = next((short for short, type in TYPES.items() if type == dtype), None)
-    if told is not None and told.shape is not None:
+    if told is not None and told.shape is not None and told.repository.cached("config.json") is None:
         require_room(told.shape, name=name, kind=asked or "bf16", device=device, shares=shares)
     folder = locate(name, weights=False)
     network = build(read_json(folder / "config.json"), folder)
-    if told is None or told.shape is None:
-        require_room(network.shape, name=name, kind=asked or _stored(folder, network), device=device, shares=shares)
+    require_room(network.shape, name=name, kind=asked or _stored(folder, network), device=device, shares=shares)
     return locate(name), network
 
 
