@@ -55,6 +55,7 @@ HOMES = {
     "prometheus_client": {"serve"},
     "ray": {"serve"},
     "pyarrow": {"serve", "train"},
+    "torchao": {"models"},
 }
 
 

@@ -15,14 +15,14 @@ import torch
 
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, own, packed, parallel
+from unmask.models import REFUSED, TABLE, commit_head, lora, own, packed, parallel, quantise, quantised
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
 from unmask.models.share import share
+from unmask.models.stored import read_json as read_json
+from unmask.models.stored import shards as shards
 from unmask.models.weights import fill
-from unmask.models.weights import read_json as read_json
-from unmask.models.weights import shards as shards
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,6 +37,8 @@ def load(
     *,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
+    weights: str | None = None,
+    adapter: str | Path | None = None,
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
 ) -> Denoiser:
@@ -44,29 +46,40 @@ def load(
 
     Args:
         name: "unmask-tiny", what it was trained from ("unmask-tiny-base"), the latter tuned as R2-dLLM does ("unmask-tiny-r2"),
-            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct".
+            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct". A folder of an adapter
+            alone is loaded with the base that it names.
         device: "auto" takes the current CUDA device if there is one, else the CPU.
-        dtype: "auto" takes the checkpoint's own; or float32, bfloat16, float16, float64.
+        dtype: "auto" takes the checkpoint's own, on a GPU without bfloat16 float16 in its place; or float32, bfloat16,
+            float16, float64.
+        weights: "int8", "int4" or "fp8" quantise the layers' matrices while they are read (models/quantise.py); None leaves
+            them as the checkpoint has them.
+        adapter: a folder of LoRA in peft's files, merged into the checkpoint's tensors while they are read (models/lora.py).
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
         graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
 
     Raises:
-        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly.
-        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, a commit
-            head of other weights.
+        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly; weights that are
+            quantised already.
+        ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, an
+            adapter of another model, a mask that config and tokenizer do not agree on, a commit head of other weights.
 
     >>> load("unmask-tiny").spec.mask_id
     2
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
-    folder = locate(str(name))
+    quantise.check(weights)
+    folder, change = resolve(str(name), adapter)
     network = build(read_json(folder / "config.json"), folder)
     if mine.group is not None:
+        if weights is not None:
+            raise ConfigError(f"weights={weights!r} and tensor_parallel: quantised weights are not shared, so use one of them")
         parallel.split(network, mine)
-    fill(network, folder, device=place, dtype=kind)
+    merged = None if change is None else lora.Adapter(change)
+    fill(network, folder, device=place, dtype=kind, weights=weights, adapter=merged)
     reader = tokenizer(folder, network.tokenizers)
     if reader is not None:
+        _require_one_mask(network, reader, folder)
         vocabulary = reader.get_vocab()
         turns = tuple(vocabulary[token] for token in network.turn_ends if token in vocabulary)
         network.spec = replace(network.spec, turn_ids=tuple(turn for turn in turns if turn not in network.spec.eos_ids))
@@ -75,9 +88,9 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
-        steps=packed.steps(network),
+        steps=(*quantised.steps(network), *packed.steps(network)),
         own=own.read(folder),
-        head=_head(folder, network, place),
+        head=None if change is not None else _head(folder, network, place),  # with an adapter it is another model
     )
 
 
@@ -89,10 +102,20 @@ def described(name: str) -> Denoiser:
     >>> described("unmask-tiny-block").spec.block
     8
     """
-    folder = locate(name)
+    folder, change = resolve(name)
     network = build(read_json(folder / "config.json"), folder)
-    head = _head(folder, network, torch.device("cpu"))
+    head = None if change is not None else _head(folder, network, torch.device("cpu"))
     return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder), head=head)
+
+
+def _require_one_mask(network: Network, reader: Any, folder: Path) -> None:
+    """Raises ModelError where the tokenizer names another mask than the network's: every answer would be garbage."""
+    mask, said = network.spec.mask_id, reader.mask_token_id
+    if said is not None and said != mask:
+        raise ModelError(
+            f"{folder}: mask_token_id of config.json is {mask} ({reader.convert_ids_to_tokens(mask)!r}), but the tokenizer's "
+            f"mask token {reader.mask_token!r} is {said}: correct the one that is wrong"
+        )
 
 
 def _head(folder: Path, network: Network, device: torch.device) -> CommitHead | None:
@@ -148,22 +171,57 @@ def locate(name: str) -> Path:
 
 def _refuse_adapter(folder: Path) -> None:
     """Raises ModelError for a folder of an adapter alone."""
-    adapter = folder / "adapter_config.json"
-    if adapter.exists() and not (folder / "config.json").exists():
-        base = read_json(adapter).get("base_model_name_or_path")
+    if lora.is_adapter(folder):
+        base = read_json(folder / lora.CONFIG).get("base_model_name_or_path")
         raise ModelError(
             f"{folder} holds an adapter for {base}, which is not a model by itself: merge the two with "
-            f"`unmask train merge --set model={base} --set output={folder}` and load {folder / 'merged'}"
+            f"`unmask train merge --set model={base} --set output={folder}` and take {folder / 'merged'}"
         )
+
+
+def resolve(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | None]:
+    """The folder of a model and the folder of the adapter that is merged into it, None where there is none.
+
+    A name that is an adapter's stands for both. Raises ModelError where there is no such model or no such adapter.
+    """
+    own = Path(name).expanduser()
+    found = own if name not in EMBEDDED and own.is_dir() and lora.is_adapter(own) else locate(name)
+    if not lora.is_adapter(found):
+        if adapter is None:
+            return found, None
+        given = Path(adapter).expanduser()
+        if not (given / lora.CONFIG).exists():
+            raise ModelError(f"{given}: no {lora.CONFIG} there; an adapter is a folder as peft saves it")
+        return found, given
+    if adapter is not None:
+        raise ConfigError(f"{name} is an adapter itself: name its base as the model to merge {adapter} into it")
+    base = lora.Adapter(found).base
+    if not Path(base).is_dir() and Path(base).name in EMBEDDED:  # trained here, on another machine
+        base = Path(base).name
+    try:
+        return locate(base), found
+    except ModelError as error:
+        raise ModelError(
+            f"{found} is an adapter for {base}, which is not to be had ({error}): name the base as the model "
+            "and this folder as the adapter"
+        ) from None
+
+
+def identity(name: str, adapter: str | Path | None = None, weights: str | None = None) -> str:
+    """Which numbers a model decodes with, for files that must not mix those of two: fingerprint, adapter, kind of weights."""
+    folder, change = resolve(name, adapter)
+    merged = "" if change is None else f"+{fingerprint(change)}"
+    return f"{fingerprint(folder)}{merged}{'' if weights is None else f'-{weights}'}"
 
 
 def fingerprint(folder: Path) -> str:
     """Which model a folder holds: SHA-256 over config.json and, of every weights file, name, size and both ends.
 
-    A commit head is no part of that: it says itself which model it is for.
+    A commit head is no part of that: it says itself which model it is for. Of a folder of an adapter, its files.
     """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(set(folder.glob("*.safetensors")) - {folder / commit_head.FILE}):
+    digest = hashlib.sha256((folder / (lora.CONFIG if lora.is_adapter(folder) else "config.json")).read_bytes())
+    found = set(folder.glob("*.safetensors")) - {folder / commit_head.FILE}
+    for path in sorted(found or folder.glob("*.bin")):
         digest.update(f"{path.name} {path.stat().st_size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(1 << 20))
@@ -181,7 +239,8 @@ def network_class(architecture: str) -> type[Network]:
 
 def build(config: Mapping[str, Any], folder: Path) -> Network:
     """The network of a config, without memory behind its weights. The first architecture that it names decides."""
-    named = (config.get("architectures") or ["(none)"])[0]
+    architectures = config.get("architectures") or ["(none)"]
+    named = architectures if isinstance(architectures, str) else architectures[0]
     if named in REFUSED:
         raise ModelError(f"{folder / 'config.json'}: {named} is not supported: {REFUSED[named]}")
     if named not in TABLE:
