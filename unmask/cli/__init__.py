@@ -20,6 +20,7 @@ from unmask.cli import (
     fill,
     generate,
     methods,
+    quantize,
     reproduce,
     serve,
     tasks,
@@ -56,6 +57,7 @@ app.command("reproduce")(reproduce.command)
 app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
+app.command("quantize")(quantize.command)
 app.command("methods")(methods.command)
 app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")

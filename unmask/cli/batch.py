@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     Device,
     Dtype,
     Json,
@@ -20,6 +21,7 @@ from unmask.cli.choose import (
     Temperature,
     TopK,
     TopP,
+    Weights,
     own_method,
     read_method,
 )
@@ -59,6 +61,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer every line of IN.jsonl with a line of OUT.jsonl, on Ray.
 
@@ -73,6 +77,8 @@ def command(
         model=model,
         method=chosen,
         dtype=dtype,
+        weights=weights,
+        adapter=None if adapter is None else str(adapter),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json, Model, Settings, own_method, read_method
+from unmask.cli.choose import (
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Settings,
+    Weights,
+    own_method,
+    read_method,
+)
 from unmask.cli.console import progress
 from unmask.errors import ConfigError, require
 
@@ -57,6 +67,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Find the settings of a method with the fewest forwards that lose at most BUDGET points, with 95 % confidence.
 
@@ -76,7 +88,7 @@ def command(
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
     from unmask.methods.settings import ENDINGS
-    from unmask.models.loading import described, fingerprint, locate
+    from unmask.models.loading import described, identity
 
     method = method or own_method(model)
     facts = described(model)
@@ -95,11 +107,11 @@ def command(
         block=start.block_length if facts.spec.block is not None else None,
     )
     require("calibrating", "optuna", "eval")
-    denoiser = unmask.load(model, device=device, dtype=dtype)
-    weights = fingerprint(locate(model))
-    folder = folder or _folder(denoiser, plan, weights, batch)
+    denoiser = unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    numbers = identity(model, adapter, denoiser.weights)
+    folder = folder or _folder(denoiser, plan, numbers, batch)
     with writing(folder), _bar() as report:
-        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
+        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=numbers, batch=batch, report=report)
     of = Path(method).stem if Path(method).suffix in ENDINGS else method.replace(":", ".")
     name = f"{of}-{budget:g}"
     output = output or folder / f"{name}.yaml"

@@ -22,6 +22,12 @@ METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # the default of 
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Quantise the layers' matrices while they are read: int8, int4 or fp8. Default: as they are.")
+]
+Adapter = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="A folder of LoRA as peft saves it, merged into the model.")
+]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
     list[str] | None,
@@ -46,19 +52,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as t
 
 
 @contextmanager
-def loaded(model: str, *, device: str, dtype: str, tensor_parallel: bool, graphs: bool = True) -> Iterator["Denoiser"]:
+def loaded(
+    model: str,
+    *,
+    device: str,
+    dtype: str,
+    weights: str | None,
+    adapter: Path | None,
+    tensor_parallel: bool,
+    graphs: bool = True,
+) -> Iterator["Denoiser"]:
     """Load the model, whole or shared by torchrun's processes: only the first of them gets it, the others follow and exit."""
     import unmask
 
     if not tensor_parallel:
-        yield unmask.load(model, device=device, dtype=dtype, graphs=graphs)
+        yield unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter, graphs=graphs)
         return
 
     import torch
 
     from unmask.models.follow import follow, lead
 
-    shared = unmask.load(model, device=_joined(device), dtype=dtype, tensor_parallel=True)
+    place = _joined(device)
+    shared = unmask.load(model, device=place, dtype=dtype, weights=weights, adapter=adapter, tensor_parallel=True)
     # On an error the group stays open: closing it would wait for the other processes, which the launcher ends anyway.
     if torch.distributed.get_rank() != 0:
         follow(shared)

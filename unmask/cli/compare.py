@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import METHODS, Device, Dtype, Json, Model, NewTokens, read_methods
+from unmask.cli.choose import (
+    METHODS,
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    NewTokens,
+    Weights,
+    read_methods,
+)
 
 if TYPE_CHECKING:
     from unmask.engine.request import Completion
@@ -23,13 +33,15 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer PROMPT with several methods and show the cost of each."""
     chosen = read_methods(methods)
 
     import unmask
 
-    denoiser = unmask.load(model, device=device, dtype=dtype)
+    denoiser = unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter)
     for method in chosen.values():  # warm-up: the first forwards of a process are slower than later ones
         unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)
     done = {

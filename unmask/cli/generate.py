@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     Device,
     Dtype,
     Json,
@@ -22,6 +23,7 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    Weights,
     fields,
     loaded,
     own_method,
@@ -69,6 +71,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Answer PROMPT with one method."""
@@ -82,7 +86,9 @@ def command(
     from unmask.view.terminal import watching
     from unmask.view.trace import Recorder
 
-    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser:
+    with loaded(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, tensor_parallel=tensor_parallel
+    ) as denoiser:
         used = completed(denoiser, chosen)
         length = max_new_tokens or used.max_new_tokens or default_new_tokens(denoiser)
         watched = watching(denoiser, length, console()) if watch else contextlib.nullcontext(Recorder(denoiser, length))
@@ -109,5 +115,11 @@ def command(
             print(completion.text)
         print(f"[{name}{own_values(chosen, used)}] {spent(completion)}")
         return
-    about = {"method": name, "model": model, "query_tokens": completion.query_tokens, "settings": kept}
+    about = {
+        "method": name,
+        "model": model,
+        "weights": denoiser.weights,
+        "query_tokens": completion.query_tokens,
+        "settings": kept,
+    }
     print(json.dumps(fields(completion) | about))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json
+from unmask.cli.choose import (
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    Weights,
+)
 from unmask.cli.console import progress
 
 if TYPE_CHECKING:
@@ -40,6 +46,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer the tasks of the table in FILE with its methods and settings, and set the published numbers beside ours.
 
@@ -59,17 +67,24 @@ def command(
 
     import unmask
     from unmask.files import write_atomically, writing
-    from unmask.models.loading import fingerprint, locate
+    from unmask.models.loading import identity
 
     asked = kit.tasks(table, data, limit=limit, shots=shots)
     name = model or table.model
-    denoiser = unmask.load(name, device=device, dtype=dtype)
+    denoiser = unmask.load(name, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    numbers = identity(name, adapter, denoiser.weights)
     folder = output or Path("runs") / "reproduce" / file.stem / Path(name).name
     items = sum(len(task.items) * len(table.runnable(entry)) for entry, task in zip(table.entries, asked, strict=True))
     with writing(folder):
         with _bar(items) as report:
             outcomes = kit.reproduce(
-                denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
+                denoiser,
+                table,
+                asked,
+                folder=folder,
+                weights=numbers,
+                batch=batch,
+                report=report,
             )
         found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
         document, page = json.dumps(found), kit.markdown(found)

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, Settings, TensorParallel, loaded, own_method, read_settings
+from unmask.cli.choose import (
+    Adapter,
+    Device,
+    Dtype,
+    Model,
+    Settings,
+    TensorParallel,
+    Weights,
+    loaded,
+    own_method,
+    read_settings,
+)
 from unmask.errors import ConfigError, install
 
 if TYPE_CHECKING:
@@ -66,6 +77,8 @@ def command(
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     tensor_parallel: TensorParallel = False,
     graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
 ) -> None:
@@ -112,6 +125,8 @@ def command(
         plan = Plan(
             model=model,
             dtype=dtype,
+            weights=weights,
+            adapter=None if adapter is None else str(adapter),
             graphs=graphs,
             replicas=replicas,
             gpus=_gpus(device),
@@ -120,7 +135,15 @@ def command(
             limits=limits,
         )
         return _run_replicas(plan, host, port)
-    whole = loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel, graphs=graphs)
+    whole = loaded(
+        model,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        adapter=adapter,
+        tensor_parallel=tensor_parallel,
+        graphs=graphs,
+    )
     with whole as denoiser, listen(host, port) as socket:
         log_to_stderr()
         _announce(denoiser.name, host, socket.getsockname()[1], keyless=not options.api_keys)

@@ -1,13 +1,21 @@
 """`unmask view`: a decode, or two side by side, as a page to open or in the terminal."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Model, NewTokens, read_methods
+from unmask.cli.choose import (
+    Adapter,
+    Device,
+    Dtype,
+    Model,
+    NewTokens,
+    Weights,
+    read_methods,
+)
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
 
@@ -28,6 +36,8 @@ def command(
     max_new_tokens: NewTokens = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Show forward by forward how PROMPT is decoded, or replay a saved trace."""
     check_output(output)
@@ -36,7 +46,8 @@ def command(
 
         traces = [trace for subject in subjects for trace in read(Path(subject))]
     elif len(subjects) == 1:
-        traces = _decode(subjects[0], methods, model, max_new_tokens, device, dtype)
+        loading = {"device": device, "dtype": dtype, "weights": weights, "adapter": adapter}
+        traces = _decode(subjects[0], methods, model, max_new_tokens, loading)
     else:
         raise ConfigError("give one prompt in quotes, or trace files alone")
     if output is not None:
@@ -76,7 +87,7 @@ def _is_file(subject: str) -> bool:
     return os.path.isfile(subject) or (subject.endswith(".json") and len(subject.split()) == 1)
 
 
-def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, device: str, dtype: str) -> list["Trace"]:
+def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, loading: Mapping[str, Any]) -> list["Trace"]:
     chosen = read_methods(methods)
     if len(chosen) > 2:
         raise ConfigError(f"--methods names {len(chosen)} methods: two are shown side by side at most")
@@ -85,7 +96,7 @@ def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, d
     from unmask.engine.own import completed, default_new_tokens
     from unmask.view.trace import Recorder
 
-    denoiser, traces = unmask.load(model, device=device, dtype=dtype), []
+    denoiser, traces = unmask.load(model, **loading), []
     for name, method in chosen.items():
         length = max_new_tokens or completed(denoiser, method).max_new_tokens or default_new_tokens(denoiser)
         recorder = Recorder(denoiser, length)

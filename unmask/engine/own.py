@@ -11,7 +11,7 @@ from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.methods import TABLE, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.models.loading import locate
+from unmask.models.loading import folders
 from unmask.models.own import Own, read
 
 DEFAULT_METHOD = "r2-dllm"
@@ -31,7 +31,7 @@ def default_method(model: Denoiser) -> str:
 
 def default_method_of(name: str) -> str:
     """`default_method` of a model that is not loaded yet. Raises ModelError where there is no such model."""
-    own = read(locate(name))
+    own = read(folders(name)[0])
     check(own)
     return own.method or DEFAULT_METHOD
 

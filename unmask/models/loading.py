@@ -69,7 +69,7 @@ def load(
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
     quantise.check(weights)
-    folder, change = resolve(str(name), adapter)
+    folder, change = folders(str(name), adapter)
     network = build(read_json(folder / "config.json"), folder)
     if mine.group is not None:
         if weights is not None:
@@ -102,7 +102,7 @@ def described(name: str) -> Denoiser:
     >>> described("unmask-tiny-block").spec.block
     8
     """
-    folder, change = resolve(name)
+    folder, change = folders(name)
     network = build(read_json(folder / "config.json"), folder)
     head = None if change is not None else _head(folder, network, torch.device("cpu"))
     return Denoiser(network=network, tokenizer=None, name=name, own=own.read(folder), head=head)
@@ -179,7 +179,7 @@ def _refuse_adapter(folder: Path) -> None:
         )
 
 
-def resolve(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | None]:
+def folders(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | None]:
     """The folder of a model and the folder of the adapter that is merged into it, None where there is none.
 
     A name that is an adapter's stands for both. Raises ModelError where there is no such model or no such adapter.
@@ -209,7 +209,7 @@ def resolve(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | 
 
 def identity(name: str, adapter: str | Path | None = None, weights: str | None = None) -> str:
     """Which numbers a model decodes with, for files that must not mix those of two: fingerprint, adapter, kind of weights."""
-    folder, change = resolve(name, adapter)
+    folder, change = folders(name, adapter)
     merged = "" if change is None else f"+{fingerprint(change)}"
     return f"{fingerprint(folder)}{merged}{'' if weights is None else f'-{weights}'}"
 
@@ -270,6 +270,19 @@ def beside(folder: Path) -> Beside:
     )
 
 
+def _plain_config(folder: Path) -> Any:
+    """What a tokenizer may ask of config.json, without the import of all models; None: transformers looks for itself."""
+    from transformers import PreTrainedConfig
+
+    from unmask.models.hf_config import CONFIGS
+
+    path = folder / "config.json"
+    said = read_json(path) if path.exists() else {}
+    if said.get("model_type") not in CONFIGS:
+        return None
+    return PreTrainedConfig(name_or_path=str(folder), tokenizer_class=said.get("tokenizer_class"))
+
+
 def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
     """The folder's tokenizer through transformers, or None where there is none; `classes` stand in for remote code."""
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer_config.json").exists():
@@ -280,7 +293,7 @@ def tokenizer(folder: Path, classes: Mapping[str, str]) -> Any:
     named = read_json(settings).get("tokenizer_class") if settings.exists() else None
     kind = getattr(transformers, classes.get(named or "", "AutoTokenizer"))
     try:
-        made = kind.from_pretrained(str(folder), trust_remote_code=False)
+        made = kind.from_pretrained(str(folder), config=_plain_config(folder), trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from None
     # Clean-up removes spaces before punctuation, from code too, and changes text that a stream has sent.

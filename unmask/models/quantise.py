@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ def torchao() -> Any:
     """The module of torchao's tensors, imported now. Raises ConfigError where it is not installed."""
     require("a checkpoint of quantised weights", "torchao", "quant")
     with _quiet():
+        import torchao.core.config
         import torchao.prototype.safetensors.safetensors_support
         import torchao.quantization
     return torchao
@@ -89,7 +91,7 @@ def quantise(tensor: Tensor, weights: str) -> Tensor:
     >>> made.qdata.tolist(), made.dequantize().round(decimals=1).tolist()
     ([[32, -64, 127, 0]], [[1.0, -2.0, 4.0, 0.0]])
     """
-    return assembled((tensor[rows] for rows in slices(tensor.shape)), tensor.shape, weights)
+    return assembled((tensor[rows] for rows in slices(tensor.shape)), tensor.shape, weights, tensor.device)
 
 
 def slices(shape: Sequence[int]) -> list[slice]:
@@ -102,33 +104,31 @@ def slices(shape: Sequence[int]) -> list[slice]:
     return [slice(begin, min(begin + step, shape[0])) for begin in range(0, shape[0], step)]
 
 
-def assembled(pieces: Iterable[Tensor], shape: Sequence[int], weights: str) -> Tensor:
+def assembled(pieces: Iterable[Tensor], shape: Sequence[int], weights: str, device: torch.device) -> Tensor:
     """A quantised matrix, or a stack of them, of what comes of `slices(shape)` one after the other.
 
     Rows are quantised each by itself, so that the result does not depend on how many come at a time.
     """
     torchao()
     make = {"int8": _int8, "int4": _int4, "fp8": _fp8}[weights]
-    whole: dict[str, Tensor] = {}
+    # There before the first piece is read, so that what a piece takes besides leaves no holes in memory.
+    like = make(torch.empty(*shape[-2:], device="meta"))
+    whole = {part: torch.empty(*shape[:-2], *one.shape, dtype=one.dtype, device=device) for part, one in like.items()}
     begin, dtype = 0, torch.float32
     for piece in pieces:
-        if piece.dim() == 3:
-            matrices = [make(matrix) for matrix in piece]
-            parts: Parts = {part: torch.stack([matrix[part] for matrix in matrices]) for part in matrices[0]}
-        else:
-            parts = make(piece)
-        for part, some in parts.items():
-            along = _outputs(part, weights) if piece.dim() == 2 else 0
-            if begin == 0:
-                whole[part] = some.new_empty([*some.shape[:along], shape[0], *some.shape[along + 1 :]])
-            whole[part].narrow(along, begin, len(piece)).copy_(some)
+        for number, matrix in enumerate(piece if piece.dim() == 3 else [piece]):
+            for part, some in make(matrix).items():
+                if piece.dim() == 3:
+                    whole[part][begin + number] = some
+                else:
+                    whole[part].narrow(_outputs(part, weights), begin, len(piece)).copy_(some)
         begin, dtype = begin + len(piece), piece.dtype
     return _wrapped(weights, whole, dtype)
 
 
 def _outputs(part: str, weights: str) -> int:
-    """The dimension of a matrix's outputs in one of its parts: of int4, scales lie the other way round."""
-    return 1 if weights == "int4" and part != "qdata" else 0
+    """The dimension of the outputs in one of the parts: of int4, scales lie the other way round."""
+    return -1 if weights == "int4" and part != "qdata" else -2
 
 
 def _int8(rows: Tensor) -> Parts:
@@ -201,10 +201,11 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def rows_of(tensor: Tensor, rows: slice) -> Tensor:
-    """Some outputs of a quantised matrix, as a view."""
+    """Some outputs of a quantised matrix, or of each of a stack, as a view."""
     named = kind(tensor)
     assert named is not None
-    parts = {part: whole[:, rows] if _outputs(part, named) else whole[rows] for part, whole in parts_of(tensor).items()}
+    begin, end, _ = rows.indices(tensor.shape[-2])
+    parts = {part: whole.narrow(_outputs(part, named), begin, end - begin) for part, whole in parts_of(tensor).items()}
     return _wrapped(named, parts, tensor.dtype)
 
 
@@ -237,6 +238,25 @@ def dequantise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     q = torch.stack(((qdata << 4) >> 4, qdata >> 4), dim=-1).flatten(-2).unflatten(-1, (-1, GROUP))
     scale, zero = (parts[part].to(dtype).transpose(-1, -2)[..., None] for part in ("scale", "zero_point"))
     return (q.to(dtype) * scale + zero).flatten(-2)
+
+
+def to_file(name: str, tensor: Tensor) -> tuple[dict[str, Tensor], str]:
+    """What torchao writes of a tensor: its parts by their names in the file, and its line of the file's metadata."""
+    parts, metadata = torchao().prototype.safetensors.safetensors_support.flatten_tensor_state_dict({name: tensor})
+    return parts, metadata[name]
+
+
+def settings(weights: str) -> dict[str, Any]:
+    """The `quantization_config` of a config.json, as transformers writes it."""
+    module = torchao()
+    quantization = module.quantization
+    made = {
+        "int8": quantization.Int8DynamicActivationInt8WeightConfig,
+        "int4": partial(quantization.Int4WeightOnlyConfig, group_size=GROUP),
+        "fp8": quantization.Float8WeightOnlyConfig,
+    }[weights]()
+    described = module.core.config.config_to_dict(made)
+    return {"quant_method": "torchao", "quant_type": {"default": described}, "modules_to_not_convert": None}
 
 
 def from_file(name: str, stored: Mapping[str, Tensor], metadata: Mapping[str, str], shape: list[int]) -> Tensor:

@@ -175,8 +175,14 @@ class Stored:
             metadata.update(file.metadata)
         return found, metadata
 
+    def shape(self, name: str) -> list[int]:
+        """The shape of a tensor that is not stored in parts."""
+        return self._open(name).shape(name)
+
     def dtype(self, name: str) -> torch.dtype:
-        """The type of a tensor."""
+        """The type of a tensor that is not stored in parts, as it is read."""
+        if f"{name}{SCALES}" in self._where:
+            return torch.float32
         return self._open(name).dtype(name)
 
     def read(self, name: str, shape: Sequence[int], take: Take) -> Tensor:

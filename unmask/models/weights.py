@@ -59,7 +59,7 @@ def fill(
             dtype = suited(stored.dtype(piece.source), device)
         read = partial(_read, stored, piece, adapter, device, _kept(network, name, dtype))
         if weights is not None and name in matrices:
-            tensor = quantise.assembled(map(read, quantise.slices(_shape(piece))), _shape(piece), weights)
+            tensor = quantise.assembled(map(read, quantise.slices(_shape(piece))), _shape(piece), weights, device)
         else:
             tensor = read(slice(None))
         _place(network, name, piece, tensor)
@@ -144,7 +144,8 @@ def _already(folder: Path, weights: str | None, adapter: Adapter | None) -> str:
 def _from_parts(stored: Stored, piece: Piece, device: torch.device) -> Tensor:
     parts, metadata = stored.parts(piece.source)
     try:
-        return quantise.from_file(piece.source, parts, metadata, piece.shape).to(device)
+        tensor = quantise.from_file(piece.source, parts, metadata, piece.shape)
+        return (tensor if piece.take[-2] == slice(None) else quantise.rows_of(tensor, piece.take[-2])).to(device)
     except ModelError as error:
         raise ModelError(f"{stored.path(piece.source)}: {error}") from None
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import whole
-from unmask.models.loading import load, locate
+from unmask.models.loading import folders, load
 from unmask.serve.affinity import SHARES
 from unmask.serve.cluster import cluster
 from unmask.serve.front import PATH
@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
+        weights, adapter: as for `unmask.load`; all machines have the adapter's folder.
         graphs: whether block forwards are replayed as CUDA graphs.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
         max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
@@ -57,6 +58,8 @@ class Plan:
 
     model: str = "unmask-tiny"
     dtype: str = "auto"
+    weights: str | None = None
+    adapter: str | None = None
     graphs: bool = True
     replicas: int = 1
     max_replicas: int | None = None
@@ -167,7 +170,7 @@ def _application(plan: Plan, device: str) -> FastAPI:
     from unmask.serve.log import log_to_stderr
 
     log_to_stderr()
-    model = load(plan.model, device=device, dtype=plan.dtype, graphs=plan.graphs)
+    model = load(plan.model, device=device, dtype=plan.dtype, weights=plan.weights, adapter=plan.adapter, graphs=plan.graphs)
     made = create_app(Engine(model, plan.limits), plan.options)
     made.add_middleware(_Disconnects)
     return made
@@ -197,7 +200,7 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     A second signal ends it at once. Raises ConfigError where the machine has too little, ModelError where there is no such
     model, and RuntimeError where the replicas do not start.
     """
-    locate(plan.model)  # a mistake is reported before Ray starts, and a download is done once
+    folders(plan.model, plan.adapter)  # a mistake is reported before Ray starts, and a download is done once
     # Without a niceness of 0 Ray's workers give way to all other processes.
     os.environ |= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PATH, "RAY_worker_niceness": "0"}
     with cluster(logs=True) as ray:

@@ -37,7 +37,7 @@ class Job:
     """Everything that an answer depends on besides its line.
 
     Attributes:
-        model, dtype: as for `unmask.load`.
+        model, dtype, weights, adapter: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
         steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
@@ -46,6 +46,8 @@ class Job:
     model: str
     method: Method
     dtype: str = "auto"
+    weights: str | None = None
+    adapter: str | None = None
     max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -76,7 +78,8 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
         told = asdict(self) | {"method": self.method.to_dict()}
-        return told if self.steps else {name: value for name, value in told.items() if name != "steps"}
+        unsaid = [name for name in ("steps", "weights", "adapter") if not told[name]]  # files of before go on
+        return {name: value for name, value in told.items() if name not in unsaid}
 
 
 # --- the file -----------------------------------------------------------------------------------------------------
