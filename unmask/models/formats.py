@@ -67,7 +67,8 @@ def block(config: Mapping[str, Any]) -> tuple[int, int]:
     >>> block({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 32]}}), block({})
     ((64, 32), (128, 128))
     """
-    rows, columns = (config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
+    said = config.get("quantization_config")
+    rows, columns = (said.get("weight_block_size") if isinstance(said, dict) else None) or (128, 128)
     return int(rows), int(columns)
 
 

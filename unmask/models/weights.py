@@ -43,6 +43,20 @@ def fill(
     """
     stored = Stored(folder, formats.block(network.config))
     formats.check(network.config, stored.files, folder)
+    fill_from(network, stored, device=device, dtype=dtype, weights=weights, adapter=adapter)
+
+
+def fill_from(
+    network: Network,
+    stored: Stored,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    weights: str | None = None,
+    adapter: Adapter | None = None,
+) -> None:
+    """`fill` of what need not be files: tensors by their names, each read when its turn comes."""
+    folder = stored.folder
     chosen = {name: _choose(layouts(network, name), stored) for name, _ in network.named_parameters()}
     _check(network, folder, stored, chosen)
     quantised = any(stored.quantised(source) for source in stored)
