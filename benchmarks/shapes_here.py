@@ -22,12 +22,11 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 
 import unmask
 from unmask.context.plan import assemble, entire
-from unmask.models import quantised
 from unmask.models.denoiser import Denoiser
 from unmask.models.layout import layouts
 from unmask.models.loading import network_class
 from unmask.models.network import Network
-from unmask.models.packed import steps
+from unmask.models.steps import steps
 from unmask.models.stored import Stored, Take
 from unmask.models.weights import fill_from
 
@@ -111,8 +110,11 @@ class Generated(Stored):
     def _tile(self, name: str, first: int, shape: Sequence[int]) -> Tensor:
         if self._last[:2] != (name, first):
             generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {first}".encode()))
-            made = torch.empty(min(TILE, shape[0] - first), *shape[1:]).normal_(0.0, 0.02, generator=generator)
-            self._last = (name, first, made)
+            # Even from -0.035 to 0.035, of a deviation of 0.02: several times as fast as normal numbers.
+            bytes_ = torch.empty(min(TILE, shape[0] - first), *shape[1:], dtype=torch.int8).random_(
+                -127, 128, generator=generator
+            )
+            self._last = (name, first, bytes_.bfloat16() * (0.035 / 127))
         return self._last[2]
 
 
@@ -128,7 +130,7 @@ def say(**facts: Any) -> None:
 
 def make(shape: str, weights: str | None) -> Denoiser:
     """The model, in bfloat16 but for what is quantised."""
-    before, began = most(), time.perf_counter()
+    before, began = most(), time.process_time()
     config = CONFIGS[shape]
     with torch.device("meta"):
         network = network_class(config["architectures"][0])(config)
@@ -136,8 +138,8 @@ def make(shape: str, weights: str | None) -> Denoiser:
     network.logit_scale = SHARPNESS
     network.eval().requires_grad_(False)
     held = sum(part.nbytes for tensor in network.parameters() for part in _parts(tensor))
-    model = Denoiser(network=network, tokenizer=None, name=shape, steps=(*quantised.steps(network), *steps(network)))
-    loaded, seconds = most() - before, time.perf_counter() - began
+    model = Denoiser(network=network, tokenizer=None, name=shape, steps=steps(network))
+    loaded, seconds = most() - before, time.process_time() - began
     with torch.inference_mode():
         model.forward(*assemble([entire([1, 2, 3], 1, 3, block=model.spec.block)], device=model.device), None)
     say(
@@ -146,7 +148,7 @@ def make(shape: str, weights: str | None) -> Denoiser:
         gigabytes=held / 1e9,
         loaded_gigabytes=loaded / 1e9,
         decoding_gigabytes=(most() - before) / 1e9,
-        seconds_to_load=seconds,
+        processor_seconds_to_load=seconds,
     )
     return model
 
@@ -160,14 +162,21 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 def answers(model: Denoiser, prompt: list[int]) -> None:
     for method in ("fast-dllm", "r2-dllm"):
+        began = time.process_time()
         (made,) = unmask.generate(model, [prompt], method=method, max_new_tokens=ANSWER)
-        say(
-            weights=model.weights or "bfloat16",
-            method=method,
-            forwards=made.forwards,
-            seconds=made.seconds,
-            tokens_per_second=ANSWER / made.seconds,
-        )
+        told(model.weights or "bfloat16", method, made.forwards, time.process_time() - began, made.seconds)
+
+
+def told(weights: str, method: str, forwards: int, processor: float, seconds: float) -> None:
+    """One answer; processor seconds are what a thread takes on a machine of its own."""
+    say(
+        weights=weights,
+        method=method,
+        forwards=forwards,
+        processor_seconds=processor,
+        seconds=seconds,
+        tokens_per_processor_second=ANSWER / processor,
+    )
 
 
 @torch.inference_mode()
@@ -206,7 +215,7 @@ def plain_loop(shape: str, prompt: list[int]) -> None:
             x = x + part("mlp.down_proj", silu(part("mlp.gate_proj", normed)) * part("mlp.up_proj", normed))
         return linear(rms_norm(x, (x.shape[-1],), eps=1e-6), weights["model.embed_tokens.weight"])[0]
 
-    began, forwards = time.perf_counter(), 1
+    began, processor, forwards = time.perf_counter(), time.process_time(), 1
     forward(torch.tensor(prompt), 0, keep=True)  # of a random network it does not matter which keys a prompt's tokens see
     for start in range(len(prompt), len(prompt) + ANSWER, length):
         block = torch.full((length,), mask)
@@ -219,8 +228,7 @@ def plain_loop(shape: str, prompt: list[int]) -> None:
             block, forwards = torch.where(chosen & (block == mask), candidate, block), forwards + 1
         forward(block, start, keep=True)
         forwards += 1
-    seconds = time.perf_counter() - began
-    say(weights="bfloat16", method="plain loop", forwards=forwards, seconds=seconds, tokens_per_second=ANSWER / seconds)
+    told("bfloat16", "plain loop", forwards, time.process_time() - processor, time.perf_counter() - began)
 
 
 @torch.inference_mode()
@@ -229,9 +237,9 @@ def blocks(model: Denoiser, lengths: Sequence[int]) -> None:
     for length in lengths:
         packed, plan = assemble([entire([model.spec.mask_id] * length, 0, length, block=model.spec.block)], device=model.device)
         model.forward(packed, plan, None)
-        began = time.perf_counter()
+        began = time.process_time()
         model.forward(packed, plan, None)
-        say(weights=model.weights, block=length, seconds=time.perf_counter() - began)
+        say(weights=model.weights, block=length, processor_seconds=time.process_time() - began)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 import unmask
 from tests.reference import alone
 from unmask.engine.engine import Engine, Limits
-from unmask.engine.generate import encode
+from unmask.engine.prompt import encode
 from unmask.engine.request import Request
 from unmask.evals import load as load_task
 from unmask.evals.run import evaluate

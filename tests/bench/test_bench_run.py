@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unmask
-from unmask.bench import decode, growth, page, presets, report, run, types, workload
+from unmask.bench import decode, grammars, growth, page, presets, report, run, types, workload
 from unmask.bench.peers import Peers
 from unmask.bench.picture import draw
 from unmask.bench.workload import Load
@@ -75,6 +75,8 @@ SCHEMA = {
     },
     "decode": {
         "decision": {"rows", "length", "vocabulary", "plain", "ratio"} | TIMING,
+        "held decision": {"language", "compile_seconds", "states", "classes", "pairs", "free", "ratio"} | TIMING,
+        "held together": {"rows", "free", "ratio"} | TIMING,
         "preset": {"method", "problems", "forwards", "refreshes", "tokens_per_second", "tokens_per_second_batch"}
         | {"times_vanilla", "times_no_cache", "times_alone"}
         | TIMING,
@@ -99,6 +101,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(workload.SHAPES, "toy", (LLaDA, TOY | IDS))
     monkeypatch.setattr(run, "workload", lambda device, quick: SMALL)
     monkeypatch.setattr(decode, "SHAPES", ((1, 32, 500),))
+    monkeypatch.setattr(grammars, "VOCABULARY", 1500)
     monkeypatch.setattr(presets, "load_method", lambda name, **options: load(name, max_new_tokens=32, **options))
     monkeypatch.setattr(presets, "TABLE", ("vanilla", "r2-dllm", "fast-dllm-official"))
     monkeypatch.setattr(presets, "BATCH", 2)
@@ -154,7 +157,7 @@ def test_the_document_is_whole(tmp_path: Path) -> None:
     assert preset["fast-dllm-official"]["tokens_per_second_batch"] is None
 
     titles = [table.title for table in report.tables(document)]
-    assert len(titles) == len(set(titles)) == 13
+    assert len(titles) == len(set(titles)) == 15
     for table in report.tables(document):
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
     asked = next(table for table in report.tables(document) if table.title == "asked for")

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.decode.automaton import Automaton
-from unmask.decode.constraint import Chain, restrict
+from unmask.decode.chain import Chain, Chains
+from unmask.decode.constraint import Held, Placed, held
+from unmask.decode.narrow import restrict
 from unmask.decode.proposal import Proposal
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, propose
@@ -55,8 +57,12 @@ def evidence(logits_KLV: Tensor, token_KL: Tensor, sampling: Sampling | None = N
     return propose(logits_KLV, token_KL, facts, mask_id=MASK, eos_E=torch.tensor([END]))
 
 
-def chain(made: Automaton, length: int) -> Chain:
-    return Chain(made, 0, made.left_S <= 0, length)
+def chain(made: Automaton, length: int, rows: int = 1) -> Chains:
+    return Chains.of([Chain(made, 0, made.left_S <= 0, length)] * rows, length, torch.device("cpu"))
+
+
+def placed(grammar: Grammar, window: Tensor, *, prompt: int = 0, behind: list[int]) -> Held:
+    return held([Placed(grammar, window.shape[1], prompt, tuple(behind))])
 
 
 class Case(NamedTuple):
@@ -130,7 +136,7 @@ def test_any_commits_in_any_order_end_in_an_answer(case: Case | None, block: int
                 logits[..., : VOCABULARY - 1] = [-torch.inf, -200.0, torch.nan][int(draw.integers(3))]
             sampling = drawn(len(window[0]), start, int(draw.integers(99))) if temperature else None
             shown = evidence(logits, window, sampling)
-            narrowed = grammar.narrow(logits, shown, sampling, "confidence", prompt=0, behind=tokens[start + block :])
+            narrowed = placed(grammar, window, behind=tokens[start + block :]).narrow(logits, shown, sampling, "confidence")
             masked = [place for place, token in enumerate(window[0].tolist()) if token == MASK]
             for place in draw.permutation(masked)[: int(draw.integers(1, len(masked) + 1))].tolist():
                 tokens[start + place] = int(narrowed.candidate_BL[0, place])
@@ -170,7 +176,7 @@ def test_two_ways_do_not_mix() -> None:
 def test_each_guessed_state_has_its_own_way() -> None:
     logits = torch.zeros(3, 2, VOCABULARY)
     states = torch.tensor([[MASK, MASK], [0, MASK], [MASK, 3]])
-    narrowed = restrict(chain(words("ab", "cd"), 2), logits, evidence(logits, states))
+    narrowed = restrict(chain(words("ab", "cd"), 2, 3), logits, evidence(logits, states))
     assert narrowed.candidate_BL[1:].tolist() == [[0, 1], [2, 3]]
 
 
@@ -186,7 +192,7 @@ def test_drawn_ways_have_the_models_distribution_given_that_they_are_allowed() -
     rows = logits.expand(count, -1, -1).contiguous()
     sampling = Sampling(torch.ones(count, 1), torch.arange(count)[:, None], torch.arange(3).expand(count, 3), None, None)
     tokens = torch.full((count, 3), MASK)
-    narrowed = restrict(chain(made, 3), rows, evidence(rows, tokens, sampling), sampling=sampling)
+    narrowed = restrict(chain(made, 3, count), rows, evidence(rows, tokens, sampling), sampling=sampling)
     seen = [tuple(ids) for ids in narrowed.candidate_BL.tolist()]
     expected = mass * count
     observed = torch.tensor([float(seen.count(ids)) for ids in found])
@@ -234,7 +240,7 @@ def test_fixed_text_behind_the_window_counts() -> None:
     logits = torch.zeros(1, 2, VOCABULARY)
     logits[..., 1] = 3.0  # "b" is likelier
     shown = evidence(logits, torch.tensor([[MASK, MASK]]))
-    narrowed = grammar.narrow(logits, shown, None, "confidence", prompt=0, behind=[3, MASK])
+    narrowed = placed(grammar, shown.token_BL, behind=[3, MASK]).narrow(logits, shown, None, "confidence")
     assert narrowed.candidate_BL.tolist() == [[0, 3]]
 
 
@@ -242,6 +248,41 @@ def test_behind_the_limit_there_are_only_ends_and_the_prompt_stays() -> None:
     grammar = Grammar(automaton=words("ab", "abcd"), limit=2)
     logits = torch.randn(1, 6, VOCABULARY, generator=torch.Generator().manual_seed(2))
     shown = evidence(logits, torch.tensor([[3, 3, MASK, MASK, MASK, MASK]]))
-    narrowed = grammar.narrow(logits, shown, None, "confidence", prompt=2, behind=[MASK])
+    narrowed = placed(grammar, shown.token_BL, prompt=2, behind=[MASK]).narrow(logits, shown, None, "confidence")
     assert narrowed.candidate_BL[0, 2:].tolist() == [0, 1, END, END]
-    assert narrowed.candidate_BL[0, :2].tolist() == shown.candidate_BL[0, :2].tolist()
+    assert narrowed.candidate_BL[0, :2].tolist() == [3, 3]
+
+
+@seed(18)
+@settings(max_examples=60)
+@given(st.lists(cases(), min_size=2, max_size=5), st.sampled_from([0.0, 1.0]), st.sampled_from([1, 2]))
+def test_rows_of_different_automata_decide_together_as_each_alone(
+    found: list[Case | None], temperature: float, tried: int
+) -> None:
+    """To the last bit; windows reach into the prompt and behind the answer, each row's elsewhere, in one or two states."""
+    some = [case for case in found if case is not None and case.answers]
+    if not some:
+        return
+    length, draw = max(len(case.canvas) for case in some) + 3, some[0].draw
+    rows, windows = [], []
+    for case in some:
+        before = int(draw.integers(0, length - len(case.canvas) + 1))
+        behind = length - before - len(case.canvas)
+        window = [0] * before + case.canvas + [MASK] * behind
+        rows.append(Placed(Grammar(automaton=case.made, limit=len(case.canvas)), length, before, (MASK, MASK)))
+        windows += [window] * tried
+    tokens = torch.tensor(windows)
+    logits = torch.from_numpy(draw.normal(size=(*tokens.shape, VOCABULARY)) * 4).float()
+    count = len(tokens)
+    hot = torch.full((count, 1), temperature)
+    seeds, places = torch.arange(count)[:, None], torch.arange(length).expand(count, -1)
+    sampling = Sampling(hot, seeds, places, None, None) if temperature else None
+    shown = evidence(logits, tokens, sampling)
+    together = held(rows).narrow(logits, shown, sampling, "margin")
+    filled = held(rows).forced(tokens)
+    for number, row in enumerate(rows):
+        mine = slice(number * tried, (number + 1) * tried)
+        alone = held([row]).narrow(logits[mine], shown.rows(mine), sampling and sampling.rows(mine), "margin")
+        for name in ("candidate_BL", "confidence_BL", "score_BL", "filler_BL"):
+            assert torch.equal(getattr(together, name)[mine], getattr(alone, name)), name
+        assert torch.equal(filled[mine], held([row]).forced(tokens[mine]))

@@ -12,6 +12,7 @@ from torch import Tensor
 import unmask
 from tests.bytewise import Bytes
 from tests.reference import alone, forwards_of
+from unmask.decode.constraint import Placed
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Look, Rule, RulePart, best
@@ -248,22 +249,36 @@ def test_fixed_text_that_does_not_fit_is_refused(fixed: dict[int, int], words: s
         Engine(model()).submit(request)
 
 
+class Toys(NamedTuple):
+    """What rows with toy constraints are held to: their own tokens [B, L], -1 where any may stand, and one that never does."""
+
+    own_BL: Tensor
+    never_B: Tensor
+
+    def narrow(self, logits_RLV: Tensor, proposal: Proposal, sampling: object, score: Score) -> Proposal:
+        times = len(logits_RLV) // len(self.own_BL)
+        own_RL, never_R = self.own_BL.repeat_interleave(times, 0), self.never_B.repeat_interleave(times)
+        allowed_RLV = logits_RLV.scatter(2, never_R[:, None, None].expand(*own_RL.shape, 1), -torch.inf)
+        allowed_RLV[..., MASK] = -torch.inf
+        candidate_RL = torch.where(own_RL >= 0, own_RL, allowed_RLV.argmax(-1))
+        probability_RL = allowed_RLV.softmax(-1).gather(-1, candidate_RL[..., None])[..., 0]
+        return proposal._replace(candidate_BL=candidate_RL, confidence_BL=probability_RL, score_BL=probability_RL)
+
+    def forced(self, token_RL: Tensor) -> Tensor:
+        return token_RL
+
+
 @dataclass(frozen=True)
 class Forbid:
     """One token never stands in the answer."""
 
     token: int
+    alike: ClassVar[int] = 0
 
-    def narrow(
-        self, logits_KLV: Tensor, proposal: Proposal, sampling: object, score: Score, *, prompt: int, behind: Sequence[int]
-    ) -> Proposal:
-        allowed_KLV = logits_KLV.clone()
-        allowed_KLV[..., [self.token, MASK]] = -torch.inf
-        confidence_KL, candidate_KL = allowed_KLV.softmax(-1).max(-1)
-        return proposal._replace(candidate_BL=candidate_KL, confidence_BL=confidence_KL, score_BL=confidence_KL)
-
-    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
-        return token_KL
+    @classmethod
+    def together(cls, rows: Sequence[Placed]) -> Toys:
+        free_BL = torch.full((len(rows), rows[0].length), -1)
+        return Toys(free_BL, torch.tensor([row.constraint.token for row in rows]))  # type: ignore[attr-defined]
 
     def possible(self, tokens: Sequence[int]) -> bool:
         return True
@@ -279,17 +294,16 @@ class Alternate:
 
     first: int
     second: int
+    alike: ClassVar[int] = 0
 
-    def narrow(
-        self, logits_KLV: Tensor, proposal: Proposal, sampling: object, score: Score, *, prompt: int, behind: Sequence[int]
-    ) -> Proposal:
-        place_L = torch.arange(logits_KLV.shape[1]) - prompt
-        candidate_KL = torch.where(place_L % 2 == 0, self.first, self.second).expand_as(proposal.candidate_BL)
-        probability_KL = logits_KLV.softmax(-1).gather(-1, candidate_KL[..., None])[..., 0]
-        return proposal._replace(candidate_BL=candidate_KL, confidence_BL=probability_KL, score_BL=probability_KL)
-
-    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
-        return token_KL
+    @classmethod
+    def together(cls, rows: Sequence[Placed]) -> Toys:
+        place_BL = torch.stack([torch.arange(row.length) - row.prompt for row in rows])
+        first, second = (
+            torch.tensor([[getattr(row.constraint, name)] for row in rows])  # [B, 1]
+            for name in ("first", "second")
+        )
+        return Toys(torch.where(place_BL % 2 == 0, first, second), torch.full((len(rows),), MASK))
 
     def possible(self, tokens: Sequence[int]) -> bool:
         return True

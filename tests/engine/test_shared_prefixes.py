@@ -8,6 +8,7 @@ import torch
 
 import unmask
 from tests.reference import alone
+from unmask.context.plan import ForwardPlan
 from unmask.context.pool import PAGE, KVPool
 from unmask.context.prefix_cache import Lease, PrefixCache
 from unmask.engine.engine import Engine, Limits
@@ -54,19 +55,20 @@ def run(engine: Engine, requests: list[Request], *, watch: bool = False) -> list
 def guarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """No forward writes to a page that more than its row holds, and no mask is published; the pages published."""
     published: list[int] = []
-    write, publish = KVPool.write, PrefixCache.publish
+    states, publish = Denoiser.states, PrefixCache.publish
 
-    def writing(self: KVPool, layer: int, k: torch.Tensor, v: torch.Tensor, slots_M: torch.Tensor) -> None:
-        pages = set((slots_M // PAGE).tolist()) - {self.scratch}
-        assert all(self.holders(page) == 1 for page in pages)
-        write(self, layer, k, v, slots_M)
+    def writing(self: Denoiser, tokens_N: torch.Tensor, plan: ForwardPlan, pool: KVPool | None) -> torch.Tensor:
+        assert pool is not None
+        pages = set((plan.slots_M // PAGE).tolist()) - {pool.scratch}
+        assert all(pool.holders(page) == 1 for page in pages)
+        return states(self, tokens_N, plan, pool)
 
     def publishing(self: PrefixCache, lease: Lease, tokens: list[int], end: int) -> None:
         assert MASK not in tokens[:end]
         publish(self, lease, tokens, end)
         published.append(lease.published)
 
-    monkeypatch.setattr(KVPool, "write", writing)
+    monkeypatch.setattr(Denoiser, "states", writing)
     monkeypatch.setattr(PrefixCache, "publish", publishing)
     return published
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 import unmask
 from unmask.engine import template
-from unmask.engine.generate import chat
+from unmask.engine.prompt import chat
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 

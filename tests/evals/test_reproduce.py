@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 import unmask
+from unmask.errors import ConfigError
 from unmask.evals import TABLE
 from unmask.evals.paper import Entry, PaperTable, Published, Recipe
 from unmask.evals.reproduce import Outcome, document, markdown, published, reproduce, tasks
 from unmask.methods import TABLE as METHODS
+from unmask.models.prompting import Prompting
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "paper").glob("*.yaml"))
@@ -95,6 +97,14 @@ def test_the_page_holds_every_published_row_and_every_caveat(path: Path) -> None
     section = rest.partition("\n### ")[0]
     for line in made.splitlines():
         assert line.removesuffix(" - | - | - | - | - |") in section
+
+
+def test_base_models_are_asked_as_the_authors_ask_them() -> None:
+    for path in FILES:
+        found = read(path.stem)
+        assert found.prompting == (Prompting(chat_template=False, add_bos=True) if "-Base-" in found.model else Prompting())
+    with pytest.raises(ConfigError, match="add_bos must be true or false, got 'yes'"):
+        PaperTable.from_dict(SETTINGS | {"add_bos": "yes"})
 
 
 def read(stem: str) -> PaperTable:
@@ -241,13 +251,19 @@ def measured(low: float = 0.85, high: float = 0.95, too_long: int = 0) -> dict[s
     }
 
 
-def compared(*, model: str = "unmask-tiny", differences: tuple[str, ...] = (), **bounds: float) -> dict[str, Any]:
+def compared(
+    *,
+    model: str = "unmask-tiny",
+    differences: tuple[str, ...] = (),
+    prompting: Prompting | None = None,
+    **bounds: float,
+) -> dict[str, Any]:
     first, second = table().entries
     outcomes = [
         Outcome(entry=first, rows={"fast": measured(**bounds)}, differences=differences),
         Outcome(entry=second, rows={}, skipped="nothing fits"),
     ]
-    return document(table(), outcomes, model=model, device="cpu", batch=1)
+    return document(table(), outcomes, model=model, device="cpu", batch=1, prompting=prompting)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +274,8 @@ def compared(*, model: str = "unmask-tiny", differences: tuple[str, ...] = (), *
         ({"low": 0.91}, False),
         ({"high": 0.9}, False),
         ({"model": "another"}, None),
+        ({"prompting": Prompting()}, True),
+        ({"prompting": Prompting(chat_template=False)}, None),
         ({"differences": ("0 shots instead of 5",)}, None),
     ],
 )
@@ -271,7 +289,9 @@ def test_agreement_is_claimed_only_for_comparable_numbers(arguments: dict[str, A
     cell = {True: "yes", False: "no", None: "-"}[inside]
     assert f"| 90.00 ({100 * arguments.get('low', 0.85):.1f} to" in page
     assert f"n 100 | {cell} | 12.3 | 100.0 | 0.12 |" in page
-    assert ("Not comparable" in page) == ("model" in arguments and arguments["model"] == "another")
+    asked = arguments.get("prompting") == Prompting(chat_template=False)
+    assert ("Not comparable" in page) == (arguments.get("model") == "another" or asked)
+    assert ("the model was asked without its chat template, in the paper with its chat template" in page) == asked
     assert ("0 shots instead of 5" in page) == ("differences" in arguments)
     assert "| arithmetic 0-shot, 160 | theirs | 50 | - | - | 2.5 | - | - | - | - | - |" in page
     assert "- chain, 512 tokens: not run, nothing fits." in page

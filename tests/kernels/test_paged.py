@@ -5,15 +5,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from devices import DEVICES, kernel
+from devices import DEVICES, HALF, kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from unmask.kernels.paged import paged_attention
-
-# The interpreter's matrix product reads bf16 as integers; fp16 is as long.
-HALF = {"interpreter": torch.float16, "cuda": torch.bfloat16}
 
 
 class Call(NamedTuple):
@@ -127,6 +124,21 @@ def test_heads_of_real_models(device: str, heads: int, shared: int, length: int)
     made = call(
         [300, 0, 17], [(100, 132), (0, 0), (0, 17)], [220, 0, 32], length=length, heads=heads, shared=shared, size=128, page=16
     )
+    assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seen", [[0, 5], [700, 300]])
+def test_a_long_query_is_not_split(device: str, seen: list[int]) -> None:
+    """96 tiles of one row: programs enough without partial outputs."""
+    made = call(seen, [(0, 3), (1, 5)], [0, seen[1]], length=64 * 12, heads=8, size=8, page=16)
+    assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_long_contexts_are_joined_a_few_splits_at_a_time(device: str) -> None:
+    """40 splits in three turns, the last not whole; of a row of 17, the second turn holds one."""
+    made = call([40 * 256 - 3, 16 * 256 + 1, 0], [(0, 0)] * 3, [0] * 3, length=1, heads=1, size=8, page=16)
     assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
 
 

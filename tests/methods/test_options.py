@@ -92,6 +92,8 @@ def test_the_base_rules_settings_are_options_by_their_own_names(tmp_path: Path) 
         (lambda: load("r2-dllm", **{"commit.treshold": 0.9}), "did you mean 'threshold'"),
         (lambda: load("r2-dllm", parity="official"), "unknown option of r2-dllm 'parity'"),
         (lambda: load("r2-dllm", prompt_interval=True), "prompt_interval must be a whole number"),
+        (lambda: load("fast-dllm", commit="learned", threshold=0.9), "commit must be a Commit or a mapping"),
+        (lambda: load("fast-dllm", blocks=3, multi_block=4), "blocks must be a MultiBlock or a mapping"),
     ],
 )
 def test_what_does_not_go_together_is_refused(call: Any, said: str) -> None:

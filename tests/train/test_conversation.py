@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unmask
-from unmask.engine.generate import chat
+from unmask.engine.prompt import chat
 from unmask.errors import RequestError
 from unmask.models.denoiser import Denoiser
 from unmask.train.conversation import Turn, encode, turns

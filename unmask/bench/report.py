@@ -188,6 +188,7 @@ def _decode(document: Document) -> list[Table]:
             ("rows x block x vocabulary", "ours", "plain loop", "faster"),
             decisions,
         ),
+        *_constrained(document),
         Table(f"whole decodes, {model}", columns, presets),
         Table(
             f"the bare network, {model}",
@@ -196,6 +197,34 @@ def _decode(document: Document) -> list[Table]:
         ),
         Table(f"peak memory of a decode, {model}", ("blocks", "tokens in all", "above the model"), memory),
     ]
+
+
+def _constrained(document: Document) -> list[Table]:
+    held = [
+        (
+            row["language"],
+            f"{row['states']}",
+            f"{row['classes']}",
+            f"{row['pairs']}",
+            seconds(row["compile_seconds"]),
+            *_beside(row),
+        )
+        for row in found(document, "decode", "held decision")
+    ]
+    together = [(f"{row['rows']}", *_beside(row)) for row in found(document, "decode", "held together")]
+    columns = ("language", "states", "token classes", "pairs", "compiled in")
+    return [
+        Table("one decision held to a grammar, [1, 32, 126464], all masked", (*columns, *_BESIDE), held),
+        Table("rows held to different grammars decide together", ("rows", *_BESIDE), together),
+    ]
+
+
+_BESIDE = ("held", "free", "more, of the free one")
+
+
+def _beside(row: Row) -> tuple[str, str, str]:
+    """A held decision, the free one, and how much more the first takes."""
+    return seconds(row["seconds"]), seconds(row["free"]["seconds"]), times(row["ratio"] - 1)
 
 
 def _types(document: Document) -> Table:

@@ -14,6 +14,7 @@ import torch
 
 from unmask.bench.decode import decisions
 from unmask.bench.floors import floors
+from unmask.bench.grammars import constrained
 from unmask.bench.growth import growth
 from unmask.bench.measure import machine
 from unmask.bench.peers import Peers, peers
@@ -99,6 +100,7 @@ def _measure(
         case "decode":
             model = load_model()
             yield from decisions(device, load, report)
+            yield from constrained(device, load, report)
             yield from presets(model, load, report)
             yield from batching(model, load, report)
             yield from memory(model, load, report)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from unmask.models import packed
 from unmask.models.denoiser import Denoiser
 from unmask.models.dream import Dream
 from unmask.models.layers import init_weights
@@ -14,6 +13,7 @@ from unmask.models.llada import LLaDA
 from unmask.models.llada2 import LLaDA2
 from unmask.models.network import Network
 from unmask.models.sdar import SDAR
+from unmask.models.steps import steps
 
 ANSWER, BLOCK = 256, 32  # tokens of the published answers and of their blocks
 Report = Callable[[str], None]  # called with what is being measured
@@ -81,8 +81,7 @@ def shaped(name: str, device: torch.device, dtype: torch.dtype) -> Denoiser:
         network: Network = kind(config)
     network = network.to(dtype).to_empty(device=device)
     init_weights(network, std=0.02, generator=torch.Generator(device).manual_seed(0))
-    steps = packed.steps(network)
-    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name, steps=steps)
+    return Denoiser(network=network.eval().requires_grad_(False), tokenizer=None, name=name, steps=steps(network))
 
 
 # --- load -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import typer
 
 from unmask.cli.choose import (
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Json,
@@ -19,6 +20,7 @@ from unmask.cli.choose import (
     Settings,
     Stop,
     Temperature,
+    Template,
     TopK,
     TopP,
     Weights,
@@ -47,6 +49,8 @@ def command(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     keep: Annotated[str, typer.Option(help="Keys of the input to copy to the output, separated by commas.")] = "",
     steps: Annotated[
         bool, typer.Option("--steps", help="Tell of each token its forward, its rule and its confidence, as `steps`.")
@@ -87,6 +91,8 @@ def command(
         stop=tuple(stop or ()),
         keep=tuple(key for key in keep.split(",") if key),
         steps=steps,
+        chat_template=chat_template,
+        add_bos=add_bos,
     )
     began = time.perf_counter()
     with progress() as display:

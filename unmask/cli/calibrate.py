@@ -11,11 +11,13 @@ import typer
 
 from unmask.cli.choose import (
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Json,
     Model,
     Settings,
+    Template,
     Weights,
     own_method,
     read_method,
@@ -53,6 +55,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the choice of items, of their split and of the search.")] = 0,
     shots: Annotated[int | None, typer.Option(help="Worked examples in the prompt; default: the task's usual number.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Length of every answer in tokens.")] = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The settings file to write; default: one beside the answers.")
@@ -107,7 +111,9 @@ def command(
         block=start.block_length if facts.spec.block is not None else None,
     )
     require("calibrating", "optuna", "eval")
-    denoiser = unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
     numbers = identity(model, adapter, denoiser.weights)
     folder = folder or _folder(denoiser, plan, numbers, batch)
     with writing(folder), _bar() as report:
@@ -120,6 +126,7 @@ def command(
     document = {"task": task, "model": model, "method": method, "against": against or method, **describe(plan, found)}
     text = json.dumps(document | {"file": str(output)})
     chosen = "".join(f" --set {pair}" for pair in settings or ())
+    chosen += " --no-chat-template" * (not chat_template) + " --add-bos" * add_bos
     header = (
         f"unmask calibrate {task} --method {method}{chosen} --budget {budget:g} on {model}: {trials} trials, seed {seed},",
         f"{' + '.join(str(len(part)) for part in plan.parts)} items to search, validate and report.",
@@ -231,7 +238,8 @@ def _folder(model: "Denoiser", plan: "Plan", weights: str, batch: int) -> Path:
     from unmask.files import digest
 
     items = [[item.id, item.prompt] for item in plan.task.items]
-    key = digest([weights, model.device.type, str(model.dtype), items, plan.max_new_tokens, batch])
+    asked = [model.prompting.to_dict()] if model.prompting.to_dict() else []
+    key = digest([weights, model.device.type, str(model.dtype), items, plan.max_new_tokens, batch, *asked])
     return Path("runs") / "calibrate" / f"{plan.task.name}-{key[:8]}"
 
 

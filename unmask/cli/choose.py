@@ -48,6 +48,15 @@ TopK = Annotated[int | None, typer.Option(help="Sample from this many most proba
 Seed = Annotated[int, typer.Option(help="The same seed gives the same sample of the same prompt.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer at this string; repeatable.")]
 NewTokens = Annotated[int | None, typer.Option(help="Length of the answer in tokens; default: the model's own, or 128.")]
+Template = Annotated[
+    bool,
+    typer.Option(
+        "--chat-template/--no-chat-template", help="Put the model's chat template around a text; a base model is asked without."
+    ),
+]
+AddBos = Annotated[
+    bool, typer.Option("--add-bos/--no-add-bos", help="Begin every prompt with the BOS token, as papers ask base models.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document as the last line.")]
 
 
@@ -61,20 +70,39 @@ def loaded(
     adapter: Path | None,
     tensor_parallel: bool,
     graphs: bool = True,
+    chat_template: bool = True,
+    add_bos: bool = False,
 ) -> Iterator["Denoiser"]:
     """Load the model, whole or shared by torchrun's processes: only the first of them gets it, the others follow and exit."""
     import unmask
 
     if not tensor_parallel:
-        yield unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter, graphs=graphs)
+        yield unmask.load(
+            model,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            adapter=adapter,
+            graphs=graphs,
+            chat_template=chat_template,
+            add_bos=add_bos,
+        )
         return
 
     import torch
 
     from unmask.models.follow import follow, lead
 
-    place = _joined(device)
-    shared = unmask.load(model, device=place, dtype=dtype, weights=weights, adapter=adapter, tensor_parallel=True)
+    shared = unmask.load(
+        model,
+        device=_joined(device),
+        dtype=dtype,
+        weights=weights,
+        adapter=adapter,
+        tensor_parallel=True,
+        chat_template=chat_template,
+        add_bos=add_bos,
+    )
     # On an error the group stays open: closing it would wait for the other processes, which the launcher ends anyway.
     if torch.distributed.get_rank() != 0:
         follow(shared)

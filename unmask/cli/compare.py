@@ -10,11 +10,13 @@ import typer
 from unmask.cli.choose import (
     METHODS,
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Json,
     Model,
     NewTokens,
+    Template,
     Weights,
     read_methods,
 )
@@ -30,6 +32,8 @@ def command(
     ] = METHODS,
     model: Model = "unmask-tiny",
     max_new_tokens: NewTokens = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -41,7 +45,9 @@ def command(
 
     import unmask
 
-    denoiser = unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
     for method in chosen.values():  # warm-up: the first forwards of a process are slower than later ones
         unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)
     done = {

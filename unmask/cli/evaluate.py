@@ -12,10 +12,12 @@ import typer
 from unmask.cli.choose import (
     METHODS,
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Json,
     Model,
+    Template,
     Weights,
     read_sweep,
 )
@@ -75,6 +77,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the choice of items.")] = 0,
     shots: Shots = None,
     max_new_tokens: Length = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     batch: Annotated[int, typer.Option(help="Prompts decoded at once.", min=1)] = 16,
     sweep: Sweep = None,
     ablation: Ablation = False,
@@ -108,7 +112,9 @@ def command(
     from unmask.models.loading import identity
 
     problems = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
-    denoiser = unmask.load(model, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
     numbers = identity(model, adapter, denoiser.weights)
     folder = output or _folder(denoiser, problems, chosen, numbers, batch, max_new_tokens)
     setup = _Setup(model=denoiser, task=problems, weights=numbers, batch=batch, folder=folder)
@@ -141,7 +147,8 @@ def _folder(
 
     settings = [completed(model, method).to_dict() for method in methods.values()]
     items = [[item.id, item.prompt] for item in task.items]
-    key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens])
+    asked = [model.prompting.to_dict()] if model.prompting.to_dict() else []
+    key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens, *asked])
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
 
 

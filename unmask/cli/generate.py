@@ -10,6 +10,7 @@ import typer
 
 from unmask.cli.choose import (
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Json,
@@ -20,6 +21,7 @@ from unmask.cli.choose import (
     Settings,
     Stop,
     Temperature,
+    Template,
     TensorParallel,
     TopK,
     TopP,
@@ -58,6 +60,8 @@ def command(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     regex: Annotated[
         str | None, typer.Option(metavar="R", help="The answer matches this pattern, from beginning to end.")
     ] = None,
@@ -86,9 +90,17 @@ def command(
     from unmask.view.terminal import watching
     from unmask.view.trace import Recorder
 
-    with loaded(
-        model, device=device, dtype=dtype, weights=weights, adapter=adapter, tensor_parallel=tensor_parallel
-    ) as denoiser:
+    whole = loaded(
+        model,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        adapter=adapter,
+        tensor_parallel=tensor_parallel,
+        chat_template=chat_template,
+        add_bos=add_bos,
+    )
+    with whole as denoiser:
         used = completed(denoiser, chosen)
         length = max_new_tokens or used.max_new_tokens or default_new_tokens(denoiser)
         watched = watching(denoiser, length, console()) if watch else contextlib.nullcontext(Recorder(denoiser, length))

@@ -40,6 +40,17 @@ def command(
         Path | None,
         typer.Option(help="Folder of the results; answers already in it are kept. Default: one under runs/reproduce."),
     ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat-template/--no-chat-template",
+            help="Ask with or without the model's chat template; default: as the paper asked its model, another one with it.",
+        ),
+    ] = None,
+    add_bos: Annotated[
+        bool | None,
+        typer.Option("--add-bos/--no-add-bos", help="Begin every prompt with the BOS token; default: as for the template."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the published numbers and why some rows are not run; needs no model.")
     ] = False,
@@ -73,6 +84,11 @@ def command(
     name = model or table.model
     denoiser = unmask.load(name, device=device, dtype=dtype, weights=weights, adapter=adapter)
     numbers = identity(name, adapter, denoiser.weights)
+    usual = table.prompting if table.is_of(name) else denoiser.prompting
+    denoiser = denoiser.asked(
+        chat_template=usual.chat_template if chat_template is None else chat_template,
+        add_bos=usual.add_bos if add_bos is None else add_bos,
+    )
     folder = output or Path("runs") / "reproduce" / file.stem / Path(name).name
     items = sum(len(task.items) * len(table.runnable(entry)) for entry, task in zip(table.entries, asked, strict=True))
     with writing(folder):
@@ -86,7 +102,9 @@ def command(
                 batch=batch,
                 report=report,
             )
-        found = kit.document(table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch)
+        found = kit.document(
+            table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch, prompting=denoiser.prompting
+        )
         document, page = json.dumps(found), kit.markdown(found)
         write_atomically(folder / "table.json", lambda path: path.write_text(document + "\n"))
         write_atomically(folder / "table.md", lambda path: path.write_text(page))

@@ -7,10 +7,12 @@ import typer
 
 from unmask.cli.choose import (
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Model,
     Settings,
+    Template,
     TensorParallel,
     Weights,
     loaded,
@@ -33,6 +35,8 @@ def command(
         int | None,
         typer.Option(min=1, help="Tokens per answer if the request gives no number; default: the model's own, or 128."),
     ] = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name in the API; default: its own.")] = None,
@@ -128,6 +132,8 @@ def command(
             weights=weights,
             adapter=None if adapter is None else str(adapter),
             graphs=graphs,
+            chat_template=chat_template,
+            add_bos=add_bos,
             replicas=replicas,
             gpus=_gpus(device),
             drain_seconds=drain_seconds,
@@ -143,6 +149,8 @@ def command(
         adapter=adapter,
         tensor_parallel=tensor_parallel,
         graphs=graphs,
+        chat_template=chat_template,
+        add_bos=add_bos,
     )
     with whole as denoiser, listen(host, port) as socket:
         log_to_stderr()

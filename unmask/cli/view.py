@@ -1,18 +1,20 @@
 """`unmask view`: a decode, or two side by side, as a page to open or in the terminal."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unmask.cli.choose import (
     Adapter,
+    AddBos,
     Device,
     Dtype,
     Model,
     NewTokens,
+    Template,
     Weights,
     read_methods,
 )
@@ -20,6 +22,8 @@ from unmask.errors import ConfigError
 from unmask.files import write_atomically
 
 if TYPE_CHECKING:
+    from unmask.methods.method import Method
+    from unmask.models.denoiser import Denoiser
     from unmask.view.trace import Trace
 
 METHODS = "r2-dllm,fast-dllm"
@@ -34,6 +38,8 @@ def command(
     methods: Annotated[str, typer.Option(help="One or two presets or settings files, separated by a comma.")] = METHODS,
     model: Model = "unmask-tiny",
     max_new_tokens: NewTokens = None,
+    chat_template: Template = True,
+    add_bos: AddBos = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     weights: Weights = None,
@@ -46,8 +52,20 @@ def command(
 
         traces = [trace for subject in subjects for trace in read(Path(subject))]
     elif len(subjects) == 1:
-        loading = {"device": device, "dtype": dtype, "weights": weights, "adapter": adapter}
-        traces = _decode(subjects[0], methods, model, max_new_tokens, loading)
+        import unmask
+
+        def load() -> "Denoiser":
+            return unmask.load(
+                model,
+                device=device,
+                dtype=dtype,
+                weights=weights,
+                adapter=adapter,
+                chat_template=chat_template,
+                add_bos=add_bos,
+            )
+
+        traces = _decode(subjects[0], read_methods(methods), load, max_new_tokens)
     else:
         raise ConfigError("give one prompt in quotes, or trace files alone")
     if output is not None:
@@ -87,8 +105,9 @@ def _is_file(subject: str) -> bool:
     return os.path.isfile(subject) or (subject.endswith(".json") and len(subject.split()) == 1)
 
 
-def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, loading: Mapping[str, Any]) -> list["Trace"]:
-    chosen = read_methods(methods)
+def _decode(
+    prompt: str, chosen: "Mapping[str, Method]", load: "Callable[[], Denoiser]", max_new_tokens: int | None
+) -> list["Trace"]:
     if len(chosen) > 2:
         raise ConfigError(f"--methods names {len(chosen)} methods: two are shown side by side at most")
 
@@ -96,7 +115,7 @@ def _decode(prompt: str, methods: str, model: str, max_new_tokens: int | None, l
     from unmask.engine.own import completed, default_new_tokens
     from unmask.view.trace import Recorder
 
-    denoiser, traces = unmask.load(model, **loading), []
+    denoiser, traces = load(), []
     for name, method in chosen.items():
         length = max_new_tokens or completed(denoiser, method).max_new_tokens or default_new_tokens(denoiser)
         recorder = Recorder(denoiser, length)

@@ -48,6 +48,8 @@ def assemble_blocks(parts: Sequence[Blocks]) -> tuple[Tensor, ForwardPlan]:
         own = _plan(part, first) if part.clean_BQ is None else _both(part, part.clean_BQ, first)
         plans.append(own)
         first += len(own.positions_N)
+    if len(parts) == 1:
+        return parts[0].queried, plans[0]
     plan = ForwardPlan(
         positions_N=torch.cat([plan.positions_N for plan in plans]),
         read_R=torch.cat([plan.read_R for plan in plans]),
@@ -85,20 +87,22 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     """The plan of one part whose tokens begin at place `first` of the forward."""
     rows, states, length = part.tokens_BKQ.shape
     device = part.tokens_BKQ.device
-    state_K, place_Q = torch.arange(states, device=device), torch.arange(length, device=device)
-    shift_BK = (part.copies_B - part.begin_B)[:, None] + (state_K - 1) * length
-    shift_BK = shift_BK * (state_K > 0)  # the true state stands where it belongs
+    place_Q, shift_BK = torch.arange(length, device=device), _shifts(part)
     slot_BKQ = (part.begin_B[:, None, None] + place_Q).expand(-1, states, -1)
+    own_BKQ = slot_BKQ if states == 1 else slot_BKQ + shift_BK[..., None]
     row_B11 = torch.arange(rows, device=device)[:, None, None]
-    begin_N1 = first + length * torch.arange(rows * states, device=device)[:, None]
-    read_Q = place_Q[part.before :]
+    begin_N1 = torch.arange(first, first + length * rows * states, length, device=device)[:, None]
+    read_N = begin_N1 + place_Q[part.before :]
 
-    # Repeated and not expanded: a kernel reads the numbers one behind the other.
+    def repeated(number_B: Tensor) -> Tensor:
+        # Not expanded: a kernel reads the numbers one behind the other.
+        return number_B if states == 1 else number_B.repeat_interleave(states)
+
     past = Past(
         pages_BP=part.pages_BP[:, None].expand(-1, states, -1).flatten(0, 1),
-        seen_B=part.seen_B.repeat_interleave(states),
-        begin_B=part.begin_B.repeat_interleave(states),
-        end_B=(part.begin_B + length).repeat_interleave(states),
+        seen_B=repeated(part.seen_B),
+        begin_B=repeated(part.begin_B),
+        end_B=repeated(part.begin_B + length),
         shift_B=shift_BK.flatten(),
         shortest=0,
         longest=part.pages_BP.shape[1] * PAGE,
@@ -108,8 +112,18 @@ def _plan(part: Blocks, first: int) -> ForwardPlan:
     return ForwardPlan(
         # Before the suffix a slot's number is its position.
         positions_N=slot_BKQ.flatten(),
-        read_R=(begin_N1 + read_Q).flatten(),
-        before_R=(begin_N1 + (read_Q - 1).clamp(min=0)).flatten(),
+        read_R=read_N.flatten(),
+        before_R=torch.maximum(read_N - 1, begin_N1).flatten(),
         groups=(Group(rows * states, length, past, part.block),),
-        slots_M=stored(part.pages_BP, row_B11, slot_BKQ + shift_BK[..., None], page=PAGE).flatten(),
+        slots_M=stored(part.pages_BP, row_B11, own_BKQ, page=PAGE).flatten(),
     )
+
+
+def _shifts(part: Blocks) -> Tensor:
+    """How far behind its own slots each state's query is kept, [B, K]; the true state's stands where it belongs."""
+    _, states, length = part.tokens_BKQ.shape
+    if states == 1:
+        return torch.zeros_like(part.begin_B)[:, None]
+    state_K = torch.arange(states, device=part.begin_B.device)
+    shift_BK = (part.copies_B - part.begin_B)[:, None] + (state_K - 1) * length
+    return shift_BK * (state_K > 0)

@@ -217,8 +217,9 @@ class _Piece(NamedTuple):
     def predicted(self) -> list[int]:
         """The places of its block's tokens among the N; any place for a token that is not queried."""
         # Before the suffix a slot's number is its position, so the block's place in the query is a difference of the two.
-        plan, begin = self.query.plan, self.query.start - self.query.plan.query.start
-        return [self.place + min(max(offset, 0), plan.tokens - 1) for offset in range(begin, begin + self.query.length)]
+        begin = self.place + self.query.start - self.query.plan.query.start
+        first, last = self.place, self.place + self.query.plan.tokens - 1
+        return [min(max(place, first), last) for place in range(begin, begin + self.query.length)]
 
     def before(self, last: int) -> list[int]:
         """The place of the token before each of those; `last` is that of the last token of the query before."""

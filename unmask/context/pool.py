@@ -83,11 +83,6 @@ class KVPool:
         for whole in (*self.keys, *self.values):
             whole.view(-1, PAGE, *whole.shape[1:])[own] = 0
 
-    def write(self, layer: int, k_MGD: Tensor, v_MGD: Tensor, slots_M: Tensor) -> None:
-        """Store fresh keys and values in these slots, in place."""
-        self.keys[layer].index_copy_(0, slots_M, k_MGD)
-        self.values[layer].index_copy_(0, slots_M, v_MGD)
-
     def view(self, layer: int, *, begin: int, slots: int, rows: int = 1, apart: int = 0) -> tuple[Tensor, Tensor]:
         """The keys and values of rows that lie in one piece each, [B, G, S, D], where they are: nothing is copied.
 

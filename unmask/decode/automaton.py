@@ -71,7 +71,7 @@ class Automaton:
         ends_N = member_NC[:, end_class] & (member_NC.sum(dim=1) == 1) if only_ends else member_NC.any(dim=1)
         return cls(
             next_CS=next_CS,
-            classes=Classes.of(class_V, count),
+            classes=Classes.of(class_V, count, mask_id),
             from_P=from_P,
             to_P=to_P,
             set_P=set_P,

@@ -60,7 +60,7 @@ class Proposal(NamedTuple):
         """Of the distribution over the vocabulary, in nats; for rules whose evidence is "negative_entropy"."""
         return -self.score_BL
 
-    def rows(self, index_B: Tensor) -> "Proposal":
+    def rows(self, index_B: Tensor | slice) -> "Proposal":
         """The evidence of these rows."""
         return Proposal(*(None if part is None else part[index_B] for part in self))  # type: ignore[arg-type]
 

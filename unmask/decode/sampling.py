@@ -28,6 +28,10 @@ class Sampling(NamedTuple):
         narrowed = [None if part is None else part.repeat_interleave(times, dim=0) for part in self[3:]]
         return Sampling(*rows, *narrowed)
 
+    def rows(self, some: slice) -> "Sampling":
+        """Those of these rows."""
+        return Sampling(*(part if part is None else part[some] for part in self))  # type: ignore[arg-type]
+
 
 def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
     """Gumbel-max: argmax of logits / temperature + noise, over the tokens that top-k and top-p keep. Shape [B, L].

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode.advance import Close, Outcome, advance
-from unmask.decode.forced import Placed
+from unmask.decode.constraint import Held
 from unmask.decode.holes import without_ends
 from unmask.decode.memory import Memory
 from unmask.decode.multi_block import ONE, MultiBlock, split
@@ -121,13 +121,13 @@ def decide(
     mask_id: int,
     eos_E: Tensor,
     hidden_RC: Tensor | None = None,
-    constraint: Placed | None = None,
+    constraint: Held | None = None,
     shown_S: Tensor | None = None,
 ) -> tuple[Outcome, Tensor]:
     """What a forward over these states of rows' blocks leads to, and the `status` [B] of each row; of several blocks [B, N].
 
     A row any of whose logits are no distribution (NaN, +inf, or -inf for every token) is `BROKEN`: its outcome means nothing.
-    `eos_E` are the ids that end an answer. A `constraint` is that of the only row. `shown_S`: which of the R tokens the
+    `eos_E` are the ids that end an answer. The rows are held to the `constraint`. `shown_S`: which of the R tokens the
     logits [S, V] are of, all masked ones among them; None: all. Only where `settings.reads_open`, and no constraint.
     """
     rows, states, length = states_BKL.shape

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.context.blocks import Blocks
 from unmask.decode.advance import Outcome, drafts
-from unmask.decode.forced import Placed
+from unmask.decode.constraint import Held
 from unmask.decode.holes import GIVEN
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, decide
@@ -83,7 +83,7 @@ class DecisionKey(NamedTuple):
 class DecisionBatch:
     """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
 
-    `constraint` is that of the batch's only row. `shown_S` are those of its R tokens that are predicted; None: all.
+    `constraint` is what its rows are held to. `shown_S` are those of its R tokens that are predicted; None: all.
     """
 
     key: DecisionKey
@@ -91,7 +91,7 @@ class DecisionBatch:
     eos_E: Tensor
     device_state: DeviceState
     model: Denoiser
-    constraint: Placed | None = None
+    constraint: Held | None = None
     shown_S: Tensor | None = None
 
     def states(self) -> Tensor:
@@ -102,15 +102,19 @@ class DecisionBatch:
             return window_BL[:, None]
         guess = self.device_state.guess(self.index_B, recipe.width)
         states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
-        return states_BKL if self.constraint is None else self.constraint.forced(states_BKL[0])[None]
+        if self.constraint is None:
+            return states_BKL
+        return self.constraint.forced(states_BKL.flatten(0, 1)).view_as(states_BKL)
 
     def blocks(self, states_BKL: Tensor) -> Blocks:
         """The block forward that tries them."""
         recipe = self.key.recipe
         facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
-        before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+        if before:
+            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
+            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
         return Blocks(
-            tokens_BKQ=torch.cat((before_BK1, states_BKL), dim=2),
+            tokens_BKQ=states_BKL,
             before=before,
             begin_B=facts.begin,
             seen_B=facts.seen,
@@ -120,8 +124,8 @@ class DecisionBatch:
             block=recipe.block if recipe.blocks.count > 1 else None,
         )
 
-    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Tensor:
-        """Commit what the evidence leads to, to the device state. For the host, as `DecisionKey` reads it: int64 [B, W]."""
+    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> tuple[Outcome, Tensor]:
+        """What the evidence leads to, and for the host, as `DecisionKey` reads it, int64 [B, W]. Nothing is committed yet."""
         recipe = self.key.recipe
         facts = self.device_state.facts(self.index_B)
         kind_BL = self.device_state.kind(self.index_B, recipe.width)
@@ -143,14 +147,20 @@ class DecisionBatch:
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        self.device_state.keep(self.index_B, outcome, recipe)
-        return _numbers(outcome, left_B, states_BKL)
+        return outcome, _numbers(outcome, left_B, states_BKL)
+
+    def commit(self, outcome: Outcome) -> None:
+        """What was decided becomes what the next forward starts from."""
+        self.device_state.keep(self.index_B, outcome, self.key.recipe)
 
 
 def decide_all(
     batches: Sequence[DecisionBatch], states: Sequence[Tensor], logits_RV: Tensor, hidden_RC: Tensor | None
 ) -> Tensor:
-    """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat."""
+    """Each batch on its own slice of a forward's logits; the numbers of all of them, one behind the other, flat.
+
+    Nothing is committed before all is decided: a forward that fails has done nothing, and can be made again.
+    """
     sizes = [
         states_BKL.numel() if batch.shown_S is None else len(batch.shown_S)
         for batch, states_BKL in zip(batches, states, strict=True)
@@ -161,7 +171,11 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    return torch.cat([numbers_BW.flatten() for numbers_BW in decided])
+    flat = [numbers_BW.flatten() for _, numbers_BW in decided]
+    numbers = flat[0] if len(flat) == 1 else torch.cat(flat)
+    for batch, (outcome, _) in zip(batches, decided, strict=True):
+        batch.commit(outcome)
+    return numbers
 
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:

@@ -84,7 +84,8 @@ def _bits(number: float) -> int:
 class DeviceState:
     """Places for this many requests; `padding` is the index that none holds, and its pages are the pool's scratch page."""
 
-    def __init__(self, rows: int, *, scratch: int, device: torch.device) -> None:
+    def __init__(self, rows: int, *, pages: int, scratch: int, device: torch.device) -> None:
+        """`pages` are as many as a row is likely to have at most: tables that need not grow need not move."""
         self.padding, self._scratch = rows, scratch
         self._free = list(range(rows))
 
@@ -93,7 +94,8 @@ class DeviceState:
 
         self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
-        self._pages_SP = table(torch.int64)
+        self._pages_SP = torch.zeros((rows + 1, pages), dtype=torch.int64, device=device)
+        self._pages_SP[rows] = scratch
         self._step_SL = table(torch.int64)  # of each position's block
         self._window_SL, self._kind_SL, self._clean_SL = table(torch.int64), table(torch.int64), table(torch.int64)
         self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
@@ -109,7 +111,7 @@ class DeviceState:
     def take(self, recipe: Recipe, pages: int) -> int:
         """An index for a request of this recipe and that many pages; the caller knows that there is one."""
         widest, longest = self.shape
-        longer, wider = max(0, recipe.width - longest), max(0, widened(pages) - widest)
+        longer, wider = max(0, recipe.width - longest), widened(pages) - widest if pages > widest else 0
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
@@ -138,7 +140,7 @@ class DeviceState:
         """
         stays_B1, moved_B1 = (facts_BF[:, Facts._fields.index(name), None] for name in ("stays", "moved"))
         self._facts_FS.index_copy_(1, index_B, facts_BF.t())
-        self._pages_SP.index_copy_(0, index_B, pages_BP)
+        self._pages_SP[:, : pages_BP.shape[1]].index_copy_(0, index_B, pages_BP)
         self._window_SL.index_copy_(0, index_B, window_BL)
         self._kind_SL.index_copy_(0, index_B, kind_BL)
         kept = [(self._step_SL, torch.zeros_like(window_BL))]

@@ -15,7 +15,7 @@ time and of nothing else.
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -97,6 +97,7 @@ class Load(NamedTuple):
     pages: int  # lent to running requests
     all_pages: int
     kept_pages: int = 0  # lent to none, and kept for requests that begin alike
+    fallbacks: Mapping[str, int] = {}  # what was given up for its plain form, by kind (engine/fallbacks.py)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -133,12 +134,13 @@ class Engine:
         self._waiting: dict[int, _Entry] = {}
         self._running: dict[int, _Entry] = {}
         self._pending: tuple[list[_Entry], PendingStep | Exception] | None = None
+        self._failed: Exception | None = None  # of requests that are gone, beside the pending step
         self._lock = threading.Lock()  # around both and what the runner lends; never held during a forward
 
     @property
     def busy(self) -> bool:
         """Whether a request waits or runs, or a forward is yet to be finished."""
-        return bool(self._waiting or self._running or self._pending is not None)
+        return bool(self._waiting or self._running or self._pending is not None or self._failed is not None)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -150,7 +152,8 @@ class Engine:
         """How busy it is now."""
         with self._lock:
             pages, prefixes = self._runner.pool.pages, self._runner.prefixes
-            return Load(len(self._waiting), len(self._running), pages - prefixes.free, pages, prefixes.kept)
+            counts = dict(self._runner.fallbacks.counts)
+            return Load(len(self._waiting), len(self._running), pages - prefixes.free, pages, prefixes.kept, counts)
 
     def check(self, request: Request) -> RequestState:
         """A request's state before its first forward.
@@ -233,6 +236,9 @@ class Engine:
 
     def _turn(self) -> list[_Finished]:
         """Finish a forward and launch one; the order is the device's."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
         complete = self._take_complete()
         if self._ahead:
             finished = self._finish()
@@ -256,10 +262,8 @@ class Engine:
             if isinstance(step, Exception):
                 raise step
             records = self._runner.finish(step)
-        except Exception:
-            for entry in entries:
-                self.abort(entry.number)
-            raise
+        except Exception as error:
+            raise self._lost(entries, error) from None
         with self._lock:
             kept = [pair for pair in zip(entries, records, strict=True) if pair[0].number in self._running]
         finished = [_settled(entry, record) for entry, record in kept]
@@ -285,9 +289,28 @@ class Engine:
         try:
             step = self._runner.launch([entry.state for entry in picked], [entry.watch for entry in picked])
         except Exception as error:  # raised when it should finish, as a device's own errors are: what has finished comes first
-            self._pending = picked, error
-        else:
-            self._pending = picked, step
+            self._pending = (picked, error) if not self._smaller(picked, error) else None
+            return
+        taking = {id(row) for row in step.rows}
+        self._pending = [entry for entry in picked if id(entry.state) in taking], step
+        if step.failed is not None:
+            others = [entry for entry in picked if id(entry.state) not in taking]
+            if not self._smaller(others, step.failed):
+                self._failed = self._lost(others, step.failed)
+
+    def _smaller(self, entries: Sequence[_Entry], error: Exception) -> bool:
+        """Whether these can be tried again in smaller forwards: what they were given did not fit into memory."""
+        if not isinstance(error, torch.OutOfMemoryError) or len(entries) < 2:
+            return False
+        self._runner.fallbacks.note("memory", error)
+        self._turns.narrow(sum(entry.state.tokens for entry in entries))
+        return True
+
+    def _lost(self, entries: Sequence[_Entry], error: Exception) -> Exception:
+        """These requests are gone with the error, which is to be raised."""
+        for entry in entries:
+            self.abort(entry.number)
+        return error
 
     def _join(self) -> None:
         """Let in the waiting requests that find memory, but none that begins with what a running one is computing now."""

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from unmask.decode.settings import whole
-from unmask.engine.check import check, check_size
+from unmask.engine.check import check
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.holes import Behind, CanvasPrompt, Hole, Laid, Piece, lay_out
 from unmask.engine.own import completed, default_method, default_new_tokens
+from unmask.engine.prompt import beginning, chat, check_text, encode
 from unmask.engine.request import Completion, Observer, Request
-from unmask.engine.template import render
 from unmask.engine.text import decode
-from unmask.errors import ConfigError, EmptyPrompt, RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.grammar import language as languages
 from unmask.grammar.constraint import Grammar
 from unmask.grammar.language import Language, grammar
@@ -37,6 +37,8 @@ def generate(
     stop: Sequence[str] | None = None,
     regex: str | Sequence[str | None] | None = None,
     json_schema: Schema | Sequence[Schema | None] | None = None,
+    chat_template: bool | None = None,
+    add_bos: bool | None = None,
     observer: Observer | None = None,
 ) -> list[Completion]:
     """Answer prompts as one batch, each row as if it were alone.
@@ -53,6 +55,7 @@ def generate(
         stop: strings that end an answer, or of a canvas a hole that may end early.
         regex, json_schema: what every answer is to be, or a list with one for each prompt (None: free). Every answer then
             is: it matches the pattern from beginning to end, or is JSON that validates.
+        chat_template, add_bos: how strings become prompts, as `unmask.load` takes them; None: as the model was loaded.
         observer: called with a StepRecord after each forward.
 
     Raises:
@@ -73,6 +76,7 @@ def generate(
         raise ConfigError("prompts must be a list: write [prompt]")
     if observer is not None and not callable(observer):
         raise ConfigError(f"observer must be a function of one StepRecord, got {observer!r:.60}")
+    model = model.asked(chat_template=chat_template, add_bos=add_bos)
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for all, or one each")
@@ -208,14 +212,12 @@ def canvas_request(model: Denoiser, canvas: CanvasPrompt, sampled: Request) -> R
 
 def _laid(model: Denoiser, canvas: CanvasPrompt) -> Laid:
     """The canvas in token ids, behind its chat or the token that the tokenizer begins every text with."""
-    tokenizer: Any = model.tokenizer
     context: Sequence[int] = ()
     if canvas.chat is not None:
         turns = [{"role": "user", "content": canvas.chat}] if isinstance(canvas.chat, str) else canvas.chat
         context = chat(model, turns)
-    elif tokenizer is not None:
-        start = tokenizer.encode("", verbose=False)[:1]
-        context = start if start and start[0] == getattr(tokenizer, "bos_token_id", None) else ()
+    else:
+        context = beginning(model)
     pieces, before = list[Piece](), list[int]()
     for part in canvas.parts:
         pieces.append(Piece(hole=part) if isinstance(part, Hole) else _piece(model, part, before))
@@ -230,7 +232,7 @@ def _piece(model: Denoiser, part: str | tuple[int, ...], before: Sequence[int]) 
     """A part of fixed text; of ids the text is what the tokenizer writes for them."""
     tokenizer: Any = model.tokenizer
     if isinstance(part, str):
-        _check_text(part)
+        check_text(part)
         if tokenizer is None:
             raise ConfigError(f"{model.name} has no tokenizer: give the text of a canvas as lists of token ids")
         return Piece(tuple(tokenizer.encode(part, add_special_tokens=False, verbose=False)), part)
@@ -275,56 +277,3 @@ def _languages(
         languages.regex(one) if one is not None else None if other is None else languages.json_schema(other)
         for one, other in zip(patterns, schemas, strict=True)
     ]
-
-
-def encode(model: Denoiser, prompt: str | Sequence[int]) -> tuple[int, ...]:
-    """Token ids of a prompt; a string becomes the user's turn of a chat where the tokenizer has a template."""
-    # verbose=False: a prompt that is too long is our error to report, with the numbers that matter.
-    if not isinstance(prompt, str):
-        if not all(isinstance(token, int) for token in prompt):
-            raise ConfigError("a prompt is a string or a list of token ids")
-        return tuple(prompt)
-    _check_text(prompt)
-    check_size(prompt, model)
-    if not prompt.strip():
-        raise EmptyPrompt("the prompt is empty: give it at least one word")
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None:
-        raise ConfigError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
-    if tokenizer.chat_template is None:
-        return tuple(tokenizer.encode(prompt, verbose=False))
-    return chat(model, [{"role": "user", "content": prompt}])
-
-
-def chat(
-    model: Denoiser, turns: Sequence[Mapping[str, str]], *, tools: Sequence[Mapping[str, Any]] | None = None
-) -> tuple[int, ...]:
-    """Token ids of a chat, turns of `role` and `content`, up to where the assistant's turn begins.
-
-    `tools` go to the template as transformers has them; one that knows no tools leaves them out.
-
-    Raises RequestError where the model has no chat template, or where its template cannot take the turns.
-
-    >>> import unmask
-    >>> model = unmask.load("unmask-tiny")
-    >>> model.tokenizer.decode(chat(model, [{"role": "user", "content": "Hi"}]))
-    '<|user|> Hi<|assistant|>'
-    """
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None or tokenizer.chat_template is None:
-        raise RequestError(f"{model.name} has no chat template: give a plain prompt or token ids")
-    for turn in turns:
-        _check_text(turn["content"])
-    check_size("".join(turn["content"] for turn in turns), model)
-    if not any(turn["content"].strip() for turn in turns):
-        raise EmptyPrompt("the chat holds no text: give at least one word")
-    text = render(tokenizer, turns, tools=tools)
-    return tuple(tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-
-def _check_text(text: str) -> None:
-    """Raises RequestError for half of a surrogate pair, which JSON's escapes can spell and no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"the text has half a letter, {text[error.start]!r}, at place {error.start}") from None

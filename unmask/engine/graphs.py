@@ -7,9 +7,11 @@ forwards that query a suffix too, prompts) is long and seldom twice of one shape
 On other devices the same code runs as a plain call; tests compare it with the packed forwards.
 """
 
+import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -18,11 +20,12 @@ from unmask.context.blocks import assemble_blocks
 from unmask.context.plan import ship, stage
 from unmask.context.pool import KVPool
 from unmask.engine.decision import DecisionBatch, DecisionKey, decide_all, reads_hidden
-from unmask.engine.device_state import DeviceState, widened
+from unmask.engine.device_state import DeviceState
+from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.state import RequestState
 from unmask.models.denoiser import Denoiser
 
-OFTEN = 4  # calls of a step, of which the last is captured: what comes up less often is not worth it
+OFTEN = 2  # calls of a step, of which the last is captured: the one before has compiled and allocated what it needs
 KEPT = 128  # graphs; rows whose settings differ from all others' make many keys, few of which come again
 
 
@@ -42,8 +45,18 @@ def graphable(row: RequestState) -> bool:
 
 
 def roomy(key: DecisionKey, rows: Sequence[RequestState]) -> DecisionKey:
-    """The key of a step that these rows share with others: with places for a few more rows and pages."""
-    return key._replace(rows=padded(key.rows), pages=widened(max(len(row.pages) for row in rows)))
+    """The key of a step that these rows share with others: with places for more rows and pages."""
+    return key._replace(rows=padded(key.rows), pages=roomed(max(len(row.pages) for row in rows)))
+
+
+def roomed(pages: int) -> int:
+    """Pages of the smallest step that holds rows of this many: 64, or a power of four times that.
+
+    >>> [roomed(pages) for pages in (0, 3, 65, 257)]
+    [64, 64, 256, 1024]
+    """
+    times = max(1, -(-pages // 64))
+    return 64 * 4 ** (((times - 1).bit_length() + 1) // 2)
 
 
 def padded(rows: int) -> int:
@@ -66,23 +79,63 @@ def capturing(device: torch.device) -> Callable[[Compute], Compute | None]:
 
     What it launches must have been compiled and allocated, so it has run before. All graphs share memory for what they
     compute on: each is done with it before the next is launched. Other threads' work on the device may go on meanwhile.
+    Whatever goes wrong is raised, and leaves the thread on the stream that it came with.
     """
     if device.type != "cuda":
         return lambda compute: None
-    stream, memory = _stream(device), torch.cuda.graph_pool_handle()
+    stream, memory = _stream(device), SharedMemory(torch.cuda.graph_pool_handle)
 
     def capture(compute: Compute) -> Compute:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory, stream=stream, capture_error_mode="thread_local"):
-            made = compute()
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # what the allocator keeps for others is not the graphs' to take
+        try:
+            with torch.cuda.stream(stream):  # not by torch.cuda.graph, which stays on its stream where a capture fails
+                made = _captured(graph, compute, memory.handle())
+        except BaseException:
+            memory.abandon()
+            raise
 
         def replay() -> Tensor:
             graph.replay()
             return made
 
+        memory.users.add(replay)
         return replay
 
     return capture
+
+
+def _captured(graph: torch.cuda.CUDAGraph, compute: Compute, memory: tuple[int, int]) -> Tensor:
+    """Capture what is computed on the current stream; its result, which each replay fills."""
+    graph.capture_begin(pool=memory, capture_error_mode="thread_local")
+    try:
+        made = compute()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # a broken capture says so again when it ends
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return made
+
+
+class SharedMemory:
+    """The memory that graphs share: one handle as long as one of them lives. What has lost its last graph takes no other."""
+
+    def __init__(self, new: Callable[[], tuple[int, int]]) -> None:
+        self.users: WeakSet[Compute] = WeakSet()
+        self._new = new
+        self._handle: tuple[int, int] | None = None
+
+    def handle(self) -> tuple[int, int]:
+        """For the next graph."""
+        if self._handle is None or not self.users:
+            self._handle = self._new()
+        return self._handle
+
+    def abandon(self) -> None:
+        """Whatever state a failed capture has left the handle in: the next graph gets another one."""
+        self._handle = None
 
 
 @functools.cache
@@ -101,6 +154,7 @@ class BlockStep:
         pool: KVPool,
         device_state: DeviceState,
         capture: Callable[[Compute], Compute | None],
+        fallbacks: Fallbacks,
     ) -> None:
         self._keys, self._model, self._pool, self._padding = keys, model, pool, device_state.padding
         sizes = [key.rows for key in keys]
@@ -110,7 +164,7 @@ class BlockStep:
             DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=device_state, model=model)
             for key, index_B, eos_E in zip(keys, torch.split(self._taking_B, sizes), eos, strict=True)
         ]
-        self._capture, self._calls = capture, 0
+        self._capture, self._fallbacks, self._calls = capture, fallbacks, 0
         self._captured: Compute | None = None  # not `_compute` itself: a cycle would keep the pool's memory
 
     def __call__(self, indices: Sequence[Sequence[int]]) -> Tensor:
@@ -125,7 +179,10 @@ class BlockStep:
             self._taking = taking
         self._calls += 1
         if self._calls == OFTEN:
-            self._captured = self._capture(self._compute)
+            try:
+                self._captured = self._capture(self._compute)
+            except Exception as error:  # the rows are none the worse for it: what was to be captured has not run
+                self._fallbacks.note("graph", error)
         return self._compute() if self._captured is None else self._captured()
 
     def _compute(self) -> Tensor:
@@ -139,8 +196,8 @@ class BlockStep:
 class BlockSteps:
     """The steps of all keys that come up."""
 
-    def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState) -> None:
-        self._model, self._pool, self._device_state = model, pool, device_state
+    def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState, fallbacks: Fallbacks) -> None:
+        self._model, self._pool, self._device_state, self._fallbacks = model, pool, device_state, fallbacks
         self._capture = capturing(model.device)
         self._shape = device_state.shape
         self._steps: OrderedDict[tuple[DecisionKey, ...], BlockStep] = OrderedDict()  # the last used is last
@@ -149,12 +206,11 @@ class BlockSteps:
         """Run the rows at these indices, at most as many of a key as it has rows; the numbers of their decisions."""
         if self._shape != self._device_state.shape:  # the tables have moved
             self._steps.clear()
-            self._capture = capturing(self._model.device)  # a memory pool that has lost its last graph takes no other
             self._shape = self._device_state.shape
         keys = tuple(key for key, _ in parts)
         step = self._steps.pop(keys, None)
         if step is None:
-            step = BlockStep(keys, self._model, self._pool, self._device_state, self._capture)
+            step = BlockStep(keys, self._model, self._pool, self._device_state, self._capture, self._fallbacks)
         self._steps[keys] = step
         if len(self._steps) > KEPT:
             self._steps.popitem(last=False)

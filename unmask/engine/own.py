@@ -31,7 +31,7 @@ def default_method(model: Denoiser) -> str:
 
 def default_method_of(name: str) -> str:
     """`default_method` of a model that is not loaded yet. Raises ModelError where there is no such model."""
-    own = read(folders(name)[0])
+    own = read(folders(name, weights=False)[0])
     check(own)
     return own.method or DEFAULT_METHOD
 

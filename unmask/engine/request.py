@@ -49,7 +49,7 @@ class Request:
         stop: strings that end the answer; needs a tokenizer.
         fixed: offset in the answer -> the token that stands there from the start.
         layout: the holes between them, where the answer is a canvas (`unmask.canvas`); `limit` is where it ends.
-        constraint: what the answer must be; such a request decides in a batch of its own.
+        constraint: what the answer must be; such requests decide among themselves.
         alternatives: how many of the most probable tokens are told beside each token of the answer.
         cache_scope: it shares the keys and values of its beginning with requests of the same scope alone.
         owner: whose it is, for the fair shares of memory and forwards; those of no name are one another's.

@@ -8,7 +8,7 @@ in batches, the rows with equal recipes, on their slice of the logits. No loop i
 """
 
 import itertools
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
@@ -19,15 +19,19 @@ from torch import Tensor
 from unmask.context.plan import assemble, page_table, ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
+from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
 from unmask.engine.completion import publishable
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, Facts
+from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.graphs import BlockSteps, graphable, roomy
 from unmask.engine.request import StepOutput, StepRecord
 from unmask.engine.state import RequestState
+from unmask.kernels import choice
 from unmask.methods.recipe import Recipe
 from unmask.models.denoiser import Denoiser
+from unmask.models.follow import OutOfStep
 
 Rows = tuple[DecisionKey, list[RequestState]]  # that decide together
 
@@ -35,8 +39,13 @@ Rows = tuple[DecisionKey, list[RequestState]]  # that decide together
 class PendingStep(NamedTuple):
     """A step on its way. Its rows stay as they are until it is finished, and that is before the next is launched.
 
-    `numbers` holds each batch's rows of numbers one behind the other. They are on the host, to be read after `arrived`;
-    None where nothing is asynchronous.
+    Attributes:
+        rows: that take part.
+        watched: those of which a record is asked.
+        parts: which of them decide together.
+        numbers: each batch's rows of numbers one behind the other, on the host, to be read after `arrived`.
+        arrived: None where nothing is asynchronous.
+        failed: why the others of the step take no part in it, if one of its forwards failed: to them nothing has happened.
     """
 
     rows: list[RequestState]
@@ -44,9 +53,11 @@ class PendingStep(NamedTuple):
     parts: list[Rows]
     numbers: Tensor
     arrived: torch.cuda.Event | None
+    failed: Exception | None = None
 
 
 Part = TypeVar("Part")
+_Half = Callable[[list[RequestState]], tuple[list[Rows], Tensor]]
 
 
 class _Launch(NamedTuple, Generic[Part]):
@@ -70,8 +81,13 @@ class Runner:
         self.model = model
         self.pool = model.pool(pages)
         self.prefixes = PrefixCache(self.pool, shared=shared)
-        self._device_state = DeviceState(rows, scratch=self.pool.scratch, device=model.device)
-        self._steps = BlockSteps(model, self.pool, self._device_state)
+        self.fallbacks = Fallbacks()
+        longest = min(pages, pages_for(model.spec.max_length))
+        self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, device=model.device)
+        self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
+        if model.device.type == "cuda":
+            # It plans each length anew, on the host, and keeps every plan: a stall with each new prompt.
+            torch.backends.cuda.enable_cudnn_sdp(False)
 
     def prepare(self, row: RequestState) -> None:
         """Say what a request will want of the memory; nothing is lent yet."""
@@ -103,15 +119,44 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[RequestState], watched: Sequence[bool]) -> PendingStep:
-        """Put a step of these rows on its way: nothing here waits for the device."""
+        """Put a step of these rows on its way: nothing here waits for the device.
+
+        Raises what a forward raised, where none was launched.
+        """
         stays = [graphable(row) for row in rows] if self.model.replayable else [False] * len(rows)
         replayed = [row for row, one in zip(rows, stays, strict=True) if one]
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
-            launched = [half(some) for half, some in ((of_packed, packed), (self._replayed, replayed)) if some]
-            numbers, arrived = _to_host(torch.cat([numbers for _, numbers in launched]))
-        return PendingStep(list(rows), list(watched), [part for parts, _ in launched for part in parts], numbers, arrived)
+            launched, taking, failed = list[tuple[list[Rows], Tensor]](), set[int](), None
+            for half, some in ((of_packed, packed), (self._replayed, replayed)):
+                try:
+                    launched += [self._safely(half, some)] if some else []
+                except Exception as error:
+                    if not launched:
+                        raise
+                    failed = error
+                else:
+                    taking |= {id(row) for row in some}
+            decided = [numbers for _, numbers in launched]
+            numbers, arrived = _to_host(decided[0] if len(decided) == 1 else torch.cat(decided))
+        kept = [(row, seen) for row, seen in zip(rows, watched, strict=True) if id(row) in taking]
+        parts = [part for some, _ in launched for part in some]
+        return PendingStep([row for row, _ in kept], [seen for _, seen in kept], parts, numbers, arrived, failed)
+
+    def _safely(self, half: "_Half", rows: list[RequestState]) -> tuple[list[Rows], Tensor]:
+        """One forward and its decisions; where kernels run and something fails, once more without them."""
+        try:
+            return half(rows)
+        except (torch.OutOfMemoryError, OutOfStep):
+            raise
+        except Exception as error:
+            device, dtype = self.model.device, self.model.dtype
+            if not self.model.accelerated:
+                raise
+            choice.give_up(device, dtype, f"{type(error).__name__}: {error}")
+            self.fallbacks.note("kernels", error)
+            return half(rows)
 
     def finish(self, step: PendingStep) -> list[StepRecord | None]:
         """Wait for a step and commit it to its rows; a record of each watched one, numbered by its own forwards."""
@@ -146,8 +191,10 @@ class Runner:
         parts = _together(deciding)
         model, state = self.model, self._device_state
         shown = self._shown(parts, watched)
-        numbers = self._shipped(parts, [row for row in deciding if row.refreshes], shown)
+        numbers = self._shipped(parts, [row for row in deciding if not row.opened], shown)
         self._open(numbers)
+        for row in deciding:
+            row.opened = True
         batches = [
             DecisionBatch(
                 key=key,
@@ -155,7 +202,7 @@ class Runner:
                 eos_E=eos_E,
                 device_state=state,
                 model=model,
-                constraint=some[0].placed,
+                constraint=_held(some),
                 shown_S=shown_S,
             )
             for (key, some), index_B, eos_E, shown_S in zip(
@@ -194,12 +241,12 @@ class Runner:
 
     def _open(self, numbers: _Launch[Tensor]) -> None:
         """Put down what the device must know of the rows whose block begins."""
-        count, (widest, longest) = len(numbers.opened), self._device_state.shape
+        count, (_, longest) = len(numbers.opened), self._device_state.shape
         if count:
             self._device_state.open(
                 numbers.opened,
                 numbers.facts.view(-1, FACTS),
-                numbers.pages.view(count, widest),
+                numbers.pages.view(count, -1),
                 numbers.windows.view(count, longest),
                 numbers.kinds.view(count, longest),
             )
@@ -208,12 +255,12 @@ class Runner:
         self, parts: Sequence[Rows], opening: Sequence[RequestState], shown: Sequence[Sequence[int]] = ()
     ) -> _Launch[Tensor]:
         """What the decisions need of the host, on the device, in one copy."""
-        widest, longest = self._device_state.shape
+        _, longest = self._device_state.shape
         mask_id = self.model.spec.mask_id
         host = _Launch(
             opened=[row.index for row in opening],
             facts=[number for row in opening for number in Facts.of(row)],
-            pages=page_table([row.pages for row in opening], widest),
+            pages=page_table([row.pages for row in opening], max((len(row.pages) for row in opening), default=0)),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
             kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
@@ -224,9 +271,11 @@ class Runner:
 
     def _replayed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
         """Block forwards over buffers that stay; likewise."""
-        opening = [row for row in rows if row.refreshes]
+        opening = [row for row in rows if not row.opened]
         if opening:
             self._open(self._shipped([], opening))
+        for row in opening:
+            row.opened = True
         behind = [row for row in rows if row.turn().clean is not None]
         if behind:
             self._open_behind(behind)
@@ -289,12 +338,19 @@ def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
 
 
 def _together(rows: Sequence[RequestState]) -> list[Rows]:
-    """Which of these rows decide together. One with a constraint decides alone."""
-    found: dict[tuple[Recipe, bool, int | None], list[RequestState]] = {}
+    """Which of these rows decide together: with constraints those of one type."""
+    found: dict[tuple[Recipe, bool, type[Constraint | None]], list[RequestState]] = {}
     for row in rows:
-        alone = None if row.constraint is None else id(row)
-        found.setdefault((row.recipe, row.drafts, alone), []).append(row)
+        found.setdefault((row.recipe, row.drafts, type(row.constraint)), []).append(row)
+    for some in found.values():
+        some.sort(key=lambda row: 0 if row.constraint is None else row.constraint.alike)
     return [(DecisionKey.of(some), some) for some in found.values()]
+
+
+def _held(rows: Sequence[RequestState]) -> Held | None:
+    """What rows that decide together are held to."""
+    placed = [row.placed for row in rows if row.placed is not None]
+    return held(placed) if placed else None
 
 
 def _deciding(key: DecisionKey, rows: Sequence[RequestState], watched: Set[int]) -> list[int]:

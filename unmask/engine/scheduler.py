@@ -115,6 +115,16 @@ class Turns:
         self._keys = _Flows()
         self._requests: dict[str, _Flows] = {}
 
+    def narrow(self, tokens: int) -> None:
+        """A forward of that many query tokens was too large for the device: from now on half as many, or one row.
+
+        >>> turns = Turns(budget=1000, share=500)
+        >>> turns.narrow(800)
+        >>> turns.pick([Row(Owner(), cost) for cost in (300, 500, 100)]), turns.pick([Row(Owner(), 500), Row(Owner(), 500)])
+        ([0, 2], [0])
+        """
+        self._budget, self._share = max(1, tokens // 2), min(self._share, max(1, tokens // 2))
+
     def pick(self, line: Sequence[Row]) -> list[int]:
         """Indices of the rows that run, which are served with that; `line` is longest waiting first.
 
@@ -135,7 +145,8 @@ class Turns:
             for place in places:
                 owner, cost = line[place]
                 share = self._share if owner.request and spent[owner] else self._budget
-                if total + cost <= most and spent[owner] + cost <= share:
+                fits = total + cost <= most and spent[owner] + cost <= share
+                if fits or (places is ready and not picked):  # a row wider than a narrowed budget runs alone
                     picked.append(place)
                     total += cost
                     spent[owner] += cost

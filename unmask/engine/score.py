@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from unmask.context.plan import assemble, entire
 from unmask.decode.settings import one_of, whole
 from unmask.engine.check import check
-from unmask.engine.generate import encode
+from unmask.engine.prompt import encode
 from unmask.errors import ConfigError
 from unmask.models.denoiser import Denoiser
 

@@ -24,8 +24,8 @@ from unmask.context.plan import Query, assemble
 from unmask.context.policy import ContextPolicy, RowPlan, Window, clean, keeping, most_slots, policy, sub_block, windows
 from unmask.context.pool import KVPool, pages_for
 from unmask.decode.advance import Outcome, drafts
-from unmask.decode.constraint import Constraint
-from unmask.decode.forced import Forced, Placed
+from unmask.decode.constraint import Constraint, Placed, held
+from unmask.decode.forced import Forced
 from unmask.decode.holes import GIVEN, Gap, first_end, kinds, unneeded
 from unmask.decode.memory import Memory
 from unmask.decode.sampling import Sampling
@@ -160,6 +160,7 @@ class _Row:
         settings, mask_id, device = self.settings, self.model.spec.mask_id, self.model.device
         window, eos_E = self.windows[number], torch.tensor(settings.eos_ids, device=device)
         last, age, placed = None, 0, self.placed(window, constraint)
+        held_to = None if placed is None else held([placed])
         self.open(new=number == 0)
         if self.stays(number):
             self.prefill(window)
@@ -169,7 +170,7 @@ class _Row:
             if settings.branches > 1 and last is not None:  # guess the next states from the evidence of the forward before
                 count = min(settings.branches, max(1, self.block(window).count(mask_id)))
                 states_BKL = drafts(states_BKL[:, 0], last.candidate_BL, last.score_BL, count, mask_id, settings.blocks)
-                states_BKL = states_BKL if placed is None else placed.forced(states_BKL[0])[None]
+                states_BKL = states_BKL if held_to is None else held_to.forced(states_BKL[0])[None]
             query_tokens, logits_RV, hidden_RC = self.predict(self.queries(window, age, states_BKL.shape[1]), states_BKL)
             outcome, left_B = decide(
                 settings,
@@ -180,7 +181,7 @@ class _Row:
                 mask_id=mask_id,
                 eos_E=eos_E,
                 hidden_RC=hidden_RC,
-                constraint=placed,
+                constraint=held_to,
             )
             left = left_B.flatten().tolist()
             if BROKEN in left:

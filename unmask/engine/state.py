@@ -24,8 +24,7 @@ from unmask.context.policy import (
 )
 from unmask.context.prefix_cache import Lease
 from unmask.decode.canvas import Canvas
-from unmask.decode.constraint import Constraint
-from unmask.decode.forced import Placed
+from unmask.decode.constraint import Constraint, Placed
 from unmask.decode.step import BROKEN, ENDED
 from unmask.engine.check import check_constraint, checked
 from unmask.engine.reading import Notes, Reader
@@ -49,6 +48,7 @@ class RequestState:
         broken: whether its logits were no numbers, which ends the request without an answer.
         block_forwards: forwards so far that decoded the window; 0 stands before its first, the refresh.
         kept: of a block-causal model, the slots whose keys and values are final.
+        opened: whether the device knows the window.
         seeds: whether the block's first forward decodes its first token alone and queries nothing of it.
         closing: forwards that are still to be made of the decoded block, so that its keys and values are final.
         room: most query tokens of a forward, which a long prompt is cut to; None: any number.
@@ -74,6 +74,7 @@ class RequestState:
     changed: bool = False
     broken: bool = False
     block_forwards: int = 0
+    opened: bool = False
     kept: int = 0
     closing: int = 0
     seeds: bool = False
@@ -343,7 +344,7 @@ class RequestState:
             self._fill()
             if number == (number := min(self.ahead, len(self.windows) - 1)):
                 break
-        self.block_forwards, self.step, self.changed = 0, 0, False
+        self.block_forwards, self.step, self.changed, self.opened = 0, 0, False, False
         self.moved = self.window.start - start
         self.seeds = self.recipe.seed == "alone" and self.block()[0] == self.canvas.mask_id
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmask.engine.generate import encode, generate
+from unmask.engine.generate import generate
+from unmask.engine.prompt import encode
 from unmask.engine.request import StepRecord
 from unmask.errors import ConfigError
 from unmask.evals.run import Record, Run

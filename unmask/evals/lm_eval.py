@@ -39,6 +39,7 @@ from tqdm import tqdm
 from unmask.decode.settings import whole
 from unmask.engine.generate import answer
 from unmask.engine.own import completed, default_method_of
+from unmask.engine.prompt import begun
 from unmask.engine.request import Request
 from unmask.engine.template import render
 from unmask.engine.text import decode as to_text
@@ -55,6 +56,8 @@ LOG = logging.getLogger("lm_eval.unmask")
 DEFAULT_NEW_TOKENS = 256
 # The generation settings of a task, once the harness has translated its other spellings.
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+# What the harness's other models call `model`.
+THEIR_NAMES = frozenset({"pretrained", "model_path", "path"})
 # Settings of other models' tasks, each with the value that changes nothing, at which it is let through; so is any at null.
 NEUTRAL = {
     "early_stopping": False,
@@ -84,6 +87,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         method: a preset or a YAML file of settings; None: the model's own.
         batch_size: prompts decoded at once; for likelihoods, rows per forward.
         device, dtype: as `unmask.load` takes them.
+        add_bos_token: begin every context with the BOS token, as the harness's own commands say it for base models.
         draws: masks per answer in the estimate of its likelihood (evals/likelihood.py).
         seed: of samples and masks.
         settings: options of the method (threshold=0.8), or fields of its file. A task's own length and sampling
@@ -100,18 +104,23 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         batch_size: int | str = 1,
         device: str = "auto",
         dtype: str = "auto",
+        add_bos_token: bool = False,
         draws: int = 128,
         seed: int = 0,
         **settings: Any,
     ) -> None:
         super().__init__()
+        for name in THEIR_NAMES.intersection(settings):
+            raise ConfigError(f"unknown model argument '{name}': here it is model={settings[name]}")
         chosen = _method(method or default_method_of(model), settings)
         rows = int(batch_size) if str(batch_size).isdigit() else batch_size  # --batch_size arrives as a string
         whole("batch_size", rows, 1, required=True)
         whole("draws", draws, 1, required=True)
         whole("seed", seed, 0, required=True)
         self.batch_size, self.draws, self.seed = int(rows), draws, seed
-        self.model = loading.load(model, device=device, dtype=dtype)
+        if not isinstance(add_bos_token, bool):
+            raise ConfigError(f"add_bos_token must be true or false, got {add_bos_token!r}")
+        self.model = loading.load(model, device=device, dtype=dtype, add_bos=add_bos_token)
         self.method = completed(self.model, chosen)
         self.tokenizer = self.model.tokenizer
         if self.tokenizer is None:
@@ -170,12 +179,11 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         return digest({"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template})
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids; a text that begins with BOS, as chat templates write it, gets no second BOS."""
-        if add_special_tokens is None:
-            start = self.tokenizer.bos_token
-            add_special_tokens = start is None or not string.startswith(start)
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
-        return ids
+        """Token ids, behind BOS where that is asked for; a text that begins with BOS, as templates write it, gets no second."""
+        start = self.tokenizer.bos_token
+        special = start is None or not string.startswith(start) if add_special_tokens is None else add_special_tokens
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=special, verbose=False)
+        return ids if add_special_tokens is False else list(begun(self.model, ids))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The turns as one text; without a generation prompt the last turn is the start of the answer."""
@@ -242,7 +250,7 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
             (number, make_disjoint_window(window))
             for number, text in enumerate(texts)
             for window in get_rolling_token_windows(
-                self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length - 1, context_len=1
+                self._without_prefix(text), self.prefix_token_id, max_seq_len=self.max_length - 1, context_len=1
             )
         ]
         totals = [0.0] * len(texts)
@@ -255,6 +263,11 @@ class UnmaskLM(TemplateLM):  # type: ignore[misc]
         for text, total in zip(texts, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return totals
+
+    def _without_prefix(self, text: str) -> list[int]:
+        """A text's ids without the BOS before them, which the windows put there themselves."""
+        ids = self.tok_encode(text)
+        return ids[1:] if ids[:1] == [self.prefix_token_id] else ids
 
     # --- requests
 

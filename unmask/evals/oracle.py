@@ -8,7 +8,7 @@ bounds rules that look at one forward at a time; it does not prove a minimum.
 import torch
 
 from unmask.context.plan import assemble, entire
-from unmask.engine.generate import encode
+from unmask.engine.prompt import encode
 from unmask.evals.run import Record, Run
 from unmask.files import Journal
 from unmask.kernels.vocabulary import evidence

@@ -5,12 +5,14 @@ The reader is strict and builds every method at once, so that a mistake shows be
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from unmask.decode.settings import from_mapping, whole
 from unmask.errors import ConfigError, unknown
 from unmask.methods import load
 from unmask.methods.method import Method
+from unmask.models.prompting import Prompting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ class PaperTable:
         model, hardware: what was measured.
         methods: row -> how unmask decodes it.
         caveats: what to know before comparing.
+        chat_template, add_bos: how the paper asks its model, as `unmask.load` takes them.
     """
 
     paper: str
@@ -101,6 +104,8 @@ class PaperTable:
     methods: Mapping[str, Recipe]
     entries: tuple[Entry, ...]
     caveats: tuple[str, ...]
+    chat_template: bool = True
+    add_bos: bool = False
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -114,6 +119,9 @@ class PaperTable:
         return from_mapping(cls, parts | {"caveats": tuple(parts.get("caveats", []))}, "table")
 
     def __post_init__(self) -> None:
+        for name in ("chat_template", "add_bos"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
         slugs = [entry.slug for entry in self.entries]
         if not slugs or len(set(slugs)) < len(slugs):
             raise ConfigError(
@@ -125,6 +133,14 @@ class PaperTable:
                     raise unknown(f"row of {entry.title}", name, self.methods)
             if not self.runnable(entry):
                 raise ConfigError(f"{entry.title}: unmask runs none of its rows; leave it out")
+
+    @property
+    def prompting(self) -> Prompting:
+        return Prompting(chat_template=self.chat_template, add_bos=self.add_bos)
+
+    def is_of(self, model: str) -> bool:
+        """Whether a model is the table's: one of its name, and so is a checkpoint folder of that name."""
+        return Path(model).name == Path(self.model).name
 
     def runnable(self, entry: Entry) -> dict[str, Method]:
         """Row -> method, for the rows that unmask has a method for."""

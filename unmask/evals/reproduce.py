@@ -23,6 +23,7 @@ from unmask.evals.run import evaluate
 from unmask.evals.summary import summarise
 from unmask.evals.task import Source, Task
 from unmask.models.denoiser import Denoiser
+from unmask.models.prompting import Prompting
 
 # --- running it -------------------------------------------------------------------------------------------------------
 
@@ -123,18 +124,39 @@ HEAD = (
 )
 
 
-def document(table: PaperTable, outcomes: Sequence[Outcome], *, model: str, device: str, batch: int) -> dict[str, Any]:
+def document(
+    table: PaperTable,
+    outcomes: Sequence[Outcome],
+    *,
+    model: str,
+    device: str,
+    batch: int,
+    prompting: Prompting | None = None,
+) -> dict[str, Any]:
     """Published numbers and ours as plain data; `inside`: whether our 95 % interval holds the published accuracy, or None.
 
-    None means not comparable. A model is the table's if it has its name; a checkpoint folder of that name counts.
+    None means not comparable: another model, or one that was asked otherwise than the paper asks it (`prompting`).
     """
-    other = Path(model).name != Path(table.model).name
-    ours = {"model": model, "device": device, "batch": batch}
+    prompting, why = prompting or table.prompting, None
+    if not table.is_of(model):
+        why = f"the model is {model}, not {table.model}"
+    elif prompting != table.prompting:
+        why = f"the model was asked {in_words(prompting)}, in the paper {in_words(table.prompting)}"
+    ours = {"model": model, "device": device, "batch": batch, **asdict(prompting)}
     return _head(table) | {
         "ours": ours,
-        "not_comparable": f"the model is {model}, not {table.model}" if other else None,
-        "entries": [_compared(table, outcome, comparable=not other and not outcome.differences) for outcome in outcomes],
+        "not_comparable": why,
+        "entries": [_compared(table, outcome, comparable=why is None and not outcome.differences) for outcome in outcomes],
     }
+
+
+def in_words(prompting: Prompting) -> str:
+    """How a model is asked.
+
+    >>> in_words(Prompting(chat_template=False, add_bos=True))
+    'without its chat template behind a BOS token'
+    """
+    return f"{'with' if prompting.chat_template else 'without'} its chat template{' behind a BOS token' * prompting.add_bos}"
 
 
 def published(table: PaperTable) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from unmask.engine.generate import encode, generate
+from unmask.engine.generate import generate
 from unmask.engine.own import completed
+from unmask.engine.prompt import encode
 from unmask.engine.request import Completion
 from unmask.errors import ConfigError, LogitsError, PromptTooLong
 from unmask.evals.task import Item, Task
@@ -177,6 +178,7 @@ def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch:
         "stop": list(task.stop),
         "batch": batch,
         "method": method.to_dict(),
+        **model.prompting.to_dict(),
         **({"head": model.head.digest} if model.head is not None and method.commit.reads_hidden else {}),
     }
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
 from unmask.decode.automaton import Automaton
-from unmask.decode.constraint import Chain, forced, restrict
+from unmask.decode.chain import Chain, Chains
+from unmask.decode.constraint import Placed
+from unmask.decode.narrow import forced, restrict
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.sampling import Sampling
 
@@ -34,34 +36,13 @@ class Grammar:
         """Tokens that the rest of the answer takes at least."""
         return self.automaton.least(self.state)
 
-    def narrow(
-        self,
-        logits_KLV: Tensor,
-        proposal: Proposal,
-        sampling: Sampling | None,
-        score: Score,
-        *,
-        prompt: int,
-        behind: Sequence[int],
-    ) -> Proposal:
-        chain = self._chain(logits_KLV.shape[1] - prompt, behind, logits_KLV.device)
-        if prompt == 0:
-            return restrict(chain, logits_KLV, proposal, sampling=sampling, score=score)
-        parts: list[Any] = [part[:, prompt:] if part is not None and part.dim() > 1 else part for part in proposal]
-        shown = Proposal(*parts)
-        if sampling is not None:
-            sampling = sampling._replace(positions_BL=sampling.positions_BL[:, prompt:])
-        made = restrict(chain, logits_KLV[:, prompt:], shown, sampling=sampling, score=score)
-        joined: list[Any] = [
-            new if old is None or new is None or old.dim() < 2 else torch.cat((old[:, :prompt], new), dim=1)
-            for old, new in zip(proposal, made, strict=True)
-        ]
-        return Proposal(*joined)
+    @property
+    def alike(self) -> int:
+        return id(self.automaton)
 
-    def forced(self, token_KL: Tensor, *, prompt: int, behind: Sequence[int]) -> Tensor:
-        """The window's tokens in some states of it, with what can become one token alone filled in."""
-        chain = self._chain(token_KL.shape[1] - prompt, behind, token_KL.device)
-        return torch.cat((token_KL[:, :prompt], forced(chain, token_KL[:, prompt:])), dim=1)
+    @classmethod
+    def together(cls, rows: Sequence[Placed]) -> "Grammars":
+        return Grammars(tuple(cast(Grammar, row.constraint).chain(row) for row in rows))
 
     def after(self, tokens: Sequence[int]) -> Self:
         state = self.automaton.walk(tokens, self.state)
@@ -69,16 +50,15 @@ class Grammar:
         return replace(self, state=state, written=self.written + len(tokens))
 
     def possible(self, tokens: Sequence[int]) -> bool:
-        return bool(self._right(tuple(tokens[: self.limit - self.written]))[self.state])
+        return bool(self._right(tokens[: self.limit - self.written])[self.state])
 
-    def _chain(self, length: int, behind: Sequence[int], device: torch.device) -> Chain:
-        """The window of that many positions of the answer."""
-        rest = max(0, self.limit - self.written)
-        right_S = self._right(tuple(behind[: max(0, rest - length)]))
-        automaton = self.automaton.on(device)
-        return Chain(automaton, self.state, right_S.to(device), min(rest, length))
+    def chain(self, place: Placed) -> Chain:
+        """The row's window as a chain of states."""
+        rest, own = max(0, self.limit - self.written), place.length - place.prompt
+        right_S = self._right(place.behind[: max(0, rest - own)])
+        return Chain(self.automaton, self.state, right_S, place.prompt + min(rest, own), place.prompt)
 
-    def _right(self, behind: tuple[int, ...]) -> Tensor:
+    def _right(self, behind: Sequence[int]) -> Tensor:
         """The states from which these positions, masked or fixed, can be filled so that the answer may end there."""
         automaton = self.automaton
         last = max((place for place, token in enumerate(behind, start=1) if token != automaton.mask_id), default=0)
@@ -89,3 +69,21 @@ class Grammar:
                 live_P = live_P & automaton.member_NC[:, automaton.classes.class_V[token]][automaton.set_P]
             right_S = torch.zeros_like(right_S).scatter_reduce(0, automaton.from_P, live_P, "amax")
         return right_S
+
+
+class Grammars(NamedTuple):
+    """What rows that decide together are held to; see `unmask.decode.constraint.Held`."""
+
+    chains: tuple[Chain, ...]
+
+    def narrow(self, logits_RLV: Tensor, proposal: Proposal, sampling: Sampling | None, score: Score) -> Proposal:
+        return restrict(self._of(proposal.token_BL), logits_RLV, proposal, sampling=sampling, score=score)
+
+    def forced(self, token_RL: Tensor) -> Tensor:
+        return forced(self._of(token_RL), token_RL, self.chains[0].automaton.mask_id)
+
+    def _of(self, token_RL: Tensor) -> Chains:
+        """The windows, each as often as the forward has tried states of it."""
+        rows, length = token_RL.shape
+        chains = [chain for chain in self.chains for _ in range(rows // len(self.chains))]
+        return Chains.of(chains, length, token_RL.device)

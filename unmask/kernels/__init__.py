@@ -15,11 +15,18 @@ On a GPU: `pytest tests/kernels`, and to find reads and writes out of bounds (th
 import torch
 from torch import Tensor
 
+from unmask.kernels import choice
+
 
 def accelerated(x: Tensor) -> bool:
-    """Whether a kernel handles this tensor: on a GPU, and not in float64, the precision of the published decoders.
+    """Whether a kernel handles this tensor: on a GPU that runs it, and not in float64, the published decoders' precision.
+
+    A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
+    Where gradients are recorded no kernel runs, because none has any.
 
     >>> accelerated(torch.zeros(1))
     False
     """
-    return x.is_cuda and x.dtype != torch.float64
+    if x.dtype == torch.float64 or torch.is_grad_enabled():
+        return False
+    return x.is_meta or (x.is_cuda and choice.runs(x.device, x.dtype))

@@ -68,3 +68,14 @@ def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, sh
 def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
     """The pool's slots of rows' own slots."""
     return pages_BP[row, slot // page] * page + slot % page
+
+
+def write(memory_SGD: Tensor, x_MGD: Tensor, slots_M: Tensor) -> None:
+    """Store fresh keys or values in the pool's slots, in place.
+
+    >>> memory = torch.zeros(3, 1, 1)
+    >>> write(memory, torch.ones(1, 1, 1), torch.tensor([2]))
+    >>> memory.flatten()
+    tensor([0., 0., 1.])
+    """
+    memory_SGD.index_copy_(0, slots_M, x_MGD)

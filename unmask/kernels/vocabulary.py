@@ -1,6 +1,6 @@
 """One pass over the vocabulary: the most probable token of each position, and its confidence.
 
-Shapes: B rows, L positions, V vocabulary; R rows of logits, T tiles of a row.
+Shapes: B rows, L positions, V vocabulary; R rows of logits; C classes of tokens; H lines of W places, N segments.
 """
 
 from typing import Literal, NamedTuple
@@ -79,19 +79,22 @@ def _largest(x_RV: Tensor, width: int = 256) -> tuple[Tensor, Tensor]:
 
 # --- by class ---------------------------------------------------------------------------------------------------------
 
+_WIDTH = 64  # of the lines that a class's tokens lie in: shorter ones take longer to reduce
+_LOG2E = 1.4426950408889634
+
 
 class Segments(NamedTuple):
-    """Places that belong to segments, in rows of one width: a sum over any number of places is two sums over a few.
+    """Places that belong to segments, in lines of one width: a reduction over any number of places is two over a few.
 
     Attributes:
-        place_HW: the places; a row that is not full repeats its last one.
-        valid_HW: which of them count.
-        segment_H: the segment of each row.
+        place_HW: the places; a line that is not full repeats its last one.
+        counts_HW: 1 for those that count, else 0.
+        segment_H: the segment of each line.
         size: how many segments there are; one may have no place.
     """
 
     place_HW: Tensor
-    valid_HW: Tensor
+    counts_HW: Tensor
     segment_H: Tensor
     size: int
 
@@ -104,23 +107,27 @@ class Segments(NamedTuple):
         """
         order = segment_E.argsort(stable=True)
         place_E, size_N = place_E[order], segment_E.bincount(minlength=count)
-        rows_N = (size_N + width - 1) // width
-        segment_H = torch.arange(count, device=place_E.device).repeat_interleave(rows_N)
-        first_H = torch.arange(len(segment_H), device=place_E.device) - (rows_N.cumsum(0) - rows_N)[segment_H]
+        lines_N = (size_N + width - 1) // width
+        segment_H = torch.arange(count, device=place_E.device).repeat_interleave(lines_N)
+        first_H = torch.arange(len(segment_H), device=place_E.device) - (lines_N.cumsum(0) - lines_N)[segment_H]
         begin_H = (size_N.cumsum(0) - size_N)[segment_H] + first_H * width
         last_H = size_N.cumsum(0)[segment_H] - 1
         index_HW = begin_H[:, None] + torch.arange(width, device=place_E.device)
-        valid_HW = index_HW <= last_H[:, None]
-        return cls(place_E[index_HW.minimum(last_H[:, None])], valid_HW, segment_H, count)
+        counts_HW = (index_HW <= last_H[:, None]).to(torch.float32)
+        return cls(place_E[index_HW.minimum(last_H[:, None])], counts_HW, segment_H, count)
 
     def parts(self, x_RX: Tensor) -> Tensor:
         """The values at the places, [R, H, W]."""
         return x_RX.index_select(1, self.place_HW.flatten()).view(len(x_RX), *self.place_HW.shape)
 
     def largest(self, x_RH: Tensor) -> Tensor:
-        """The largest of each segment's rows, [R, N]; -inf where there is none."""
+        """The largest of each segment's lines, [R, N]; -inf where there is none."""
         none_RN = x_RH.new_full((len(x_RH), self.size), -torch.inf)
         return none_RN.scatter_reduce(1, self.segment_H.expand_as(x_RH), x_RH, "amax")
+
+    def sums(self, x_RH: Tensor) -> Tensor:
+        """The sum of each segment's lines, [R, N]."""
+        return x_RH.new_zeros((len(x_RH), self.size)).scatter_add(1, self.segment_H.expand_as(x_RH), x_RH)
 
     def maxima(self, x_RX: Tensor) -> Tensor:
         """The largest value of each segment, [R, N]."""
@@ -128,20 +135,19 @@ class Segments(NamedTuple):
 
     def logsumexp(self, x_RX: Tensor) -> Tensor:
         """The logarithm of the sum of each segment's exponentials, [R, N]."""
-        part_RH = self.parts(x_RX).masked_fill(~self.valid_HW, -torch.inf).logsumexp(dim=2)
+        part_RH = self.parts(x_RX).masked_fill(self.counts_HW == 0, -torch.inf).logsumexp(dim=2)
         most_RN = self.largest(part_RH)
-        index_RH = self.segment_H.expand_as(part_RH)
-        share_RH = (part_RH - most_RN.gather(1, index_RH)).nan_to_num(nan=-torch.inf).exp()  # -inf minus -inf is nothing
-        return most_RN + torch.zeros_like(most_RN).scatter_add(1, index_RH, share_RH).clamp(min=1.0).log()
+        share_RH = (part_RH - most_RN.index_select(1, self.segment_H)).nan_to_num(nan=-torch.inf)  # of -inf minus -inf
+        return most_RN + self.sums(share_RH.exp()).clamp(min=1.0).log()
 
 
 class Classes(NamedTuple):
     """Tokens by class; the largest class is not among the segments, since a maximum over all tokens mostly finds its own.
 
     Attributes:
-        class_V: of each token.
-        segments: the tokens of every other class.
-        largest: that class; class 0 is never asked for.
+        class_V: of each token; class 0, in which the mask is, is never asked for.
+        segments: the tokens of every class but the largest; the mask does not count.
+        largest: that class.
         outside_V: 0 for its tokens, -inf for all others.
         member: one of its tokens.
     """
@@ -153,13 +159,15 @@ class Classes(NamedTuple):
     member: int
 
     @classmethod
-    def of(cls, class_V: Tensor, count: int) -> "Classes":
+    def of(cls, class_V: Tensor, count: int, mask_id: int) -> "Classes":
         """Of the class of each token; waits for the device."""
         largest = int(class_V.bincount(minlength=count).argmax())
         outside_V = class_V != largest
         (token_E,) = outside_V.nonzero(as_tuple=True)
         bias_V = torch.zeros(len(class_V), device=class_V.device).masked_fill(outside_V, -torch.inf)
-        return cls(class_V, Segments.of(token_E, class_V[token_E], count), largest, bias_V, int((~outside_V).int().argmax()))
+        segments = Segments.of(token_E, class_V[token_E], count, width=_WIDTH)
+        segments.counts_HW[segments.place_HW == mask_id] = 0.0
+        return cls(class_V, segments, largest, bias_V, int((~outside_V).int().argmax()))
 
 
 class ByClass(NamedTuple):
@@ -167,34 +175,43 @@ class ByClass(NamedTuple):
 
     Attributes:
         maxima_RC: its largest logit.
-        mass_RC: its share of the softmax; 0 for the largest class, which has what the others leave.
-        chunk_RH, top_R: by which `token_of_class` finds the tokens.
+        mass_RC: its share of the softmax, without the mask's; 0 for the largest class, which has what the others leave.
+        line_RH, top_R: by which `token_of_class` finds the tokens.
     """
 
     maxima_RC: Tensor
     mass_RC: Tensor
-    chunk_RH: Tensor
+    line_RH: Tensor
     top_R: Tensor
 
 
 def by_class(logits_RV: Tensor, classes: Classes, candidate_R: Tensor, logsumexp_R1: Tensor) -> ByClass:
     """Each class's largest logit and its share. `candidate_R` is each row's most probable token, as `evidence` finds it.
 
-    >>> classes = Classes.of(torch.tensor([0, 1, 1, 1, 2]), 3)
+    >>> classes = Classes.of(torch.tensor([0, 1, 1, 1, 2]), 3, mask_id=0)
     >>> logits = torch.tensor([[1.0, 5.0, 3.0, 2.0, 4.0]])
     >>> seen = by_class(logits, classes, torch.tensor([1]), logits.logsumexp(1, keepdim=True))
     >>> seen.maxima_RC.tolist(), token_of_class(logits, classes, seen, torch.tensor([2])).tolist()
     ([[1.0, 5.0, 4.0]], [4])
     """
     segments = classes.segments
-    part_RHW = segments.parts(logits_RV)
-    chunk_RH = part_RHW.amax(dim=2)
-    maxima_RC = segments.largest(chunk_RH)
-    share_RH = ((part_RHW - logsumexp_R1[..., None]).exp() * segments.valid_HW).sum(dim=2)
-    mass_RC = share_RH.new_zeros(maxima_RC.shape).scatter_add(1, segments.segment_H.expand_as(share_RH), share_RH)
+    # Piece by piece, as in `evidence`.
+    pieces = max(1, len(logits_RV) * segments.place_HW.numel() >> 20) if logits_RV.is_cpu else 1
+    found = [_lines(*part, segments) for part in zip(logits_RV.chunk(pieces), logsumexp_R1.chunk(pieces), strict=True)]
+    line_RH, share_RH = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
+    maxima_RC, mass_RC = segments.largest(line_RH), segments.sums(share_RH)
     top_R = candidate_R if classes.largest == 0 else _top(logits_RV, classes, candidate_R)
     maxima_RC[:, classes.largest] = logits_RV.gather(1, top_R[:, None])[:, 0]
-    return ByClass(maxima_RC, mass_RC, chunk_RH, top_R)
+    return ByClass(maxima_RC, mass_RC, line_RH, top_R)
+
+
+def _lines(logits_RV: Tensor, logsumexp_R1: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """The largest logit of each line, and its share of the softmax, [R, H] each."""
+    part_RHW = segments.parts(logits_RV)
+    line_RH = part_RHW.amax(dim=2)
+    # In place, and to the base of 2: that takes PyTorch a third of the time, and a share decides no rank.
+    power_RHW = torch.add(logsumexp_R1[..., None] * -_LOG2E, part_RHW, alpha=_LOG2E, out=part_RHW)
+    return line_RH, power_RHW.exp2_().mul_(segments.counts_HW).sum(dim=2)
 
 
 def _top(logits_RV: Tensor, classes: Classes, candidate_R: Tensor) -> Tensor:
@@ -215,9 +232,9 @@ def token_of_class(logits_RV: Tensor, classes: Classes, seen: ByClass, class_R: 
     if not len(segments.segment_H):
         return seen.top_R
     own_RH = segments.segment_H == class_R[:, None]
-    chunk_R = seen.chunk_RH.masked_fill(~own_RH, -torch.inf).argmax(dim=1)
-    # Where all its logits are -inf the class's first row of places is taken.
-    chunk_R = torch.where(own_RH.gather(1, chunk_R[:, None])[:, 0], chunk_R, own_RH.to(torch.uint8).argmax(dim=1))
-    token_RW = segments.place_HW[chunk_R]
+    line_R = seen.line_RH.masked_fill(~own_RH, -torch.inf).argmax(dim=1)
+    # Where all its logits are -inf the class's first line is taken.
+    line_R = torch.where(own_RH.gather(1, line_R[:, None])[:, 0], line_R, own_RH.to(torch.uint8).argmax(dim=1))
+    token_RW = segments.place_HW[line_R]
     inside_R = token_RW.gather(1, logits_RV.gather(1, token_RW).argmax(dim=1, keepdim=True))[:, 0]
     return torch.where(class_R == classes.largest, seen.top_R, inside_R)

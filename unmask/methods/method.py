@@ -320,6 +320,7 @@ def _with(kind: type[Method], name: str, part: Any, leaves: Mapping[str, Any]) -
         raise ConfigError(f"{name} is one value, not a mapping: {name}.{next(iter(leaves))} does not exist")
     if isinstance(part, Mapping) or part is None:
         return from_mapping(bound.kind, {**(part or {}), **leaves}, name)
+    bound.check(name, part)
     if name == "commit" and "rule" in leaves and leaves["rule"] != rule_name(type(part)):
         return _commit(leaves, outside=False)
     leaves = {leaf: value for leaf, value in leaves.items() if (name, leaf) != ("commit", "rule")}

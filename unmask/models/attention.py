@@ -1,7 +1,7 @@
 """The one seam through which every model attends: PyTorch's SDPA, and on a GPU a kernel of ours for what is remembered.
 
-Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, R rotated
-channels of it, N packed queries.
+Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a multiple of G), D head size, N
+packed queries.
 """
 
 import torch
@@ -12,6 +12,7 @@ from unmask.context.plan import ForwardPlan, Past
 from unmask.context.pool import PAGE, KVPool
 from unmask.kernels import accelerated
 from unmask.kernels.paged import paged_attention
+from unmask.kernels.rotary import HeadNorms, rotate_and_write
 
 
 def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -23,12 +24,22 @@ def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None =
     return scaled_dot_product_attention(q_BHQD, k_BGSD, v_BGSD, attn_mask=mask, enable_gqa=grouped)
 
 
-def attend_packed(q_HND: Tensor, k_GND: Tensor, v_GND: Tensor, plan: ForwardPlan, pool: KVPool | None, layer: int) -> Tensor:
+def attend_packed(
+    q_NHD: Tensor,
+    k_NGD: Tensor,
+    v_NGD: Tensor,
+    cos_NR: Tensor,
+    sin_NR: Tensor,
+    norms: HeadNorms | None,
+    plan: ForwardPlan,
+    pool: KVPool | None,
+    layer: int,
+) -> Tensor:
     """Attention of packed queries, each to its own row: first what is remembered is stored, then group by group. [H, N, D]."""
-    remembered = len(plan.slots_M)
-    if remembered:
-        assert pool is not None, "a forward that remembers needs a pool"
-        pool.write(layer, k_GND[:, :remembered].transpose(0, 1), v_GND[:, :remembered].transpose(0, 1), plan.slots_M)
+    assert pool is not None or not len(plan.slots_M), "a forward that remembers needs a pool"
+    memory = (None, None) if pool is None else (pool.keys[layer], pool.values[layer])
+    q_NHD, k_NGD = rotate_and_write(q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, *memory, plan.slots_M, norms=norms)
+    q_HND, k_GND, v_GND = (heads.transpose(0, 1) for heads in (q_NHD, k_NGD, v_NGD))
     attended, begin = [], 0
     for group in plan.groups:
         mine = slice(begin, begin + group.queries * group.length)
@@ -89,27 +100,3 @@ def block_causal(positions_Q: Tensor, block: int) -> Tensor:
     """
     number_Q = positions_Q // block
     return number_Q[None, :] <= number_Q[:, None]
-
-
-def rotate(x_BHQD: Tensor, cos_BQR: Tensor, sin_BQR: Tensor) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, eq. 34) of a head's first R channels, in cos's precision.
-
-    The layout is half-split: channel i turns with channel i + R / 2. Channels from R on are left as they are.
-    """
-    turned_channels = cos_BQR.shape[-1]
-    x = x_BHQD[..., :turned_channels].to(cos_BQR.dtype)
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    rotated = (x * cos_BQR[:, None] + turned.mul_(sin_BQR[:, None])).to(x_BHQD.dtype)
-    if turned_channels == x_BHQD.shape[-1]:
-        return rotated
-    return torch.cat((rotated, x_BHQD[..., turned_channels:]), dim=-1)
-
-
-def rotary(positions_BQ: Tensor, channels: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine tables [B, Q, R] for `rotate`, R = `channels`, computed in fp32 or better."""
-    precise = torch.promote_types(dtype, torch.float32)
-    exponents = torch.arange(0, channels, 2, device=positions_BQ.device, dtype=precise) / channels
-    angles = positions_BQ.to(precise)[:, :, None] * theta**-exponents
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()

@@ -14,8 +14,10 @@ from unmask.context.pool import PAGE, KVPool
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.spec import ModelSpec as ModelSpec
 from unmask.errors import ConfigError
+from unmask.kernels import accelerated
 from unmask.models.network import Decoding, Network
 from unmask.models.own import Own
+from unmask.models.prompting import Prompting
 from unmask.models.running import Step, running
 
 
@@ -29,6 +31,7 @@ class Denoiser:
         steps: how the form that decodes is made from it (models/running.py).
         own: what its checkpoint says about decoding it (models/own.py).
         head: the commit head that was trained for these weights, if there is one (models/commit_head.py).
+        prompting: how text becomes a prompt (engine/prompt.py).
     """
 
     network: Network
@@ -38,6 +41,7 @@ class Denoiser:
     steps: tuple[Step, ...] = ()
     own: Own = field(default_factory=Own)
     head: CommitHead | None = None
+    prompting: Prompting = field(default_factory=Prompting)
 
     @property
     def spec(self) -> ModelSpec:
@@ -63,6 +67,23 @@ class Denoiser:
         if self.spec.block is not None:
             grid = {"block_length": self.spec.block, "cache": "block", "suffix": None, "refresh": None}
         return {**grid, **self.network.defaults, **self.own.of(preset)}
+
+    @property
+    def has_template(self) -> bool:
+        """Whether a text is put into the tokenizer's chat template."""
+        return self.prompting.chat_template and getattr(self.tokenizer, "chat_template", None) is not None
+
+    def asked(self, *, chat_template: bool | None = None, add_bos: bool | None = None) -> Self:
+        """The same model, asked with or without its chat template and a BOS token; None: as it is.
+
+        Raises ConfigError for a BOS token that the tokenizer does not have.
+        """
+        given = {"chat_template": chat_template, "add_bos": add_bos}
+        prompting = replace(self.prompting, **{name: value for name, value in given.items() if value is not None})
+        if prompting.add_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
+            what = "it has no tokenizer" if self.tokenizer is None else "its tokenizer has no bos_token"
+            raise ConfigError(f"{self.name} cannot be asked behind a BOS token, because {what}: leave add_bos out")
+        return replace(self, prompting=prompting)
 
     @property
     def running(self) -> Decoding:
@@ -94,6 +115,11 @@ class Denoiser:
     def replayable(self) -> bool:
         """Whether a forward is work of the device alone, which a CUDA graph can hold."""
         return self.graphs and self.device.type == "cuda"
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether kernels of ours compute its forwards."""
+        return accelerated(next(self.network.parameters()))
 
     @property
     def device(self) -> torch.device:

@@ -23,7 +23,8 @@ from unmask.models import TABLE
 class _Ours(PreTrainedConfig):  # type: ignore[misc]
     def __new__(cls, *values: Any, **settings: Any) -> Self:
         _register_models()
-        return super().__new__(cls)
+        made: Self = super().__new__(cls)
+        return made
 
 
 @functools.cache

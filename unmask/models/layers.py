@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
-from unmask.models.attention import attend, attend_packed, rotate
+from unmask.kernels.gated import silu_times
+from unmask.kernels.norm import add_rms_norm, rms_norm
+from unmask.kernels.rotary import HeadNorms, rotate
+from unmask.models.attention import attend, attend_packed
 from unmask.models.experts import Experts, Router
 from unmask.models.shape import MoE, Shape
 
@@ -45,6 +47,14 @@ def added(states: Tensor, part: Part, x: Tensor) -> Tensor:
     return part.onto(states, x) if isinstance(part, Adds) else states + part(x)
 
 
+def onward(states: Tensor, part: Part, x: Tensor, norm: Part) -> tuple[Tensor, Tensor]:
+    """`states` plus what a part makes of x, and the norm of the sum: from one part of a layer to the next."""
+    if isinstance(norm, RMSNorm) and not isinstance(part, Adds):
+        return add_rms_norm(states, part(x), norm.weight, norm.eps)
+    states = added(states, part, x)
+    return states, norm(states)
+
+
 Read = Callable[[nn.Module], tuple[Any, ...]]  # a layer to some of its modules, as they are now
 
 
@@ -57,9 +67,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        precise = precise * torch.rsqrt(precise.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * precise.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Separate(NamedTuple):
@@ -94,7 +102,18 @@ class SwiGLU(NamedTuple):
     down: Part
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(silu(self.gate(x)) * self.up(x))
+        return self.down(silu_times(self.gate(x), self.up(x)))
+
+
+class MergedSwiGLU(NamedTuple):
+    """The same where gate and up are one matrix, whose rows are those of the gate and then of up."""
+
+    gate_up: Part
+    down: Part
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(silu_times(gate, up))
 
 
 class Mixed(Protocol):
@@ -162,31 +181,51 @@ class Parts(NamedTuple):
     mlp_norm: Part
     feed_forward: Part
 
-    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs, rows_R: Tensor | None = None) -> Tensor:
-        """States [B, Q, C] to states; `number` is the layer's place in the pool.
+    def __call__(self, x: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
+        """States [B, Q, C] to states; `number` is the layer's place in the pool."""
+        x, normed = self.attend(x, self.attention_norm(x), number, inputs)
+        return added(x, self.feed_forward, normed)
+
+    def attend(
+        self, x: Tensor, normed: Tensor, number: int, inputs: AttentionInputs, rows_R: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The first half: from states and their norm to states behind the attention and their norm.
 
         `rows_R` are the places among Q whose states are wanted, [B, R, C]; None: all.
         """
-        q, k, v = (torch.unflatten(heads, -1, (-1, self.head_size)) for heads in self.qkv(self.attention_norm(x)))
+        q, k, v = (torch.unflatten(heads, -1, (-1, self.head_size)) for heads in self.qkv(normed))
+        joined = self._whole(q, k, v, inputs) if inputs.plan is None else self._packed(q, k, v, number, inputs)
+        if rows_R is not None:
+            x, joined = x.index_select(1, rows_R), joined.index_select(1, rows_R)
+            if len(rows_R) == 0:  # keys and values alone were wanted
+                return x, x
+        elif joined.shape[1] < x.shape[1]:
+            joined = nn.functional.pad(joined, (0, 0, 0, x.shape[1] - joined.shape[1]))
+        return onward(x, self.o, joined, self.mlp_norm)
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
+        """Whole sequences [B, Q, heads, D] that attend to themselves; the heads' channels one behind the other."""
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = (rotate(heads.transpose(1, 2), inputs.cos_BQR, inputs.sin_BQR) for heads in (q, k))
-        v = v.transpose(1, 2)
-        if inputs.plan is None:
-            attended = attend(q, k, v, inputs.mask)
-        else:
-            queries = len(inputs.plan.positions_N)  # rows behind them are only there to fill a layout
-            q, k, v = (heads[0, :, :queries] for heads in (q, k, v))
-            attended = attend_packed(q, k, v, inputs.plan, inputs.pool, number)[None]
-        joined = attended.transpose(1, 2).flatten(2)
-        if rows_R is None:
-            joined = nn.functional.pad(joined, (0, 0, 0, x.shape[1] - joined.shape[1]))
-        else:
-            x, joined = x.index_select(1, rows_R), joined.index_select(1, rows_R)
-            if len(rows_R) == 0:  # keys and values alone were wanted
-                return x
-        x = added(x, self.o, joined)
-        return added(x, self.feed_forward, self.mlp_norm(x))
+        return attend(q, k, v.transpose(1, 2), inputs.mask).transpose(1, 2).flatten(2)
+
+    def _packed(self, q: Tensor, k: Tensor, v: Tensor, number: int, inputs: AttentionInputs) -> Tensor:
+        """Packed queries [1, N, heads, D] that attend as a plan says; likewise."""
+        assert inputs.plan is not None
+        queries = len(inputs.plan.positions_N)  # rows behind them are only there to fill a layout
+        q, k, v = (heads[0, :queries] for heads in (q, k, v))
+        tables = inputs.cos_BQR[0, :queries], inputs.sin_BQR[0, :queries]
+        attended = attend_packed(q, k, v, *tables, self._head_norms, inputs.plan, inputs.pool, number)
+        return attended.transpose(0, 1).flatten(1)[None]
+
+    @property
+    def _head_norms(self) -> HeadNorms | None:
+        if self.q_norm is None or self.k_norm is None:
+            return None
+        assert isinstance(self.q_norm, RMSNorm), "heads are normalised by RMS"
+        assert isinstance(self.k_norm, RMSNorm), "heads are normalised by RMS"
+        return HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
 
 
 class Names(NamedTuple):

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unmask.data import hub
 from unmask.decode.commit_head import CommitHead
 from unmask.errors import ConfigError, ModelError, unknown
-from unmask.models import REFUSED, TABLE, commit_head, lora, own, packed, parallel, quantise, quantised
+from unmask.models import REFUSED, TABLE, commit_head, fetching, lora, own, parallel, quantise
 from unmask.models.config import Beside
 from unmask.models.denoiser import Denoiser
 from unmask.models.network import Network
 from unmask.models.share import share
+from unmask.models.steps import steps
 from unmask.models.stored import read_json as read_json
 from unmask.models.stored import shards as shards
 from unmask.models.weights import fill
@@ -29,25 +31,28 @@ if TYPE_CHECKING:
 
 EMBEDDED = ("unmask-tiny", "unmask-tiny-base", "unmask-tiny-r2", "unmask-tiny-block")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def load(
     name: str | Path = "unmask-tiny",
     *,
+    revision: str | None = None,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     weights: str | None = None,
     adapter: str | Path | None = None,
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
+    chat_template: bool = True,
+    add_bos: bool = False,
 ) -> Denoiser:
     """Load a model: an embedded one, a checkpoint folder, or a Hugging Face id (downloaded once, then from its cache).
 
     Args:
         name: "unmask-tiny", what it was trained from ("unmask-tiny-base"), the latter tuned as R2-dLLM does ("unmask-tiny-r2"),
-            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct". A folder of an adapter
-            alone is loaded with the base that it names.
+            the block-causal "unmask-tiny-block", a path, or an id such as "GSAI-ML/LLaDA-8B-Instruct", with or without
+            "@revision". A folder of an adapter alone is loaded with the base that it names.
+        revision: a branch, tag or commit of a hub id, as "@revision" behind it.
         device: "auto" takes the current CUDA device if there is one, else the CPU.
         dtype: "auto" takes the checkpoint's own, on a GPU without bfloat16 float16 in its place; or float32, bfloat16,
             float16, float64.
@@ -57,10 +62,13 @@ def load(
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
         graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
+        chat_template: a string becomes the user's turn of a chat where the tokenizer has a template. False, for a base model:
+            it is continued as it is.
+        add_bos: every prompt begins with the tokenizer's BOS token, as papers ask base models.
 
     Raises:
-        ConfigError: a device or dtype that is not there; processes that cannot share the model evenly; weights that are
-            quantised already.
+        ConfigError: a device, dtype or BOS token that is not there; processes that cannot share the model evenly; weights
+            that are quantised already.
         ModelError: no such model, an unknown architecture, a file that cannot be read, a tensor missing or misshapen, an
             adapter of another model, a mask that config and tokenizer do not agree on, a commit head of other weights.
 
@@ -69,6 +77,7 @@ def load(
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
     quantise.check(weights)
+    name = str(name) if revision is None else _at(str(name), revision)
     folder, change = folders(str(name), adapter)
     network = build(read_json(folder / "config.json"), folder)
     if mine.group is not None:
@@ -88,10 +97,19 @@ def load(
         tokenizer=reader,
         name=str(name),
         graphs=graphs,
-        steps=(*quantised.steps(network), *packed.steps(network)),
+        steps=steps(network),
         own=own.read(folder),
         head=None if change is not None else _head(folder, network, place),  # with an adapter it is another model
-    )
+    ).asked(chat_template=chat_template, add_bos=add_bos)
+
+
+def _at(name: str, revision: str) -> str:
+    """A hub id at a revision. Raises ConfigError for what has none."""
+    if name in EMBEDDED or Path(name).expanduser().is_dir() or hub.named(name, "model") is None:
+        raise ConfigError(f"revision '{revision}': {name} is no hub id, and only those have revisions")
+    if "@" in name:
+        raise ConfigError(f"revision '{revision}': {name} names one already; leave one of the two out")
+    return f"{name}@{revision}"
 
 
 def described(name: str) -> Denoiser:
@@ -144,48 +162,42 @@ def _dtype(name: str | torch.dtype) -> torch.dtype | None:
     raise unknown("dtype", str(name), ["auto", *_DTYPES])
 
 
-def locate(name: str) -> Path:
-    """The folder of a model. Raises ModelError if there is none to be had."""
-    if name in EMBEDDED:
-        return Path(str(resources.files("unmask") / "assets" / name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        _refuse_adapter(folder)
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelError(
-            f"no model '{name}': not a folder here; embedded: {', '.join(EMBEDDED)}; a hub id looks like owner/name"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+def locate(name: str, *, weights: bool = True) -> Path:
+    """The folder of a model; of one on the hub without its weights where only its facts are wanted.
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
-    except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(f"no model '{name}' on the Hugging Face hub, nor a folder of that name here") from None
-    except (LocalEntryNotFoundError, OSError, RuntimeError) as error:
-        # The hub's client wraps whatever its HTTP library raised; the first line says it.
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:120]
-        raise ModelError(f"cannot download '{name}': offline, or the hub does not answer ({reason})") from None
-
-
-def _refuse_adapter(folder: Path) -> None:
-    """Raises ModelError for a folder of an adapter alone."""
+    Raises ModelError if there is none to be had.
+    """
+    folder = _place(name, weights=weights)
     if lora.is_adapter(folder):
         base = read_json(folder / lora.CONFIG).get("base_model_name_or_path")
         raise ModelError(
             f"{folder} holds an adapter for {base}, which is not a model by itself: merge the two with "
             f"`unmask train merge --set model={base} --set output={folder}` and take {folder / 'merged'}"
         )
+    return folder
 
 
-def folders(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | None]:
-    """The folder of a model and the folder of the adapter that is merged into it, None where there is none.
+def _place(name: str, *, weights: bool) -> Path:
+    if name in EMBEDDED:
+        return Path(str(resources.files("unmask") / "assets" / name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    place = hub.named(name, "model")
+    if place is None:
+        raise ModelError(
+            f"no model '{name}': not a folder here; embedded: {', '.join(EMBEDDED)}; a hub id looks like owner/name, or "
+            "owner/name@revision"
+        )
+    return fetching.fetch(place, weights=weights)
+
+
+def folders(name: str, adapter: str | Path | None = None, *, weights: bool = True) -> tuple[Path, Path | None]:
+    """The folder of a model, as of `locate`, and of the adapter that is merged into it, None where there is none.
 
     A name that is an adapter's stands for both. Raises ModelError where there is no such model or no such adapter.
     """
-    own = Path(name).expanduser()
-    found = own if name not in EMBEDDED and own.is_dir() and lora.is_adapter(own) else locate(name)
+    found = _place(name, weights=weights)
     if not lora.is_adapter(found):
         if adapter is None:
             return found, None
@@ -199,7 +211,7 @@ def folders(name: str, adapter: str | Path | None = None) -> tuple[Path, Path | 
     if not Path(base).is_dir() and Path(base).name in EMBEDDED:  # trained here, on another machine
         base = Path(base).name
     try:
-        return locate(base), found
+        return locate(base, weights=weights), found
     except ModelError as error:
         raise ModelError(
             f"{found} is an adapter for {base}, which is not to be had ({error}): name the base as the model "

@@ -14,8 +14,9 @@ from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
 from unmask.decode.spec import ModelSpec
 from unmask.errors import ModelError
+from unmask.kernels.rotary import frequencies, tables
 from unmask.models import config as reading
-from unmask.models.attention import block_causal, rotary
+from unmask.models.attention import block_causal
 from unmask.models.config import Beside
 from unmask.models.layers import AttentionInputs, Names, Part, RMSNorm, Tied, TransformerLayer, linear, put
 from unmask.models.layout import layouts
@@ -215,7 +216,7 @@ class Network(nn.Module):
             mask_QQ = block_causal(positions_Q, self.spec.block)
         self.require_plain()
         x = self.embed(tokens_BQ)
-        cos, sin = rotary(positions_Q[None], self.shape.rotary, self.shape.theta, x.dtype)
+        cos, sin = tables(positions_Q[None], frequencies(self.shape.rotary, self.shape.theta, x.dtype, x.device))
         inputs = AttentionInputs(cos, sin, plan, pool, mask_QQ)
         for number, layer in enumerate(self.blocks()):
             args = (x, number, inputs)

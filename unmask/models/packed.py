@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from unmask.models.layers import Adds, Fused, Mixture, Part, Parts, Projections, Separate, SwiGLU, Tied
-from unmask.models.network import Network
 from unmask.models.parallel import Colwise, FusedColwise
 from unmask.models.release import release
 
@@ -168,9 +167,3 @@ def _part(part: Part) -> Part:
     if isinstance(part, Mixture) and part.shared is not None:
         return part._replace(shared=_part(part.shared))
     return part
-
-
-def steps(network: Network) -> tuple[Pack, ...]:
-    """What makes this network's running form fast on its device: packing, where it pays."""
-    first = next(network.parameters())
-    return (Pack(),) if packable(first.device, first.dtype) else ()

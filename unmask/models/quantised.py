@@ -10,16 +10,15 @@ torch's own (its compiler calls them) and private: tests/models/test_quantised.p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
 from unmask.errors import ModelError
 from unmask.models.experts import Experts, dense, groupable, grouped
-from unmask.models.layers import Fused, Mixture, Part, Parts, Projections, Separate, SwiGLU
-from unmask.models.network import Network
+from unmask.models.layers import Fused, MergedSwiGLU, Mixture, Part, Parts, Projections, Separate, SwiGLU
 from unmask.models.packed import Packed, few, on_x86, packable
 from unmask.models.quantise import GROUP, dequantise, joined, kind, parts_of, rows_of, unstacked
 from unmask.models.release import release
@@ -119,24 +118,13 @@ def of(*matrices: nn.Linear) -> Part:
     return made
 
 
-class QuantisedSwiGLU(NamedTuple):
-    """A dense feed-forward part whose gate and up are one product."""
-
-    gate_up: Part
-    down: Part
-
-    def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(silu(gate) * up)
-
-
 class ExpertByExpert:
     """Quantised experts on a processor: each that some token has chosen makes its own products."""
 
     def __init__(self, experts: Experts) -> None:
         stacks = (experts.gate_proj, experts.up_proj, experts.down_proj)
         self.experts = [
-            QuantisedSwiGLU(product([gate, up], []), product([down], []))
+            MergedSwiGLU(product([gate, up], []), product([down], []))
             for gate, up, down in zip(*(unstacked(stack) for stack in stacks), strict=True)
         ]
         release(experts)
@@ -199,7 +187,7 @@ def _part(part: Part) -> Part:
         return of(part)
     if isinstance(part, SwiGLU):
         if _quantised(part.gate) and _quantised(part.up):
-            return QuantisedSwiGLU(of(part.gate, part.up), _part(part.down))
+            return MergedSwiGLU(of(part.gate, part.up), _part(part.down))
         return SwiGLU(*(_part(matrix) for matrix in part))
     if isinstance(part, Mixture):
         shared = None if part.shared is None else _part(part.shared)
@@ -208,8 +196,3 @@ def _part(part: Part) -> Part:
         form = ExpertByExpert if on_x86(part.experts.gate_proj.device) else DequantisedExperts
         return part._replace(experts=form(part.experts), shared=shared)
     return part
-
-
-def steps(network: Network) -> tuple[Quantise, ...]:
-    """The step, for a network whose weights are quantised."""
-    return () if network.weights is None else (Quantise(),)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
-from unmask.models.attention import rotary
-from unmask.models.layers import AttentionInputs, Part, Parts
+from unmask.kernels.rotary import frequencies, tables
+from unmask.models.layers import AttentionInputs, Part, Parts, onward
 from unmask.models.network import Decoding, Network
 from unmask.models.release import release as release
 
@@ -59,7 +59,7 @@ class Running:
         if places != sorted(set(places)):
             raise ValueError(f"a running form is made in the order {', '.join(ORDER)}, each at most once")
         self.network = network
-        self.norm, self.head = network.final_norm(), network.output()
+        self.head = network.output()
         # No token reads what the last layer's feed-forward part makes of another, unless a block chooses its experts
         # together: behind the last attention only the rows that predict are needed.
         self._apart = network.shape.moe is None or network.shape.moe.capacity is None
@@ -72,19 +72,24 @@ class Running:
             self.layers.append(parts)
         for step in steps:
             self.head = step.head(self.head)
+        self.norms: list[Part] = [*(parts.attention_norm for parts in self.layers[1:]), network.final_norm()]
+        shape, first = network.shape, next(network.embedding().parameters())
+        self.frequencies = frequencies(shape.rotary, shape.theta, first.dtype, first.device)
 
     def hidden(self, tokens_N: Tensor, plan: ForwardPlan, pool: KVPool | None) -> Tensor:
         """The last layer's normalised states [R, C] of the rows that predict what the plan reads."""
-        shape = self.network.shape
         rows_R = self.network.predicting(plan.read_R, plan.before_R)
         x = self.network.embed(self._filled(tokens_N)[None])
-        cos, sin = rotary(self._filled(plan.positions_N)[None], shape.rotary, shape.theta, x.dtype)
-        inputs = AttentionInputs(cos, sin, plan, pool)
-        for number, parts in enumerate(self.layers[:-1]):
-            x = parts(x, number, inputs)
-        x = self.layers[-1](x, len(self.layers) - 1, inputs, self._filled(rows_R) if self._apart else None)
-        normed: Tensor = self.norm(x if self._apart else x.index_select(1, rows_R))
-        return normed[0, : len(rows_R)]
+        inputs = AttentionInputs(*tables(self._filled(plan.positions_N)[None], self.frequencies), plan, pool)
+        normed = self.layers[0].attention_norm(x)
+        last = len(self.layers) - 1
+        for number, (parts, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            wanted = self._filled(rows_R) if number == last and self._apart else None
+            x, normed = parts.attend(x, normed, number, inputs, wanted)
+            if wanted is not None and not len(wanted):
+                return x[0]
+            x, normed = onward(x, parts.feed_forward, normed, norm)
+        return (normed if self._apart else normed.index_select(1, rows_R))[0, : len(rows_R)]
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: [..., C] to [..., V]."""

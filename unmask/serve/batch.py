@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +21,7 @@ from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError, require
 from unmask.models import quantise
-from unmask.models.loading import described, folders, identity, load, shards
+from unmask.models.loading import described, folders, identity, load, shards, tokenizer
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
 from unmask.serve.lines import Job, Source, answer, label, parse, refusal, request, scan
@@ -72,6 +73,7 @@ def run(
     folder, _ = folders(job.model, job.adapter)
     model = described(job.model)
     job.check(model)  # mistakes are found before Ray starts
+    replace(model, tokenizer=tokenizer(folder, model.network.tokenizers)).asked(add_bos=job.add_bos)
     shards(folder)
     lines = scan(source, job.keep)
     head = model.head and model.head.digest
@@ -102,7 +104,15 @@ class Answerer:
 
     def __init__(self, job: Job, source: Path, device: str, rows: int) -> None:
         self._job, self._source = job, source
-        self._model = load(job.model, device=device, dtype=job.dtype, weights=job.weights, adapter=job.adapter)
+        self._model = load(
+            job.model,
+            device=device,
+            dtype=job.dtype,
+            weights=job.weights,
+            adapter=job.adapter,
+            chat_template=job.chat_template,
+            add_bos=job.add_bos,
+        )
         # Forwards may be long: no other client waits for them.
         self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows, tokens=_TOKENS)))
 

@@ -47,6 +47,7 @@ class Plan:
         dtype: of its weights.
         weights, adapter: as for `unmask.load`; all machines have the adapter's folder.
         graphs: whether block forwards are replayed as CUDA graphs.
+        chat_template, add_bos: how texts become prompts, as for `unmask.load`.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
         max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
         gpus: of each replica, 0.5 to share one; None: one if the cluster has any, else none.
@@ -61,6 +62,8 @@ class Plan:
     weights: str | None = None
     adapter: str | None = None
     graphs: bool = True
+    chat_template: bool = True
+    add_bos: bool = False
     replicas: int = 1
     max_replicas: int | None = None
     gpus: float | None = None
@@ -170,7 +173,16 @@ def _application(plan: Plan, device: str) -> FastAPI:
     from unmask.serve.log import log_to_stderr
 
     log_to_stderr()
-    model = load(plan.model, device=device, dtype=plan.dtype, weights=plan.weights, adapter=plan.adapter, graphs=plan.graphs)
+    model = load(
+        plan.model,
+        device=device,
+        dtype=plan.dtype,
+        weights=plan.weights,
+        adapter=plan.adapter,
+        graphs=plan.graphs,
+        chat_template=plan.chat_template,
+        add_bos=plan.add_bos,
+    )
     made = create_app(Engine(model, plan.limits), plan.options)
     made.add_middleware(_Disconnects)
     return made

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.engine.generate import canvas_length, chat, make_request
+from unmask.engine.generate import canvas_length, make_request
 from unmask.engine.holes import from_json
 from unmask.engine.own import completed, default_new_tokens
+from unmask.engine.prompt import chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.methods import from_client
@@ -40,6 +41,7 @@ class Job:
         model, dtype, weights, adapter: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
+        chat_template, add_bos: how a text becomes a prompt, as for `unmask.load`.
         steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
     """
 
@@ -55,6 +57,8 @@ class Job:
     seed: int = 0
     stop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    chat_template: bool = True
+    add_bos: bool = False
     steps: bool = False
 
     def __post_init__(self) -> None:
@@ -78,8 +82,9 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """Plain data that tells one job from another."""
         told = asdict(self) | {"method": self.method.to_dict()}
-        unsaid = [name for name in ("steps", "weights", "adapter") if not told[name]]  # files of before go on
-        return {name: value for name, value in told.items() if name not in unsaid}
+        # Not in the files of earlier versions.
+        usual = {"steps": False, "chat_template": True, "add_bos": False, "weights": None, "adapter": None}
+        return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
 
 
 # --- the file -----------------------------------------------------------------------------------------------------

@@ -57,12 +57,9 @@ class Metrics:
         self._broken = Counter(
             "unmask_broken_answers", "Answers that ended because the model's logits were no numbers.", registry=registry
         )
-        self._models = Gauge(
-            "unmask_models",
-            "Models that answer, by the type of their weights.",
-            ["weights"],
-            registry=registry,
-            multiprocess_mode="livesum",
+        self._models = _gauge("unmask_models", "Models that answer, by the type of their weights.", registry, ["weights"])
+        self._fallbacks = _gauge(
+            "unmask_fallbacks", "What was given up for its plain, slower form: graphs, kernels, memory.", registry, ["what"]
         )
         self._waiting = _gauge("unmask_waiting_requests", "Rows that wait for memory or a place.", registry)
         self._running = _gauge("unmask_running_requests", "Rows that are being decoded.", registry)
@@ -81,6 +78,8 @@ class Metrics:
         self._pages.set(load.pages)
         self._kept_pages.set(load.kept_pages)
         self._all_pages.set(load.all_pages)
+        for what, count in load.fallbacks.items():
+            self._fallbacks.labels(what).set(count)
 
     def forward(self, rows: int, seconds: float) -> None:
         """Count a forward of the engine; called from its thread."""
@@ -130,6 +129,6 @@ def _drop_dead_gauges(folder: Path) -> None:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+def _gauge(name: str, text: str, registry: CollectorRegistry, labels: Sequence[str] = ()) -> Gauge:
     # The sum over the replicas that are alive.
-    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+    return Gauge(name, text, labels, registry=registry, multiprocess_mode="livesum")

@@ -30,7 +30,7 @@ def page(service: Service) -> str:
         "unmask.serve",
         {
             "model": service.model_info.id,
-            "chat": getattr(model.tokenizer, "chat_template", None) is not None,
+            "chat": model.has_template,
             "methods": list(TABLE),
             "method": options.preset if options.preset in TABLE and not options.settings else None,
             "max_tokens": options.max_new_tokens,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmask.engine.check import check_size
-from unmask.engine.generate import chat, make_request
+from unmask.engine.generate import make_request
 from unmask.engine.holes import CanvasPrompt, canvas, from_json, hole
 from unmask.engine.own import completed, default_new_tokens
+from unmask.engine.prompt import chat, plain
 from unmask.engine.request import UNNAMED, Completion, Owner, Request
-from unmask.errors import ConfigError, EmptyPrompt, RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
 from unmask.methods.options import layered
@@ -151,16 +151,4 @@ def _prompts(body: Body, model: Denoiser, wanted: int) -> Sequence[Sequence[int]
     if body.suffix:
         between = hole(wanted, end="early")
         return [canvas(prompt, between, body.suffix, blind=asked.blind) for prompt in body.prompts]
-    return [plain(prompt, model) if isinstance(prompt, str) else prompt for prompt in body.prompts]
-
-
-def plain(prompt: str, model: Denoiser) -> list[int]:
-    """Token ids of a text without a template. Raises RequestError: an empty text, or a model without tokenizer."""
-    tokenizer: Any = model.tokenizer
-    if tokenizer is None:
-        raise RequestError(f"{model.name} has no tokenizer: give prompts as lists of token ids")
-    if not prompt.strip():
-        raise EmptyPrompt("the prompt is empty: give at least one word")
-    check_size(prompt, model)
-    ids: list[int] = tokenizer.encode(prompt, verbose=False)
-    return ids
+    return [plain(model, prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]

@@ -39,6 +39,9 @@ from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
 from unmask.train.verdict import verdicts
 
+# Settings that change no answer, and those that the provenance has in another form.
+_BESIDE = ("output", "limit", "batch", "device", "chat_template", "add_bos")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
@@ -54,6 +57,7 @@ class CollectConfig:
         method: a preset, or settings, without R2-dLLM's rules.
         rules: options of r2-dllm: the rules whose triggers are counted.
         batch: prompts decoded at once, each with all its candidates.
+        chat_template, add_bos: how prompts are asked, as `unmask.load` takes them; `sft` and `head` follow the file.
     """
 
     model: str
@@ -71,6 +75,8 @@ class CollectConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    chat_template: bool = True
+    add_bos: bool = False
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
@@ -82,6 +88,9 @@ class CollectConfig:
             raise ConfigError("collect: give either a mixture of tasks or a file of prompts")
         for name in ("limit", "candidates", "batch"):
             whole(f"collect: {name}", getattr(self, name), 1, required=True)
+        for name in ("chat_template", "add_bos"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"collect: {name} must be true or false, got {getattr(self, name)!r}")
         check_number("collect: temperature", self.temperature, 0.0)
         if self.temperature == 0 and self.candidates > 1:
             raise ConfigError(
@@ -135,7 +144,13 @@ def collect(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("collect runs as one process: give each its own `seed` and `output` instead")
     _check_prompts(config)
-    model = loading.load(config.model, device=config.device, dtype=config.dtype)
+    model = loading.load(
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        chat_template=config.chat_template,
+        add_bos=config.add_bos,
+    )
     method = load_method(config.method) if isinstance(config.method, str) else Method.from_dict(config.method)
     if method.confidence_cluster or method.token_cluster or method.temporal:
         raise ConfigError("collect: the method must not have R2-dLLM's rules: they would change the text that is judged")
@@ -144,7 +159,8 @@ def collect(
         raise ConfigError("collect: rules must not turn a rule off, because the triggers of all three are counted")
     path = Path(config.output)
     provenance = {
-        **{name: value for name, value in asdict(config).items() if name not in ("output", "limit", "batch", "device")},
+        **{name: value for name, value in asdict(config).items() if name not in _BESIDE},
+        **model.prompting.to_dict(),
         "method": method.to_dict(),
         "rules": rules.to_dict(),
         "weights": loading.fingerprint(loading.locate(config.model)),

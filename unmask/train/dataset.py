@@ -5,12 +5,12 @@ Every example is known by its file and line. One that is broken or too long come
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from unmask.decode.settings import whole
-from unmask.engine.generate import encode as encode_prompt
+from unmask.engine.prompt import encode as encode_prompt
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.models.denoiser import Denoiser
 from unmask.train.conversation import Piece, encode, turns
@@ -110,8 +110,9 @@ def _samples(path: Path, config: DataConfig, model: Denoiser, seed: int) -> Iter
 
 
 def _own(example: Example, model: Denoiser) -> Sample:
-    """A collected answer behind its prompt. Raises RequestError for a prompt that this model cannot take."""
-    prompt = Piece("user", list(encode_prompt(model, example.prompt)), False)
+    """A collected answer behind its prompt, asked as it was then. Raises RequestError where this model cannot take that."""
+    asked = model.asked(**asdict(example.prompting))
+    prompt = Piece("user", list(encode_prompt(asked, example.prompt)), False)
     return Sample(example.where, [prompt, Piece("assistant", list(example.answer), True)], example.steps)
 
 

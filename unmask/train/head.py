@@ -13,7 +13,7 @@ Shapes: B rows, T positions of a row, L positions of a block, N open positions, 
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,11 +27,12 @@ from unmask.decode.rule import Commit, best, select
 from unmask.decode.rules import Threshold
 from unmask.decode.settings import from_mapping, whole
 from unmask.decode.step import BlockFacts, propose
-from unmask.engine.generate import encode
+from unmask.engine.prompt import encode
 from unmask.errors import ConfigError
 from unmask.files import read_journal
 from unmask.models import commit_head, loading
 from unmask.models.denoiser import Denoiser
+from unmask.models.prompting import Prompting
 from unmask.train.selection import COLLECTED
 from unmask.train.trainer import check_number
 
@@ -131,12 +132,12 @@ def read_answers(config: HeadConfig, model: Denoiser, fingerprint: str) -> list[
             f"{config.candidates}: the answers are those of the weights {provenance.get('weights')}, and {config.model} is "
             f"{fingerprint}: collect them with this model"
         )
-    found = []
+    found, asked = [], model.asked(**asdict(Prompting.of(provenance)))
     filler = model.spec.eos_ids[0]
     for row in rows:
         right = [candidate for candidate in row["candidates"] if candidate["right"]]
         if right:
-            prompt, written = encode(model, row["prompt"]), right[0]["token_ids"]
+            prompt, written = encode(asked, row["prompt"]), right[0]["token_ids"]
             behind = [filler] * (provenance["max_new_tokens"] - len(written))
             found.append(Answer((*prompt, *written, *behind), len(prompt), len(prompt) + len(written)))
     if len(found) < 16:

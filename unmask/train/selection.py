@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from unmask.errors import ConfigError
 from unmask.files import HEADER, read_journal
+from unmask.models.prompting import Prompting
 
 COLLECTED = {"id": int, "candidates": list}  # what every line of a collected file has
 
@@ -15,12 +16,16 @@ Spatial = Literal["windows", "components", "positions"]
 
 
 class Example(NamedTuple):
-    """A prompt, the token ids of the answer to learn, without EOS, and the forward that wrote each: empty in older files."""
+    """A prompt, the token ids of the answer to learn, without EOS, and the forward that wrote each: empty in older files.
+
+    `prompting` is how the prompt was asked when the answer was collected.
+    """
 
     prompt: str
     answer: tuple[int, ...]
     steps: tuple[int, ...]
     where: str
+    prompting: Prompting
 
 
 def collected(path: Path) -> bool:
@@ -58,12 +63,13 @@ def choose(
 
 def examples(path: Path, select: Select, *, spatial: Spatial, per_token: bool, seed: int) -> list[Example]:
     """The chosen answers of a collected file. Raises ConfigError if it is not such a file or has no right answer."""
-    chosen = []
-    for line in read_journal(path, "unmask train collect", COLLECTED)[1]:
+    provenance, lines = read_journal(path, "unmask train collect", COLLECTED)
+    chosen, prompting = [], Prompting.of(provenance)
+    for line in lines:
         best = choose(line["candidates"], select, spatial=spatial, per_token=per_token, seed=f"{seed}-{line['id']}")
         if best is not None:
             steps = tuple(best.get("steps", ()))
-            chosen.append(Example(line["prompt"], tuple(best["token_ids"]), steps, f"{path}: prompt {line['id']}"))
+            chosen.append(Example(line["prompt"], tuple(best["token_ids"]), steps, f"{path}: prompt {line['id']}", prompting))
     if not chosen:
         raise ConfigError(f"{path}: none of its answers is right, so there is nothing to train on")
     return chosen

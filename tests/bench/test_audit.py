@@ -1,0 +1,70 @@
+"""What the steps of real shapes would launch on a GPU, on meta tensors."""
+
+import pytest
+import torch
+
+from unmask.bench import audit as auditing
+from unmask.bench.audit import Audit, Case, audit, counted
+from unmask.kernels.gated import silu_times
+from unmask.kernels.norm import add_rms_norm
+from unmask.models import layers
+
+MEGABYTE = 10**6
+
+
+def quiet(found: Audit) -> bool:
+    """Whether a step is work of the device alone: the host waits for nothing, ships nothing and is told once."""
+    return not found.waits and found.shipped == 0 and found.told == 1
+
+
+@pytest.mark.parametrize(("shape", "most"), [("LLaDA-8B", 480), ("Dream-7B", 430)])
+def test_a_block_step_is_few_launches(shape: str, most: int) -> None:
+    found = audit(Case(shape=shape))
+    assert quiet(found)
+    assert found.launches <= most
+    # Four products, two norms, two of attention, one rotary and one gate per layer; a norm and a product at the end.
+    layers = {"LLaDA-8B": 32, "Dream-7B": 28}[shape]
+    assert found.products == 4 * layers + 1
+    kernels = sum("." in op.name for op in found.ops)
+    assert kernels == 6 * layers + 3
+
+
+def test_the_small_kernels_of_a_refresh_move_a_third_of_what_they_did() -> None:
+    """39.5 GB before they were fused."""
+    found = audit(Case(shape="LLaDA-8B"), refresh=True)
+    assert not found.waits
+    assert found.small_bytes < 39.5e9 / 3
+
+
+def test_one_op_more_in_a_layer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(shape="LLaDA-30M")
+    before = audit(case)
+    monkeypatch.setattr(layers, "silu_times", lambda gate, up: silu_times(gate, up) + 1)
+    after = audit(case)
+    assert after.launches == before.launches + 4
+    assert after.small_bytes > before.small_bytes
+
+
+def test_what_makes_the_host_wait_is_noticed() -> None:
+    x = torch.zeros(4, device="meta")
+    with counted() as found, pytest.raises(RuntimeError):
+        x.sum().item()
+    assert found.waits == ["_local_scalar_dense"]
+    with counted() as found:
+        torch.ones(3).to("meta")
+    assert (found.shipped, found.launches) == (1, 0)
+
+
+def test_views_are_no_launches_and_kernels_are() -> None:
+    x = torch.zeros(4, 8, device="meta", dtype=torch.bfloat16)
+    with torch.no_grad(), counted() as found:
+        add_rms_norm(x.view(8, 4).t().t().reshape(4, 8), x, x[0], 1e-6)
+    assert [op.name for op in found.ops] == ["norm.norm"]
+    assert found.ops[0].bytes == (4 * 4 * 8 + 8) * 2  # two read, two written, a weight
+
+
+def test_the_command_says_launches_and_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    auditing.show([Case(shape="LLaDA-30M")])
+    lines = capsys.readouterr().out.splitlines()
+    assert "launches" in lines[0]
+    assert len(lines) == 4

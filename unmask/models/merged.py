@@ -1,0 +1,74 @@
+"""One product for queries, keys and values, and one for gate and up: fewer and larger matrices for a GPU's kernels.
+
+The step `merge` of models/running.py. The matrices' own weights become views of the merged ones, so that the checkpoint form
+stays whole and the peak is one layer's weights more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from unmask.models.layers import Fused, MergedSwiGLU, Mixture, Part, Parts, Projections, Separate, SwiGLU
+from unmask.models.packed import PLAIN
+
+
+class Merged(nn.Module):
+    """The outputs of several matrices, one behind the other, in one product."""
+
+    def __init__(self, matrices: Sequence[nn.Linear]) -> None:
+        """Raises ValueError where some have a bias and others none."""
+        super().__init__()
+        biases = [matrix.bias for matrix in matrices if matrix.bias is not None]
+        if len(biases) not in (0, len(matrices)):
+            raise ValueError("matrices are merged that all have a bias, or of which none has one")
+        sizes = [matrix.out_features for matrix in matrices]
+        self.in_features, self.out_features = matrices[0].in_features, sum(sizes)
+        self.weight = nn.Parameter(torch.cat([matrix.weight for matrix in matrices]), requires_grad=False)
+        self.bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
+        for name, whole in self.named_parameters():
+            for matrix, part in zip(matrices, whole.split(sizes), strict=True):
+                setattr(matrix, name, nn.Parameter(part, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., all outputs]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """The step that merges, in every layer whose matrices are a product and nothing else."""
+
+    name: str = "merge"
+
+    def layer(self, parts: Parts) -> Parts:
+        """A layer with fewer products; those that cannot be merged stay as they are."""
+        return parts._replace(qkv=_qkv(parts.qkv), feed_forward=_feed_forward(parts.feed_forward))
+
+    def head(self, head: Part) -> Part:
+        """The output matrix as it is."""
+        return head
+
+    def rows(self, count: int) -> int:
+        """As many rows as there are tokens."""
+        return count
+
+
+def _qkv(qkv: Projections) -> Projections:
+    if isinstance(qkv, Separate) and _mergeable(qkv):
+        return Fused(Merged(qkv), qkv.q.out_features // qkv.k.out_features)
+    return qkv
+
+
+def _feed_forward(part: Part) -> Part:
+    if isinstance(part, SwiGLU) and _mergeable((part.gate, part.up)):
+        return MergedSwiGLU(Merged((part.gate, part.up)), part.down)
+    if isinstance(part, Mixture) and part.shared is not None:
+        return part._replace(shared=_feed_forward(part.shared))
+    return part
+
+
+def _mergeable(parts: Sequence[Part]) -> TypeGuard[Sequence[nn.Linear]]:
+    return all(type(part) in PLAIN for part in parts)
