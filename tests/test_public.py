@@ -57,6 +57,7 @@ HOMES = {
     "ray": {"serve"},
     "huggingface_hub": {"data"},
     "pyarrow": {"serve", "train"},
+    "torchao": {"models"},
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import unmask
-from tests.models.test_shelf import cache as cache
 from tests.models.test_shelf import COMMIT, checkpoint
+from tests.models.test_shelf import cache as cache
 from unmask.engine.catalogue import document, entries, entry
 from unmask.engine.own import DEFAULT_METHOD
 from unmask.models.names import EMBEDDED

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import unmask
-from unmask.data.hub import Repository
 from unmask.cli.calibrate import _save as save
+from unmask.data.hub import Repository
 from unmask.engine.own import check, completed, default_method
 from unmask.models import TABLE, memory, own
 from unmask.models.loading import build, described

@@ -21,6 +21,7 @@ from unmask.cli import (
     generate,
     methods,
     models,
+    quantize,
     reproduce,
     serve,
     tasks,
@@ -57,6 +58,7 @@ app.command("reproduce")(reproduce.command)
 app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
+app.command("quantize")(quantize.command)
 app.command("methods")(methods.command)
 app.command("models")(models.command)
 app.command("tasks")(tasks.command)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -17,6 +18,7 @@ from unmask.cli.choose import (
     Model,
     Settings,
     Template,
+    Weights,
     own_method,
     read_method,
 )
@@ -69,6 +71,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Find the settings of a method with the fewest forwards that lose at most BUDGET points, with 95 % confidence.
 
@@ -88,7 +92,7 @@ def command(
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
     from unmask.methods.settings import ENDINGS
-    from unmask.models.loading import described, fingerprint, locate
+    from unmask.models.loading import described, identity
 
     method = method or own_method(model)
     facts = described(model)
@@ -107,11 +111,13 @@ def command(
         block=start.block_length if facts.spec.block is not None else None,
     )
     require("calibrating", "optuna", "eval")
-    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
-    weights = fingerprint(locate(model))
-    folder = folder or _folder(denoiser, plan, weights, batch)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
+    numbers = identity(model, adapter, denoiser.weights)
+    folder = folder or _folder(denoiser, plan, numbers, batch)
     with writing(folder), _bar() as report:
-        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
+        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=numbers, batch=batch, report=report)
     of = Path(method).stem if Path(method).suffix in ENDINGS else method.replace(":", ".")
     name = f"{of}-{budget:g}"
     output = output or folder / f"{name}.yaml"

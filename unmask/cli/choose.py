@@ -27,6 +27,12 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Quantise the layers' matrices while they are read: int8, int4 or fp8. Default: as they are.")
+]
+Adapter = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="A folder of LoRA as peft saves it, merged into the model.")
+]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
     list[str] | None,
@@ -65,6 +71,8 @@ def loaded(
     *,
     device: str,
     dtype: str,
+    weights: str | None,
+    adapter: Path | None,
     tensor_parallel: bool,
     graphs: bool = True,
     chat_template: bool = True,
@@ -74,7 +82,16 @@ def loaded(
     import unmask
 
     if not tensor_parallel:
-        yield unmask.load(model, device=device, dtype=dtype, graphs=graphs, chat_template=chat_template, add_bos=add_bos)
+        yield unmask.load(
+            model,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            adapter=adapter,
+            graphs=graphs,
+            chat_template=chat_template,
+            add_bos=add_bos,
+        )
         return
 
     import torch
@@ -85,6 +102,8 @@ def loaded(
         model,
         device=_joined(device),
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=True,
         chat_template=chat_template,
         add_bos=add_bos,

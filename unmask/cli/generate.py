@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -24,6 +25,7 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    Weights,
     fields,
     loaded,
     own_method,
@@ -73,6 +75,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Answer PROMPT with one method."""
@@ -90,6 +94,8 @@ def command(
         model,
         device=device,
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=tensor_parallel,
         chat_template=chat_template,
         add_bos=add_bos,
@@ -121,5 +127,11 @@ def command(
             print(completion.text)
         print(f"[{name}{own_values(chosen, used)}] {spent(completion)}")
         return
-    about = {"method": name, "model": model, "query_tokens": completion.query_tokens, "settings": kept}
+    about = {
+        "method": name,
+        "model": model,
+        "weights": denoiser.weights,
+        "query_tokens": completion.query_tokens,
+        "settings": kept,
+    }
     print(json.dumps(fields(completion) | about))

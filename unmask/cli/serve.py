@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -13,6 +14,7 @@ from unmask.cli.choose import (
     Settings,
     Template,
     TensorParallel,
+    Weights,
     loaded,
     own_method,
     read_settings,
@@ -79,6 +81,8 @@ def command(
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     tensor_parallel: TensorParallel = False,
     graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
 ) -> None:
@@ -125,6 +129,8 @@ def command(
         plan = Plan(
             model=model,
             dtype=dtype,
+            weights=weights,
+            adapter=None if adapter is None else str(adapter),
             graphs=graphs,
             chat_template=chat_template,
             add_bos=add_bos,
@@ -139,6 +145,8 @@ def command(
         model,
         device=device,
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=tensor_parallel,
         graphs=graphs,
         chat_template=chat_template,

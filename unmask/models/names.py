@@ -28,7 +28,7 @@ def resolve(name: str) -> Path | Repository:
     if name in EMBEDDED:
         return Path(str(resources.files("unmask") / "assets" / name))
     folder, (short, _, revision) = Path(name).expanduser(), name.partition("@")
-    known = find(short)
+    known = None if "/" in short else find(short)  # a path needs no list of names
     if folder.is_dir():
         if known is not None:
             said = f"'{name}' is the folder of that name here; the model of that short name is {known.hub_id}"

@@ -20,7 +20,7 @@ from typing import Any
 
 from unmask.errors import ModelError, unknown
 from unmask.files import write_atomically
-from unmask.models.weights import read_json
+from unmask.models.stored import read_json
 
 FILE = "unmask.json"
 KEYS = ("method", "max_new_tokens", "settings", "presets")
