@@ -27,14 +27,14 @@ def resident(key: str) -> int:
 
 
 def main(folder: str, dtype: str, weights: str, tokens: int) -> None:
-    unmask.generate(unmask.load("unmask-tiny"), ["Hi"], max_new_tokens=ROWS)
+    options: dict[str, Any] = {} if weights == "none" else {"weights": weights}
+    unmask.generate(unmask.load("unmask-tiny", **options), ["Hi"], max_new_tokens=ROWS)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    options: dict[str, Any] = {} if weights == "none" else {"weights": weights}
     model = unmask.load(folder, dtype=dtype, **options)
-    prompt = [index % 100 for index in range(tokens - ROWS)]
+    prompt = [100 + index % 100 for index in range(tokens - ROWS)]  # neither mask nor end in any of the vocabularies
     unmask.generate(model, [prompt], method="fast-dllm", max_new_tokens=ROWS)
-    rest = next(short for short, kind in TYPES.items() if kind == getattr(__import__("torch"), dtype))
+    rest = next(short for short, kind in TYPES.items() if kind == model.dtype)
     kind = rest if weights == "none" else weights
     packed = laid_out(model.device, kind)
     need = memory.need(model.network.shape, kind=kind, rest=rest, tokens=tokens, packed=packed)
