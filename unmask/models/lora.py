@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unmask.errors import ModelError
