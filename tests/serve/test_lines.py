@@ -79,12 +79,27 @@ def test_a_line_wins_over_the_command_and_the_command_over_the_method() -> None:
         ('{"prompt": "a", "method": "mine.yaml"}', "unknown method 'mine.yaml'"),
         ('{"prompt": "a", "method": 3}', "method must be a preset or a mapping"),
         ('{"prompt": "a", "method": {"treshold": 1}}', "treshold"),
+        ('{"prompt": "a", "regex": "a(b"}', r"a \( is not closed"),
+        ('{"prompt": "a", "regex": "a", "choice": ["a", "b"]}', "regex and choice: an answer can be held to one of them"),
+        ('{"prompt": "a", "json_schema": {"not": {}}}', r"at \$: not is not supported"),
+        ('{"prompt": "a", "regex": "a{400}", "max_new_tokens": 32}', "needs at least"),
+        ('{"canvas": ["a", {"hole": 2}], "regex": "a"}', "canvas"),
     ],
 )
 def test_a_bad_line_says_what_is_wrong_with_it(model: unmask.Denoiser, line: str, words: str) -> None:
     with pytest.raises(unmask.UnmaskError, match=words) as raised:
         RequestState.start(request(model, parse(line.encode()), job()), model)
     assert len(refusal(raised.value)["error"].splitlines()) == 1
+
+
+def test_a_line_may_say_what_its_answer_is_to_be_and_comes_before_the_command(model: unmask.Denoiser) -> None:
+    said = {"regex": "[0-9]{3}", "json_schema": {"type": "boolean"}, "choice": ["yes", "no"]}
+    for name, value in said.items():
+        made = request(model, {"prompt": "a", name: value}, job(regex="a+"))
+        assert made.constraint is not None
+        assert made.constraint.possible([model.spec.mask_id] * 32)
+        assert made.constraint.automaton is not request(model, {"prompt": "a"}, job(regex="a+")).constraint.automaton  # type: ignore[attr-defined]
+    assert request(model, {"prompt": "a"}, job()).constraint is None
 
 
 def test_what_the_model_lacks_is_said() -> None:
@@ -189,10 +204,12 @@ def test_a_key_that_nobody_knows_is_refused_before_anything_runs(tmp_path: Path)
         ({"keep": ("error",)}, "keep error"),
         ({"method": unmask.method("vanilla", steps=3)}, "steps 3 is not a multiple of the 4 blocks"),
         ({"temperature": -1.0}, "temperature must be"),
+        ({"regex": "a(b"}, "is not closed"),
+        ({"json_schema": "{}", "regex": "a"}, "one of them"),
     ],
 )
 def test_a_mistake_of_the_command_is_told_before_anything_runs(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(unmask.ConfigError, match=words):
+    with pytest.raises(unmask.UnmaskError, match=words):
         job(**changes).check(TOY)
 
 
@@ -204,4 +221,6 @@ def test_a_block_causal_model_answers_in_any_number_of_tokens() -> None:
 def test_a_job_is_told_from_any_other() -> None:
     assert set(OPTIONS) <= set(job().to_dict())
     others = [job(seed=1), job(keep=("x",)), job(method=unmask.method("vanilla", block_length=16)), job(stop=("a",))]
-    assert len({json.dumps(one.to_dict()) for one in [job(), *others]}) == 5
+    others.append(job(regex="a"))
+    assert len({json.dumps(one.to_dict()) for one in [job(), *others]}) == 6
+    assert "regex" not in job().to_dict()  # as journals from before there was one

@@ -187,6 +187,33 @@ def test_tokens_take_their_rules_colours_while_it_runs(page: Live) -> None:
     assert page.all(".filler")  # dots behind the end
 
 
+def test_fixed_text_stays_as_it_is_and_what_the_grammar_refuses_is_told(page: Live) -> None:
+    page.one("#compare").click()
+    page.run("""
+        window.seen = [];
+        const fixed = () => panes[0].cells.filter(cell => cell.rule === "fixed").map(cell => cell.token.textContent).join("");
+        const look = () => seen.push([panes[0].forward, fixed(), panes[0].answer.querySelectorAll(".refused").length]);
+        new MutationObserver(look).observe(panes[0].forwards, { childList: true });
+    """)
+    page.fill(".settings", 'canvas=["Mia",{"hole":4},"apples.",{"hole":2}]')
+    page.go()
+    assert page.finish() == ["done"]
+    seen = page.run("return seen.filter(([forward]) => forward)")
+    assert {text.strip() for _, text, _ in seen} == {"apples."}
+    assert len(seen) > 2
+    assert page.answers()[0].startswith("Mia") is False  # what stands before the first hole is the prompt's
+    fixed = page.run("return panes[0].cells.find(cell => cell.rule === 'fixed').token.lastChild")
+    assert "fixed text" in page.hover(fixed)
+
+    page.run("seen.length = 0")
+    page.fill(".settings", "regex=[a-z]*[.]")
+    page.go()
+    assert page.finish() == ["done"]
+    assert any(refused for _, _, refused in page.run("return seen"))
+    told = page.run("const cell = panes[0].cells.find(cell => cell.refused !== undefined); return cell.token.lastChild")
+    assert "which the grammar refuses" in page.hover(told)
+
+
 def test_one_method_with_settings_of_its_own(page: Live, served: Served) -> None:
     page.one("#compare").click()
     Select(page.one(".method")).select_by_visible_text("fast-dllm")

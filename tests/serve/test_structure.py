@@ -75,6 +75,19 @@ def test_the_calls_and_results_of_a_chat_may_be_sent_back(live: Live) -> None:
     assert live.chat(messages=turns).status_code == 200
 
 
+def test_grammars_are_counted_by_their_kind(live: Live) -> None:
+    def counted(name: str) -> float:
+        with live.http() as http:
+            lines = http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    names = ['unmask_grammars_total{kind="json_schema"}', "unmask_grammar_seconds_count"]
+    before = [counted(name) for name in names]
+    create(live, response_format=FORMAT)
+    create(live)
+    assert [counted(name) for name in names] == [count + 1 for count in before]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

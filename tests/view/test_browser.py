@@ -14,6 +14,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 import unmask
 from tests.browser import Page
+from unmask.engine.generate import answer, make_request
 from unmask.view.page import render
 from unmask.view.trace import Commit, Recorder, Step, Trace
 
@@ -71,6 +72,39 @@ def test_it_opens_on_both_answers_side_by_side(page: Replay, traces: list[Trace]
     assert left["x"] + left["width"] <= right["x"]
     one, two = (canvas.rect for canvas in page.all("canvas"))
     assert one["y"] == two["y"]  # so that the grids compare
+
+
+def test_fixed_text_never_changes_and_what_the_grammar_refuses_is_told(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    model = unmask.load("unmask-tiny-base")
+    canvas = unmask.canvas("Mia starts with ", unmask.hole(4), " apples.", unmask.hole(3), chat=QUESTION)
+    request = make_request(model, canvas, method="vanilla")
+    recorder = Recorder(model, request.length, fixed=request.fixed)
+    answer(model, [request], recorder)
+    path = tmp_path / "canvas.html"
+    path.write_text(render([recorder.trace(method="vanilla")]), encoding="utf-8")
+    page = Replay(browser, path.as_uri())
+    fixed = [str(place) for place in request.fixed if place < request.length]
+    looks = set()
+    for _ in range(recorder.trace().forwards + 1):
+        page.press(Keys.ARROW_LEFT)
+        tokens = {token.get_attribute("data-place"): token for token in page.all(".token")}
+        looks.add("".join(tokens[place].get_attribute("textContent") or "" for place in fixed).strip())
+        assert all("written" in (tokens[place].get_attribute("class") or "") for place in fixed)
+    assert looks == {"apples."}
+    assert "fixed text" in page.hover(tokens[fixed[0]].find_element(By.CSS_SELECTOR, ".word"))
+
+    recorder = Recorder(model, 32)
+    unmask.generate(model, [QUESTION], max_new_tokens=32, regex="[a-z ]*[.]", method="vanilla", observer=recorder)
+    trace = recorder.trace(method="vanilla")
+    path.write_text(render([trace]), encoding="utf-8")
+    page = Replay(browser, path.as_uri())
+    page.press(Keys.HOME, Keys.ARROW_RIGHT)
+    assert len(page.all(".refused")) == len(trace.steps[0].refused) > 0
+    place, _, text = trace.steps[0].refused[0]
+    word = page.one(f".token[data-place='{place}'] .word")
+    assert f"in place of {text.strip()}, which the grammar refuses" in page.hover(word)
+    page.press(Keys.HOME)
+    assert not page.all(".refused")
 
 
 def test_it_asks_for_nothing_and_complains_of_nothing(page: Replay) -> None:

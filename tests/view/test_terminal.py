@@ -40,6 +40,15 @@ def test_a_drawing_of_every_forward(trace: Trace) -> None:
     assert "■ threshold" in shown(trace)
 
 
+def test_what_the_grammar_refuses_stands_below_the_answer() -> None:
+    recorder = Recorder(unmask.load("unmask-tiny-base"), 32)
+    unmask.generate(unmask.load("unmask-tiny-base"), [QUESTION], max_new_tokens=32, regex="[a-z ]*[.]", observer=recorder)
+    trace = recorder.trace()
+    assert f"refused by the grammar   {trace.steps[0].refused[0].text.strip()}" in shown(trace, 1)
+    assert "refused" not in shown(trace, 1, masks=False)
+    assert "refused" not in shown(trace, 0)
+
+
 def test_watching_records_what_it_shows(trace: Trace) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with watching(unmask.load("unmask-tiny-base"), 64, console) as recorder:

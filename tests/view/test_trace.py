@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -175,13 +176,38 @@ def test_a_decode_that_deletes_and_splits_is_shown_as_it_was(seed: int) -> None:
     assert any(step.emptied for step in trace.steps)
 
 
+def test_what_a_grammar_refuses_is_in_the_trace(tmp_path: Path) -> None:
+    """Of each forward the likeliest token of every masked position that no text of the grammar can have there."""
+    model, records = unmask.load("unmask-tiny-base"), list[unmask.StepRecord]()
+    recorder = Recorder(model, LENGTH)
+
+    def observe(step: unmask.StepRecord) -> None:
+        records.append(step)
+        recorder(step)
+
+    settings = {"method": "fast-dllm", "max_new_tokens": LENGTH}
+    held, _ = unmask.generate(model, [QUESTION, QUESTION], regex=["[a-z ]*[.]", None], observer=observe, **settings)
+    trace, likely = recorder.trace(completion=held), records[0].candidate[1]  # the free row's, before anything is written
+    assert len(trace.steps[0].refused) > 3
+    assert all(likely[refused.place] == refused.token for refused in trace.steps[0].refused)
+    for step, record in zip(trace.steps, (record for record in records if 0 in record.rows), strict=True):
+        written = {commit.place for commit in step.commits} | {draft.place for draft in step.drafts}
+        assert {refused.place for refused in step.refused} <= written
+        assert not any(re.fullmatch("[a-z ]+", refused.text) for refused in step.refused)
+        assert len(record.refused) == len(record.rows)
+    assert not recorder.trace(1).steps[0].refused
+    path = tmp_path / "held.json"
+    write(path, [trace])
+    assert read(path) == (trace,)
+
+
 def test_a_trace_of_version_2_is_read(tmp_path: Path) -> None:
     path = tmp_path / "two.json"
     trace = record("r2-dllm", [QUESTION])[2][0]
     write(path, [trace])
     document = json.loads(path.read_text()) | {"version": 2}
     for step in document["traces"][0]["steps"]:
-        del step["emptied"]
+        del step["emptied"], step["refused"]
         step["commits"] = [commit[:4] for commit in step["commits"]]
     path.write_text(json.dumps(document))
     assert read(path) == (trace,)

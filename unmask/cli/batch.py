@@ -28,6 +28,7 @@ from unmask.cli.choose import (
     read_method,
 )
 from unmask.cli.console import progress
+from unmask.cli.generate import read_schema
 
 
 def command(
@@ -36,7 +37,7 @@ def command(
         typer.Argument(
             metavar="IN.jsonl",
             help='One request per line: {"prompt": "..."}, or "messages", or "token_ids"; optional are "id", "method", '
-            '"max_new_tokens", "temperature", "top_p", "top_k", "seed" and "stop".',
+            '"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", and "regex", "json_schema" or "choice".',
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="One line per request, in the same order.")],
@@ -49,6 +50,12 @@ def command(
     top_k: TopK = None,
     seed: Seed = 0,
     stop: Stop = None,
+    regex: Annotated[
+        str | None, typer.Option(metavar="R", help="Every answer matches this regular expression, from beginning to end.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Every answer is JSON that the schema in this file validates.")
+    ] = None,
     chat_template: Template = True,
     add_bos: AddBos = False,
     keep: Annotated[str, typer.Option(help="Keys of the input to copy to the output, separated by commas.")] = "",
@@ -91,6 +98,8 @@ def command(
         stop=tuple(stop or ()),
         keep=tuple(key for key in keep.split(",") if key),
         steps=steps,
+        regex=regex,
+        json_schema=None if json_schema is None else read_schema(json_schema),
         chat_template=chat_template,
         add_bos=add_bos,
     )

@@ -33,6 +33,7 @@ Weights = Annotated[
 Adapter = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="A folder of LoRA as peft saves it, merged into the model.")
 ]
+KvDtype = Annotated[str | None, typer.Option(help="fp8 keeps keys and values in 8 bits; default: in the type of the weights.")]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
     list[str] | None,
@@ -75,6 +76,7 @@ def loaded(
     adapter: Path | None,
     tensor_parallel: bool,
     graphs: bool = True,
+    kv_dtype: str | None = None,
     chat_template: bool = True,
     add_bos: bool = False,
 ) -> Iterator["Denoiser"]:
@@ -89,6 +91,7 @@ def loaded(
             weights=weights,
             adapter=adapter,
             graphs=graphs,
+            kv_dtype=kv_dtype,
             chat_template=chat_template,
             add_bos=add_bos,
         )
@@ -105,6 +108,7 @@ def loaded(
         weights=weights,
         adapter=adapter,
         tensor_parallel=True,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

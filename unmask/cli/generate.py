@@ -14,6 +14,7 @@ from unmask.cli.choose import (
     Device,
     Dtype,
     Json,
+    KvDtype,
     MethodName,
     Model,
     NewTokens,
@@ -77,6 +78,7 @@ def command(
     dtype: Dtype = "auto",
     weights: Weights = None,
     adapter: Adapter = None,
+    kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Answer PROMPT with one method."""
@@ -97,6 +99,7 @@ def command(
         weights=weights,
         adapter=adapter,
         tensor_parallel=tensor_parallel,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

@@ -10,6 +10,7 @@ from unmask.cli.choose import (
     AddBos,
     Device,
     Dtype,
+    KvDtype,
     Model,
     Settings,
     Template,
@@ -83,6 +84,7 @@ def command(
     dtype: Dtype = "auto",
     weights: Weights = None,
     adapter: Adapter = None,
+    kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
     graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
 ) -> None:
@@ -132,6 +134,7 @@ def command(
             weights=weights,
             adapter=None if adapter is None else str(adapter),
             graphs=graphs,
+            kv_dtype=kv_dtype,
             chat_template=chat_template,
             add_bos=add_bos,
             replicas=replicas,
@@ -149,6 +152,7 @@ def command(
         adapter=adapter,
         tensor_parallel=tensor_parallel,
         graphs=graphs,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

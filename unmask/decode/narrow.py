@@ -6,9 +6,9 @@ the window to one from which the answer can be completed: while the rest of that
 With a temperature the way is drawn: sums take the place of maxima on the way back, and forward each position takes the token
 that its own Gumbel noise favours, so that the way is a sample of the model's distribution, given that the answer is allowed.
 
-Rows walk together (chain.py). What is of the size of the vocabulary is done automaton by automaton: a run of rows that share one.
+Rows walk together (chain.py). What is of the size of the vocabulary is done for a run of rows that have one automaton.
 
-Shapes: R rows, L window positions, V vocabulary, X = R L; C token classes and N sets of them, of one automaton; P pairs of states.
+Shapes: R rows, L window positions, V vocabulary, X = R L; C token classes of one automaton, N sets of them.
 """
 
 from collections.abc import Sequence
@@ -100,8 +100,8 @@ class _View(NamedTuple):
         """R and L."""
         return self.proposal.token_BL.shape
 
-    @property
-    def logits_RLV(self) -> Tensor:
+    def by_position(self) -> Tensor:
+        """The logits, [R, L, V]."""
         return self.logits_XV.view(*self.shape, -1)
 
     def likeliest(self, set_RL: Tensor) -> Tensor:
@@ -122,9 +122,12 @@ class _View(NamedTuple):
         confidence_RL = (probability_RL / share_RL).clamp(max=1.0)
         score_RL = confidence_RL
         if score != "confidence":
-            score_RL = evidence(_kept(automaton, allowed_RLC, self.logits_RLV), automaton.mask_id, score).score_BL
+            score_RL = evidence(_kept(automaton, allowed_RLC, self.by_position()), automaton.mask_id, score).score_BL
+        class_RL1 = automaton.classes.class_V[proposal.candidate_BL][..., None]
+        refused_RL = masked_RL & ~allowed_RLC.gather(2, class_RL1)[..., 0]
         return {
             "candidate_BL": path_RL,
+            "refused_BL": torch.where(refused_RL, proposal.candidate_BL, -1),
             "confidence_BL": torch.where(masked_RL, confidence_RL, proposal.confidence_BL),
             "score_BL": torch.where(masked_RL, score_RL.to(proposal.score_BL.dtype), proposal.score_BL),
             "filler_BL": torch.where(masked_RL, only(automaton, allowed_RLC) >= 0, proposal.filler_BL),
@@ -151,7 +154,7 @@ class _Drawn(NamedTuple):
         """`path_RL` are the tokens of the best way, which top-k and top-p leave in, so that one is left."""
         automaton, sampling, class_V = view.automaton, view.sampling, view.automaton.classes.class_V
         assert sampling is not None, "a way is drawn with some noise"
-        logits_RLV = view.logits_RLV.to(torch.promote_types(view.logits_XV.dtype, torch.float32))
+        logits_RLV = view.by_position().to(torch.promote_types(view.logits_XV.dtype, torch.float32))
         logits_RLV = logits_RLV.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         kept_RLV = tempered(_kept(automaton, allowed_RLC, logits_RLV), sampling, automaton.mask_id)
         plain_RL1 = logits_RLV.gather(2, path_RL[..., None]) / sampling.temperature_B1[..., None]

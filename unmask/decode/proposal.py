@@ -30,6 +30,8 @@ class Proposal(NamedTuple):
         logits_BLV: of the whole vocabulary, the mask's at -inf; None without a rule that moves tokens, which reads them.
         probability_BL: as the confidence, where a rule is told another one; None: the confidence is it.
         top_id_BLA, top_BLA: the most probable tokens and the logarithms of their probabilities; None unless asked for.
+        refused_BL: int64, what was a position's candidate before a constraint that does not allow it there, else -1; None
+            without a constraint.
         forced_B: bool, whether the row must take a position though none is sure; None: every row must.
     """
 
@@ -48,6 +50,7 @@ class Proposal(NamedTuple):
     probability_BL: Tensor | None = None
     top_id_BLA: Tensor | None = None
     top_BLA: Tensor | None = None
+    refused_BL: Tensor | None = None
     forced_B: Tensor | None = None
 
     @property

@@ -180,6 +180,8 @@ class StepRecord:
         candidate, confidence: what each position of the block would become and how surely; with drafts, at the last of
             the steps that the forward had evidence for. A forward that only makes keys and values final has none: its
             candidates are the block itself, with confidences of 0.
+        refused: of each position of the block the token that the model would rather have written and the request's grammar
+            does not allow there, or -1; empty of a row without a grammar.
     """
 
     forward: int
@@ -194,6 +196,7 @@ class StepRecord:
     block: list[list[int]]
     candidate: list[list[int]]
     confidence: list[list[float]]
+    refused: list[list[int]] = field(default_factory=list)
     looks: list[Mapping[str, Look]] = field(default_factory=list)
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unmask.decode.editing import Edit
+from unmask.decode.forced import Forced
 from unmask.decode.redundancy import ConfidenceCluster, Temporal, TokenCluster
 from unmask.decode.rule import Commit, Look, RulePart
 from unmask.errors import ConfigError, unknown
@@ -70,7 +71,7 @@ def rule_name(kind: type[Commit]) -> str:
 
 def looks() -> dict[str, Look]:
     """How the package's own rules are shown, by name."""
-    return {kind.name: kind.look for kind in (*commit_rules().values(), *FURTHER)}
+    return {kind.name: kind.look for kind in (*commit_rules().values(), *FURTHER, Forced)}
 
 
 def resolve(entry: str, kind: str, name: str) -> Any:

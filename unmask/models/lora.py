@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unmask.errors import ModelError
@@ -87,7 +88,7 @@ class Adapter:
             return made.to(tensor.dtype)
         if made.shape[1] != change.shape[1]:
             raise ModelError(f"{self.folder}: DoRA is merged into whole rows: load the model without tensor_parallel")
-        return (made * (parts[M][take[0]] / made.norm(dim=1))[:, None]).to(tensor.dtype)
+        return (made * (parts[M][take[0]] / torch.linalg.vector_norm(made, dim=1))[:, None]).to(tensor.dtype)
 
     def _fitting(self, source: str, tensor: Tensor, change: Tensor) -> Tensor:
         if tensor.shape != change.shape:

@@ -148,7 +148,7 @@ def _int4(rows: Tensor) -> Parts:
 
     torchao itself makes this tensor of its own on GPUs alone.
     """
-    grouped = rows.float().unflatten(1, (-1, GROUP))
+    grouped = torch.unflatten(rows.float(), 1, (-1, GROUP))
     least, greatest = grouped.aminmax(dim=-1)
     scale = ((greatest - least) / 15).clamp(min=1e-6).bfloat16()
     zero = (least + 8 * scale.float()).bfloat16()
@@ -235,9 +235,10 @@ def dequantise(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if named != "int4":
         return parts["qdata"].to(dtype) * parts["scale"].to(dtype)
     qdata = parts["qdata"]
-    q = torch.stack(((qdata << 4) >> 4, qdata >> 4), dim=-1).flatten(-2).unflatten(-1, (-1, GROUP))
+    q = torch.unflatten(torch.stack(((qdata << 4) >> 4, qdata >> 4), dim=-1).flatten(-2), -1, (-1, GROUP))
     scale, zero = (parts[part].to(dtype).transpose(-1, -2)[..., None] for part in ("scale", "zero_point"))
-    return (q.to(dtype) * scale + zero).flatten(-2)
+    made: Tensor = (q.to(dtype) * scale + zero).flatten(-2)
+    return made
 
 
 def to_file(name: str, tensor: Tensor) -> tuple[dict[str, Tensor], str]:

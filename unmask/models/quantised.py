@@ -64,7 +64,7 @@ class Int4:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         parts = parts_of(weight)
         # The kernel's layout is made of 32-bit numbers, eight times as many bytes: of some rows at a time.
-        self.weight = torch.cat([self._laid_out(rows) for rows in parts["qdata"].split(ROWS)])
+        self.weight = torch.cat([self._laid_out(rows) for rows in torch.split(parts["qdata"], ROWS)])
         self.scale = torch.stack((parts["scale"], parts["zero_point"]), dim=-1).bfloat16()
         self.bias = bias
 
@@ -131,7 +131,7 @@ class ExpertByExpert:
 
     def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
         mixed_NC = torch.zeros_like(x_NC, dtype=torch.promote_types(x_NC.dtype, torch.float32))
-        for number in experts_NK.unique().tolist():
+        for number in torch.unique(experts_NK).tolist():
             tokens_M, place_M = (experts_NK == number).nonzero(as_tuple=True)
             made_MC = self.experts[number](x_NC[tokens_M]) * weights_NK[tokens_M, place_M, None]
             mixed_NC.index_add_(0, tokens_M, made_MC.to(mixed_NC.dtype))

@@ -71,7 +71,7 @@ class Opened(Protocol):
 
 class _Safetensors:
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="pt", backend="pread")
+        self._file = _untyped(path)
         self.metadata: Mapping[str, str] = self._file.metadata() or {}
 
     def keys(self) -> list[str]:
@@ -88,6 +88,10 @@ class _Safetensors:
     def read(self, name: str, take: Take) -> Tensor:
         made: Tensor = self._file.get_slice(name)[take] if take else self._file.get_tensor(name)
         return made
+
+
+def _untyped(path: Path) -> Any:
+    return safe_open(path, framework="pt", backend="pread")
 
 
 class _Pickled:
@@ -168,7 +172,8 @@ class Stored:
 
     def parts(self, name: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         """The parts of such a tensor by their names in the file, and the metadata that stands with them."""
-        found, metadata = {}, {}
+        found: dict[str, Tensor] = {}
+        metadata: dict[str, str] = {}
         for stored in self._parts[name]:
             file = self._open(stored)
             found[stored] = file.read(stored, ())

@@ -128,7 +128,9 @@ class Answerer:
         row: dict[str, Any] = {}
         try:
             row = parse(line)
-            said = answer(await self._engine.complete(request(self._model, row, self._job)), steps=self._job.steps)
+            # In a thread: a grammar may take seconds to compile, in which other lines go on.
+            made = await asyncio.to_thread(request, self._model, row, self._job)
+            said = answer(await self._engine.complete(made), steps=self._job.steps)
         except UnmaskError as error:
             said = refusal(error)
         return label(number, row, self._job.keep) | said

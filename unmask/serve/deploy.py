@@ -47,6 +47,7 @@ class Plan:
         dtype: of its weights.
         weights, adapter: as for `unmask.load`; all machines have the adapter's folder.
         graphs: whether block forwards are replayed as CUDA graphs.
+        kv_dtype: of keys and values, as for `unmask.load`.
         chat_template, add_bos: how texts become prompts, as for `unmask.load`.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
         max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
@@ -62,6 +63,7 @@ class Plan:
     weights: str | None = None
     adapter: str | None = None
     graphs: bool = True
+    kv_dtype: str | None = None
     chat_template: bool = True
     add_bos: bool = False
     replicas: int = 1
@@ -180,6 +182,7 @@ def _application(plan: Plan, device: str) -> FastAPI:
         weights=plan.weights,
         adapter=plan.adapter,
         graphs=plan.graphs,
+        kv_dtype=plan.kv_dtype,
         chat_template=plan.chat_template,
         add_bos=plan.add_bos,
     )

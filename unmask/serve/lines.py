@@ -4,6 +4,7 @@
     {"id": "q7", "messages": [{"role": "user", "content": "Name a prime."}], "max_new_tokens": 64, "method": "vanilla"}
     {"token_ids": [41, 7, 23], "temperature": 1, "seed": 3}
     {"canvas": ["A prime is ", {"hole": 2}, "."], "messages": [{"role": "user", "content": "Name a prime."}]}
+    {"prompt": "Name a prime.", "regex": "[0-9]+"}    or "json_schema": {...}, or "choice": ["two", "three"]
 
 It knows neither the engine that answers nor the file of the answers.
 """
@@ -11,7 +12,7 @@ It knows neither the engine that answers nor the file of the answers.
 import hashlib
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.prompt import chat
 from unmask.engine.request import Completion, Request
 from unmask.errors import ConfigError, RequestError, unknown
+from unmask.grammar.language import Language, choice, json_schema, regex
 from unmask.methods import from_client
 from unmask.methods.method import Method
 from unmask.methods.recipe import recipe
@@ -29,7 +31,8 @@ from unmask.models.denoiser import Denoiser
 
 QUESTIONS = ("prompt", "messages", "token_ids", "canvas")
 OPTIONS = ("method", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-KEYS = ("id", *QUESTIONS, *OPTIONS, "blind")
+LANGUAGES: Mapping[str, Callable[[Any], Language]] = {"regex": regex, "json_schema": json_schema, "choice": choice}
+KEYS = ("id", *QUESTIONS, *OPTIONS, *LANGUAGES, "blind")
 ANSWER = ("text", "token_ids", "tokens", "forwards", "tokens_per_forward", "seconds", "finish_reason")
 
 
@@ -43,6 +46,7 @@ class Job:
         keep: keys of a line, unknown ones too, that its answer repeats.
         chat_template, add_bos: how a text becomes a prompt, as for `unmask.load`.
         steps: whether an answer tells of each of its tokens the forward that wrote it, the rule and the confidence.
+        regex, json_schema: what the answers are to be, one of the two, a schema as its text; a line's own comes first.
     """
 
     model: str
@@ -60,6 +64,8 @@ class Job:
     chat_template: bool = True
     add_bos: bool = False
     steps: bool = False
+    regex: str | None = None
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError where an answer could not be told from what is kept of its line, or a number is wrong."""
@@ -69,7 +75,13 @@ class Job:
         self._method()
 
     def check(self, model: Denoiser) -> None:
-        """Raises ConfigError where no line could be answered by this model: its steps do not come out even."""
+        """Raises ConfigError or RequestError where no line could be answered by this model.
+
+        Its steps do not come out even, or what the answers are to be is broken.
+        """
+        asked = _language(asdict(self))
+        if asked is not None:
+            asked.expression()
         method = completed(model, self._method())
         length = canvas_length(model, method, method.max_new_tokens or default_new_tokens(model))
         recipe(method, model.spec, answer_length=length, head=model.head)
@@ -83,7 +95,8 @@ class Job:
         """Plain data that tells one job from another."""
         told = asdict(self) | {"method": self.method.to_dict()}
         # Not in the files of earlier versions.
-        usual = {"steps": False, "chat_template": True, "add_bos": False, "weights": None, "adapter": None}
+        usual: dict[str, Any] = {"steps": False, "chat_template": True, "add_bos": False}
+        usual |= dict.fromkeys(("weights", "adapter", "regex", "json_schema"))
         return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
 
 
@@ -161,7 +174,16 @@ def request(model: Denoiser, row: Mapping[str, Any], job: Job) -> Request:
     if len(asked) != 1:
         raise RequestError(f"a line has one of {', '.join(QUESTIONS)}; this one has {' and '.join(asked) or 'none'}")
     options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
-    return make_request(model, _prompt(model, asked[0], row[asked[0]]), **options | {"method": _method(options["method"])})
+    options |= {"method": _method(options["method"]), "language": _language(row) or _language(asdict(job))}
+    return make_request(model, _prompt(model, asked[0], row[asked[0]]), **options)
+
+
+def _language(said: Mapping[str, Any]) -> Language | None:
+    """What a line, or the job, says that an answer is to be; None: nothing. Raises RequestError where it says two things."""
+    asked = [name for name in LANGUAGES if said.get(name) is not None]
+    if len(asked) > 1:
+        raise RequestError(f"{' and '.join(asked)}: an answer can be held to one of them")
+    return LANGUAGES[asked[0]](said[asked[0]]) if asked else None
 
 
 def _canvas(model: Denoiser, row: Mapping[str, Any], job: Job, asked: Sequence[str]) -> Request:
@@ -172,7 +194,7 @@ def _canvas(model: Denoiser, row: Mapping[str, Any], job: Job, asked: Sequence[s
     canvas = from_json(row["canvas"], chat=chat or row.get("prompt"), blind=row.get("blind", False))
     options = {name: getattr(job, name) if row.get(name) is None else row[name] for name in OPTIONS}
     options |= {"method": _method(options["method"]), "max_new_tokens": row.get("max_new_tokens")}
-    return make_request(model, canvas, **options)
+    return make_request(model, canvas, **options, language=_language(row) or _language(asdict(job)))
 
 
 def _prompt(model: Denoiser, kind: str, value: Any) -> str | Sequence[int]:

@@ -54,6 +54,15 @@ class Metrics:
         self._forward_seconds = Histogram(
             "unmask_forward_seconds", "Of a forward and what it leads to.", buckets=(0.001, *_SECONDS), registry=registry
         )
+        self._grammars = Counter(
+            "unmask_grammars", "Requests whose answers are held to a grammar, by its kind.", ["kind"], registry=registry
+        )
+        self._grammar_seconds = Histogram(
+            "unmask_grammar_seconds",
+            "Of making such a request: of compiling its grammar, where that is not kept from an earlier one.",
+            buckets=(0.001, *_SECONDS),
+            registry=registry,
+        )
         self._broken = Counter(
             "unmask_broken_answers", "Answers that ended because the model's logits were no numbers.", registry=registry
         )
@@ -85,6 +94,11 @@ class Metrics:
         """Count a forward of the engine; called from its thread."""
         self._batch.observe(rows)
         self._forward_seconds.observe(seconds)
+
+    def grammar(self, kind: str, seconds: float) -> None:
+        """Count a request whose answers are held to a grammar; called from any thread."""
+        self._grammars.labels(kind.lower().replace(" ", "_")).inc()
+        self._grammar_seconds.observe(seconds)
 
     def broken(self) -> None:
         """Count an answer that ended because its logits were no numbers."""

@@ -12,6 +12,7 @@ from unmask.methods.table import looks
 from unmask.models.loading import EMBEDDED
 from unmask.serve.service import Service
 from unmask.view.page import fill
+from unmask.view.trace import FIXED, FIXED_LOOK
 
 # What the embedded models were trained on; to anything else they answer with a number.
 KNOWS = "This model has 1.6M parameters and knows word problems, sums, equations, sorting and little else. Try one of these:"
@@ -38,7 +39,7 @@ def page(service: Service) -> str:
             "knows": KNOWS,
             "examples": EXAMPLES if model.name in EMBEDDED else (),
         },
-        looks() | load(options.preset, **options.settings).looks,
+        looks() | load(options.preset, **options.settings).looks | {FIXED: FIXED_LOOK},
     )
 
 

@@ -12,6 +12,7 @@ from unmask.engine.own import completed, default_new_tokens
 from unmask.engine.prompt import chat, plain
 from unmask.engine.request import UNNAMED, Completion, Owner, Request
 from unmask.errors import ConfigError, RequestError
+from unmask.grammar.language import Language
 from unmask.methods import from_client, load
 from unmask.methods.method import Method
 from unmask.methods.options import layered
@@ -19,7 +20,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.log import LogEntry
 from unmask.serve.options import Options
 from unmask.serve.protocol import Body, ChatRequest, CompletionRequest, Diffusion, Usage
-from unmask.serve.structure import calls_tools, language
+from unmask.serve.structure import calls_tools
 from unmask.serve.told import chat_logprobs, completion_logprobs
 
 
@@ -95,10 +96,17 @@ def choose(asked: Diffusion, options: Options) -> Method:
 
 
 def engine_requests(
-    body: Body, model: Denoiser, options: Options, *, owner: Owner = UNNAMED, cache_scope: str = ""
+    body: Body,
+    model: Denoiser,
+    options: Options,
+    *,
+    language: Language | None = None,
+    owner: Owner = UNNAMED,
+    cache_scope: str = "",
 ) -> list[Request]:
     """One request per choice: every prompt `n` times, choice i of a prompt with the seed `seed + i`.
 
+    `language` is what the body says that its answers are to be.
     A body without a seed gets a random one.
     Raises ConfigError or RequestError.
     """
@@ -112,7 +120,6 @@ def engine_requests(
         raise TooMuch(f"draft_steps {method.draft.steps}: this server takes up to {options.draft_steps}", "diffusion")
     seed = secrets.randbits(62) if body.seed is None else body.seed
     wanted = body.max_tokens or method.max_new_tokens or options.max_new_tokens or default_new_tokens(model)
-    asked = language(body)
     made = [
         make_request(
             model,
@@ -124,7 +131,7 @@ def engine_requests(
             top_k=max(0, body.top_k or 0) or None,
             seed=seed,
             stop=body.stops,
-            language=asked,
+            language=language,
         )
         for prompt in _prompts(body, model, wanted)
     ]

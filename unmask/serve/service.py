@@ -25,6 +25,7 @@ from unmask.serve.options import Options
 from unmask.serve.protocol import CLIENT_LEFT, Body, Health, ModelInfo
 from unmask.serve.requests import ApiRequest, engine_requests
 from unmask.serve.stream import EventStream
+from unmask.serve.structure import language
 
 _WATCH = 1.0  # seconds between two looks at the engine's health
 
@@ -115,7 +116,10 @@ class Service:
 
     def _checked(self, body: Body, owner: Owner, cache_scope: str) -> list[Request]:
         """The engine's requests for a body. Raises UnmaskError where one can never be answered here."""
-        choices = engine_requests(body, self.model, self.options, owner=owner, cache_scope=cache_scope)
+        began, asked = time.perf_counter(), language(body)
+        choices = engine_requests(body, self.model, self.options, language=asked, owner=owner, cache_scope=cache_scope)
+        if asked is not None:
+            self.metrics.grammar(asked.kind, time.perf_counter() - began)
         for choice in choices[:: body.n or 1]:
             self._engine.check(choice)
         return choices

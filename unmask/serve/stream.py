@@ -114,6 +114,7 @@ def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, A
 
     `rewritten` are the positions whose token it replaced, and the text that stood there before. A position without text
     and rule is masked. Of a block that begins in the prompt only the answer's positions are there.
+    `refused` are the positions at which the grammar did not allow what the model would rather have written, and that text.
     Where a character continues over the border of two blocks, the last position of the block before is included:
     its text has moved into this block.
     """
@@ -134,4 +135,5 @@ def _step(recorder: Recorder, record: StepRecord, method: Method) -> dict[str, A
         "start": start,
         "cells": [[cell.text, cell.rule, confidence.get(place)] for place, cell in shown],
         "rewritten": [[place, text] for place, text in before if text is not None],
+        "refused": [[refused.place, refused.text] for refused in step.refused],
     }

@@ -46,6 +46,9 @@ def draw(trace: Trace, forward: int | None = None, *, masks: bool = True, marks:
         legend.append(f"{mark} {look.label}   ", style="" if marks else look.terminal)
     if rewritten:
         legend.append("rewritten", style="underline")
+    refused = [one.text.strip() or "end of text" for one in trace.steps[forward - 1].refused] if forward else []
+    if masks and refused:
+        legend.append(f"\nrefused by the grammar   {'   '.join(refused)}", style="dim")
     return Group(body, legend)
 
 

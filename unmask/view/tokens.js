@@ -19,14 +19,14 @@ function blank() {
 }
 
 // kind: written, draft, masked or unwritten; filler: after the end of the answer; fresh: written by the last forward;
-// before: the text that was rewritten.
-function paint(token, { kind, text, rule, confidence, fresh, filler, pointed, before }) {
+// before: the text that was rewritten; refused: what the model would rather have written, and the grammar does not allow.
+function paint(token, { kind, text, rule, confidence, fresh, filler, pointed, before, refused }) {
   const [space, word] = token.childNodes, seen = kind !== "masked";
   const lead = text.match(/^[^\S\n]*/)[0];
   space.data = lead;
   word.textContent = seen ? text.slice(lead.length) : "";
   word.dataset.piece = text.trim() || "·";
-  token.className = ["token", kind, fresh && "fresh", kind === "written" && before != null && "rewritten", seen && filler && "filler", seen && text.includes("\n") && "newline",
+  token.className = ["token", kind, fresh && "fresh", kind === "written" && before != null && "rewritten", refused !== undefined && (fresh || kind === "draft") && "refused", seen && filler && "filler", seen && text.includes("\n") && "newline",
     pointed && "pointed"].filter(Boolean).join(" ");
   if (rule) token.style.setProperty("--colour", colour(rule));
   if (kind === "draft") word.style.setProperty("--sure", 0.4 + 0.6 * confidence);
@@ -42,11 +42,13 @@ function entry(legend, rule) {
 }
 
 // The description of a token, as elements; forward: the one that wrote or drafted it.
-function describe({ kind, text, rule, confidence, forward, before }) {
+function describe({ kind, text, rule, confidence, forward, before, refused }) {
   const title = kind === "masked" || kind === "unwritten" ? "masked" : text.trim() ? text.trim() : text.includes("\n") ? "line break" : "end of turn";
   const lines = [make("b", "", title)];
+  if (rule === "fixed") return [...lines, make("div", "", words(rule))];
   if (kind === "written") lines.push(make("div", "", `${words(rule)}, forward ${forward}`));
   if (kind === "written" && before != null) lines.push(make("div", "", `rewritten, was ${before.trim() || "end of turn"}`));
+  if (refused !== undefined && kind !== "masked") lines.push(make("div", "", `in place of ${refused.trim() || "end of turn"}, which the grammar refuses`));
   if (kind === "draft") lines.push(make("div", "", `draft, forward ${forward}`));
   if (confidence !== undefined) {
     lines.push(make("div", "", confidence === null ? "written from a checked draft, or moved" : `confidence ${confidence.toFixed(3)}`));

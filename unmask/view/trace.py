@@ -16,16 +16,15 @@ from typing import Any, NamedTuple, Self
 
 from unmask.decode.rule import Look
 from unmask.engine.request import Completion, FinishReason, StepRecord
-from unmask.engine.text import decode
 from unmask.errors import ConfigError
 from unmask.files import write_atomically
 from unmask.methods.table import looks
 from unmask.models.denoiser import Denoiser
+from unmask.view.text import pieces, written_pieces
 
-KIND, VERSION = "unmask trace", 3
-# Version 1 says nothing of how its rules are shown, 2 nothing of tokens that are rewritten or go.
-READABLE = (1, 2, VERSION)
-UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
+KIND, VERSION = "unmask trace", 4
+# Version 1 says nothing of how its rules are shown, 2 of tokens that are rewritten or go, 3 of tokens that a grammar refused.
+READABLE = (1, 2, 3, VERSION)
 # Under this name the fixed text of a canvas is shown, which no rule has written.
 FIXED = "fixed"
 FIXED_LOOK = Look(label="fixed text", sentence="given from the start", terminal="bright_black", light="#7a7f87", dark="#8b919b")
@@ -55,6 +54,14 @@ class Draft(NamedTuple):
     confidence: float
 
 
+class Refused(NamedTuple):
+    """The token that the model would rather have written at a place, and that the grammar does not allow there."""
+
+    place: int
+    token: int
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One forward.
@@ -66,6 +73,7 @@ class Step:
         commits: what it wrote, by rising position. A place that an earlier forward wrote is rewritten.
         drafts: the positions of the block that stay masked.
         emptied: the positions that were written and are masked again, because tokens were deleted or moved.
+        refused: what a grammar has refused, of the positions that were masked before it.
     """
 
     refresh: bool
@@ -74,6 +82,7 @@ class Step:
     commits: tuple[Commit, ...]
     drafts: tuple[Draft, ...]
     emptied: tuple[int, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class Cell(NamedTuple):
@@ -157,6 +166,7 @@ class Trace:
                 commits=tuple(Commit(*commit) for commit in step["commits"]),
                 drafts=tuple(Draft(*draft) for draft in step["drafts"]),
                 emptied=tuple(step.get("emptied", ())),
+                refused=tuple(Refused(*refused) for refused in step.get("refused", ())),
             )
             for step in parts.pop("steps")
         )
@@ -167,7 +177,8 @@ class Trace:
         if not all(isinstance(rule, str) and rule for rule in (*(commit.rule for commit in commits), *rules)):
             raise ConfigError("a rule without a name")
         marks: list[Commit | Draft] = [*commits, *(draft for step in steps for draft in step.drafts)]
-        places = [*fixed, *(mark.place for mark in marks), *(place for step in steps for place in step.emptied)]
+        others = (place for step in steps for place in (*step.emptied, *(refused.place for refused in step.refused)))
+        places = [*fixed, *(mark.place for mark in marks), *others]
         if len(trace.pieces) != trace.length or not all(0 <= place < trace.length for place in places):
             raise ConfigError("a place outside the answer")
         if not all(mark.confidence is None or 0 <= mark.confidence <= 1 for mark in marks):
@@ -235,6 +246,7 @@ class Recorder:
             for place, (token, confidence) in candidates.items()
             if place not in row.written
         )
+        refused = enumerate(record.refused[number] if record.refused else (), first)
         return Step(
             refresh=record.refresh[number],
             queried=len(record.query_tokens[number]),
@@ -242,6 +254,11 @@ class Recorder:
             commits=commits,
             drafts=drafts,
             emptied=emptied,
+            refused=tuple(
+                Refused(place, token, self._draft(standing.get(place - 1), token))
+                for place, token in refused
+                if token >= 0 and 0 <= place < self._length
+            ),
         )
 
     def trace(
@@ -263,7 +280,7 @@ class Recorder:
             prompt=prompt,
             length=self._length,
             steps=tuple(map(_without_guesses, steps)) if settings.get("draft") else steps,
-            pieces=tuple(self._pieces(row.written)),
+            pieces=tuple(written_pieces(self._model.tokenizer, row.written, self._length)),
             rules=self._looks_of(row),
             fixed=tuple(self._fixed),
         )
@@ -299,20 +316,6 @@ class Recorder:
         fixed = {FIXED: FIXED_LOOK} if self._fixed else {}
         return fixed | {rule: look for rule, look in self._looks.items() if rule in seen}
 
-    def _pieces(self, written: Mapping[int, int]) -> list[str]:
-        found, place = [""] * self._length, 0
-        while place < self._length:
-            run = place
-            while run in written:
-                run += 1
-            ids = [written[inside] for inside in range(place, run)]
-            if place and ids:  # the token before is masked: the first one twice, to find whether a space is due
-                found[place:run] = pieces(self._model.tokenizer, [ids[0], *ids])[1:]
-            elif ids:
-                found[place:run] = pieces(self._model.tokenizer, ids)
-            place = run + 1
-        return found
-
     def _draft(self, before: int | None, token: int) -> str:
         if (before, token) not in self._drafts:
             ids = [token] if before is None else [before, token]
@@ -329,28 +332,6 @@ def _without_guesses(step: Step) -> Step:
     if step.refresh or len(step.commits) < 2:
         return step
     return replace(step, commits=tuple(commit._replace(confidence=None) for commit in step.commits))
-
-
-def pieces(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; joined, the pieces are the whole text.
-
-    A character of several tokens belongs to its last one. Without a tokenizer the ids themselves are the text.
-
-    >>> pieces(None, [7, 12])
-    [' 7', ' 12']
-    """
-    if tokenizer is None:
-        return [f" {token}" for token in token_ids]
-    found: list[str] = []
-    begin = done = 0  # where the last piece begins, which decoders look back at, and how many tokens have their text
-    for end in range(1, len(token_ids) + 1):
-        text = decode(tokenizer, token_ids[begin:end])
-        if text.endswith(UNFINISHED) and end < len(token_ids):
-            found.append("")
-            continue
-        found.append(text[len(decode(tokenizer, token_ids[begin:done])) :])
-        begin, done = done if found[-1] else begin, end
-    return found
 
 
 def told(completion: Completion, tokenizer: Any) -> list[dict[str, Any]]:
