@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 from unmask.engine.request import Alternative, Completion
-from unmask.view.trace import pieces, told
+from unmask.view.text import pieces
+from unmask.view.trace import told
 
 LEAST = -9999.0  # OpenAI's for a probability that rounds to 0: JSON has no infinity
 
