@@ -23,7 +23,7 @@ import torch
 
 from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
-from unmask.engine.completion import complete, settled_text
+from unmask.engine.completion import complete, settled_text, told
 from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
 from unmask.engine.runner import PendingStep, Runner, filled_in
 from unmask.engine.scheduler import Held, Row, Turns, admit
@@ -108,6 +108,7 @@ class _Entry:
     state: RequestState
     watch: bool
     sent: str = ""  # the text handed out so far
+    told: int = 0  # the tokens of which all has been told
 
 
 class _Finished(NamedTuple):
@@ -351,7 +352,9 @@ def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
     fresh = text[len(entry.sent) :]
     entry.sent = text
     draft = None if record is None or completion is not None else _draft(entry, record)
-    return Progress(number=entry.number, text=fresh, completion=completion, record=record, draft=draft)
+    facts = told(state, entry.told, text) if state.request.tells and fresh and completion is None else None
+    entry.told += 0 if facts is None else len(facts.token_ids)
+    return Progress(number=entry.number, text=fresh, completion=completion, told=facts, record=record, draft=draft)
 
 
 def _no_numbers(state: RequestState, place: int | None = None) -> str:
