@@ -3,7 +3,9 @@
 Shapes: B rows, L block positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,12 +13,14 @@ from torch import Tensor
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Look, Rule, positions
+from unmask.decode.settings import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Around:
     """A rule as it is. A subclass says what it makes of the evidence, or of what the rule takes."""
 
+    per_row: ClassVar[Mapping[str, Kind]] = {}
     rule: Rule
 
     @property
@@ -78,6 +82,7 @@ class WithinSubBlock(Around):
     Fast-dLLM v2 (arXiv 2509.26328). Sub-blocks of `length` tokens begin with the block.
     """
 
+    per_row: ClassVar[Mapping[str, Kind]] = {"length": "whole"}
     length: int
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:

@@ -3,6 +3,7 @@
 Shapes: B rows, L block positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory, State, Whole, empty
 from unmask.decode.proposal import Proposal
-from unmask.decode.rule import Look, RulePart
-from unmask.decode.settings import filled_field, number_field, whole_field
+from unmask.decode.rule import Look, RulePart, flat
+from unmask.decode.settings import Kind, filled_field, number_field, whole_field
 
 
 class Posts(NamedTuple):
@@ -48,6 +49,7 @@ class Edit(RulePart):
     )
     edits: ClassVar[bool] = True
     state: ClassVar[type[State] | None] = Posts
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real", "max_post_steps": "whole"}
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.0, 1.0))
     max_post_steps: int = whole_field(0, default=16, search=(0, 32))
     strict: bool = filled_field(False)
@@ -63,4 +65,4 @@ class Edit(RulePart):
 
     def settled(self, memory: Memory) -> Tensor:
         assert isinstance(memory, Posts)
-        return memory.steps[:, 0] >= self.max_post_steps
+        return memory.steps[:, 0] >= flat(self.max_post_steps)

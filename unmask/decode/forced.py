@@ -1,5 +1,6 @@
 """What a constraint writes itself: tokens that it leaves no choice for. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Look
+from unmask.decode.settings import Kind
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Forced:
     moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {}
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         return torch.zeros_like(proposal.open_BL), memory

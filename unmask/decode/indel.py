@@ -3,6 +3,7 @@
 Shapes: B rows, L block positions, T steps that are remembered, V vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from unmask.decode.memory import TRACE, Memory, State, Trace, Whole, empty
 from unmask.decode.proposal import Proposal, without
 from unmask.decode.rule import Commit, Look, best, ranks
-from unmask.decode.settings import filled_field, number_field
+from unmask.decode.settings import Kind, filled_field, number_field
 
 
 class Rounds(NamedTuple):
@@ -73,6 +74,7 @@ class Indel(Commit):
     edits: ClassVar[bool] = True
     moves: ClassVar[bool] = True
     state: ClassVar[type[State] | None] = Rounds
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real", "edit_threshold": "real"}
     threshold: float = number_field(0.0, 1.0, default=0.5, search=(0.3, 1.0))
     edit_threshold: float | None = filled_field(None)
     max_post_steps: int = filled_field(0)

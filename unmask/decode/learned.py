@@ -5,6 +5,7 @@ What a network knows and its confidence does not say is in its last hidden state
 Shapes: B rows, L block positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -15,7 +16,7 @@ from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Commit, Look, Terms, surest
 from unmask.decode.rules import SURE
-from unmask.decode.settings import filled_field, number_field
+from unmask.decode.settings import Kind, filled_field, number_field
 from unmask.errors import ConfigError
 
 
@@ -31,6 +32,7 @@ class Learned(Commit):
     name: ClassVar[str] = "learned"
     look: ClassVar[Look] = Look(label="learned", sentence="all that the model's commit head takes for final", **SURE)
     reads_hidden: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real"}
     threshold: float = number_field(0.0, 1.0, default=0.97, search=(0.8, 1.0))
     head: CommitHead | None = filled_field(None)
 

@@ -14,7 +14,7 @@ Shapes: B rows, W window positions, N blocks of a window, L block length (W = N 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
-from unmask.decode.settings import Part, number_field, whole_field
+from unmask.decode.settings import Kind, Part, number_field, whole_field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,15 @@ class MultiBlock(Part):
     """
 
     where: ClassVar[str] = "blocks"
+    per_row: ClassVar[Mapping[str, Kind]] = {"add": "real", "active": "real"}
     count: int = whole_field(1, default=2, search="it changes the price of a forward")
     add: float = number_field(0.0, 1.0, default=0.5, search=(0.0, 1.0))
     active: float = number_field(0.0, 1.0, default=1.0, search=(0.5, 1.0))
 
-    def least(self, length: int, share: float) -> int:
+    def least(self, length: int, share: float | Tensor) -> int | Tensor:
         """Positions of a block of that length that make up the share."""
-        return math.ceil(share * length - 1e-9)  # 0.1 of 30 is 3, though 0.1 * 30 is more
+        most = share * length - 1e-9  # 0.1 of 30 is 3, though 0.1 * 30 is more
+        return most.ceil().long() if isinstance(most, Tensor) else math.ceil(most)
 
 
 ONE = MultiBlock(count=1)

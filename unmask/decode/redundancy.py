@@ -3,6 +3,7 @@
 Shapes: B rows, L block positions, W windows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -13,7 +14,7 @@ from torch.nn.functional import max_pool1d, pad
 from unmask.decode.memory import Memory, State, Streak
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Look, RulePart, positions, same_run
-from unmask.decode.settings import choice_field, number_field, whole_field
+from unmask.decode.settings import Kind, choice_field, number_field, whole_field
 
 Pick = Literal["confidence", "mid", "random"]
 Metric = Literal["last", "ave", "max"]
@@ -38,6 +39,7 @@ class ConfidenceCluster(RulePart):
         dark="#6ea8ff",
     )
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real", "max_unmasked": "whole"}
     size: int = whole_field(1, search=(2, 8))
     threshold: float = number_field(0.0, 1.0, search=(0.5, 1.0))
     max_unmasked: int | None = whole_field(0, none="value", search=(0, 4))
@@ -50,7 +52,7 @@ class ConfidenceCluster(RulePart):
         # A window with nothing open has 0 / 0, and NaN >= threshold is false.
         sure_BW = sums_BW / counts_BW >= self.threshold
         if self.max_unmasked is not None:
-            sure_BW = sure_BW & (counts_BW >= self.size - max(self.max_unmasked, 0))
+            sure_BW = sure_BW & (counts_BW >= self.size - self.max_unmasked)
         return sure_BW
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
@@ -82,6 +84,7 @@ class TokenCluster(RulePart):
         dark="#f07fd8",
     )
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"min_length": "whole", "threshold": "real"}
     min_length: int = whole_field(1, default=2, search=(2, 6))
     threshold: float = number_field(0.0, 1.0, search=(0.3, 1.0))
     pick: Pick = choice_field(*get_args(Pick), default="confidence")
@@ -124,6 +127,7 @@ class Temporal(RulePart):
     )
     reads_open: ClassVar[bool] = True
     state: ClassVar[type[State] | None] = Streak
+    per_row: ClassVar[Mapping[str, Kind]] = {"steps": "whole", "threshold": "real"}
     steps: int = whole_field(1, search=(2, 8))
     threshold: float = number_field(0.0, 1.0, search=(0.3, 1.0))
     metric: Metric = choice_field(*get_args(Metric), default="last")

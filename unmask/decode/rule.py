@@ -10,7 +10,7 @@ Shapes: B rows, L block positions.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.memory import Memory, State
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.settings import Part, filled
+from unmask.decode.settings import Kind, Part, filled
 from unmask.errors import ConfigError
 
 TERMINAL = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
@@ -67,6 +67,8 @@ class Rule(Protocol):
         moves: whether it may move tokens within the block as well; it then says itself what the block becomes.
         reads_hidden: whether it wants the last hidden state of each position as evidence.
         reads_open: whether it reads the evidence of masked positions and of no others, which then need not be made.
+        per_row: which of its settings may be columns [B, 1], a number for each row, and whether whole or real ones
+            (decode/numbers.py).
     """
 
     @property
@@ -89,6 +91,9 @@ class Rule(Protocol):
 
     @property
     def reads_open(self) -> bool: ...
+
+    @property
+    def per_row(self) -> Mapping[str, Kind]: ...
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]: ...
 
@@ -144,6 +149,7 @@ class RulePart(Part):
     moves: ClassVar[bool] = False
     reads_hidden: ClassVar[bool] = False
     reads_open: ClassVar[bool] = False
+    per_row: ClassVar[Mapping[str, Kind]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -249,6 +255,11 @@ def surest(proposal: Proposal, by_BL: Tensor | None = None) -> Tensor:
 def fillable(proposal: Proposal) -> Tensor:
     """How many positions of each row's block were open when it began [B]: all but what is fixed."""
     return (~proposal.fixed_BL).sum(dim=1)
+
+
+def flat(number: "float | Tensor") -> "float | Tensor":
+    """A setting that may be a column [B, 1] as it is counted with what is [B]."""
+    return number[:, 0] if isinstance(number, Tensor) else number
 
 
 def positions(like_BL: Tensor) -> Tensor:

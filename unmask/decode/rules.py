@@ -5,6 +5,7 @@ A rule that belongs to one method stands in that method's file, or in a file of 
 Shapes: B rows, L block positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, get_args
 
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
-from unmask.decode.rule import Commit, Look, Terms, fillable, positions, ranks, surest
-from unmask.decode.schedule import timestep_share, timestep_shares
-from unmask.decode.settings import Range, choice_field, filled_field, number_field, whole_field
+from unmask.decode.rule import Commit, Look, Terms, fillable, flat, positions, ranks, surest
+from unmask.decode.schedule import timestep_share, timestep_table
+from unmask.decode.settings import Kind, Range, choice_field, filled_field, number_field, whole_field
 from unmask.errors import ConfigError
 
 # Rules that stand in for each other share their colours: no method has both.
@@ -31,6 +32,7 @@ class Counted(Commit):
         steps: for the whole answer, on a block-causal model and of a rule that is bound for one block; None: one per token.
     """
 
+    per_row: ClassVar[Mapping[str, Kind]] = {"steps": "whole"}
     steps: int | None = whole_field(1, default=None, none="unset", search=(1, 4096))
     on_grid: bool = filled_field(False)
 
@@ -47,10 +49,10 @@ class Counted(Commit):
     def share(self, proposal: Proposal) -> Tensor:
         """Positions that this step takes [B]: as even as can be, the surplus first. 16 in 5 steps are 4, 3, 3, 3, 3."""
         length = proposal.open_BL.shape[1]
+        steps = length if self.steps is None else flat(self.steps)
         if self.on_grid:  # the published loops count the prompt's end in a block too
-            base, surplus = divmod(length, self.steps or length)
-            return (proposal.step_B < surplus) + base
-        open_B, steps = fillable(proposal), self.steps or length
+            return (proposal.step_B < length % steps) + length // steps
+        open_B = fillable(proposal)
         return ((proposal.step_B < open_B % steps) + open_B // steps).clamp(min=1)
 
     def steps_per_block(self, answer_length: int, block_length: int) -> int:
@@ -130,6 +132,7 @@ class QuotaOrThreshold(Counted):
         label="quota or threshold", sentence="all that are at least this sure, but no fewer than a quota", **SURE
     )
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"steps": "whole", "threshold": "real"}
     threshold: float = number_field(0.0, 1.0, default=0.95, search=(0.5, 1.0))
     minimal_topk: int | None = whole_field(1, default=None, none="unset", search="it is another way to say steps")
     strict: bool = filled_field(False)
@@ -177,15 +180,19 @@ class Schedule(Counted):
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         length = proposal.open_BL.shape[1]
-        steps = self.steps or length
-        shares = timestep_shares(steps, proposal.step_B.device)
-        share_B = shares.gather(0, proposal.step_B.clamp(max=steps - 1))
+        steps = length if self.steps is None else flat(self.steps)
+        share_B = timestep_table(proposal.step_B, steps)
         if not self.on_grid:
             open_B = fillable(proposal)
-            fewer_B = timestep_share(proposal.step_B, open_B.clamp(min=1, max=steps))
+            fewer_B = timestep_share(proposal.step_B, open_B.clamp(min=1).clamp(max=steps))
             share_B = torch.where(open_B < length, fewer_B, share_B)
         count_B = (proposal.open_BL.sum(dim=1) * share_B).long().clamp(min=int(not self.official))
         return proposal.open_BL & (ranks(proposal.score_BL, proposal.open_BL) < count_B[:, None]), memory
+
+
+def single(number: float | Tensor) -> float | Tensor:
+    """A number as it is counted with whole ones: in float32."""
+    return number.to(torch.float32) if isinstance(number, Tensor) else number
 
 
 def exceeds(proposal: Proposal, bar: float | Tensor, *, strict: bool) -> Tensor:
@@ -206,6 +213,7 @@ class Threshold(Commit):
     name: ClassVar[str] = "threshold"
     look: ClassVar[Look] = Look(label="threshold", sentence="all that are at least this sure, and the surest anyway", **SURE)
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real", "alpha": "real"}
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     alpha: float = filled_field(0.0)
     on_grid: bool = filled_field(False)
@@ -214,7 +222,7 @@ class Threshold(Commit):
 
     def __call__(self, proposal: Proposal, memory: Memory) -> tuple[Tensor, Memory]:
         bar: float | Tensor = self.threshold
-        if self.alpha:
+        if isinstance(self.alpha, Tensor) or self.alpha:
             length: int | Tensor = proposal.masked_BL.shape[1] if self.on_grid else fillable(proposal).clamp(min=1)
             masked_B = proposal.masked_BL.sum(dim=1)
             if self.official:
@@ -222,7 +230,9 @@ class Threshold(Commit):
                 ratio_B = torch.where(proposal.step_B == 0, 1.0, ratio_B)
             else:
                 ratio_B = masked_B / length
-            bar = (self.threshold * (1 - self.alpha * (1 - ratio_B)))[:, None]
+            # In float32, whatever the precision of confidences.
+            threshold, alpha = (single(flat(number)) for number in (self.threshold, self.alpha))
+            bar = (threshold * (1 - alpha * (1 - ratio_B)))[:, None]
         sure_BL = exceeds(proposal, bar, strict=self.strict)
         return sure_BL | surest(proposal), memory
 
@@ -239,6 +249,7 @@ class EntropyThreshold(Commit):
     name: ClassVar[str] = "entropy"
     look: ClassVar[Look] = Look(label="entropy", sentence="all of little entropy, and the one of least anyway", **SURE)
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real"}
     threshold: float = number_field(0.0, 1000.0, default=0.5, search=(0.01, 2.0))
 
     def evidence(self) -> Score:
@@ -260,6 +271,7 @@ class Factor(Commit):
     name: ClassVar[str] = "factor"
     look: ClassVar[Look] = Look(label="factor", sentence="as many of the surest as Fast-dLLM's theorem 1 allows", **SURE)
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"factor": "real"}
     factor: float = number_field(0.0, 1000.0, default=1.0, search=(0.1, 4.0))
     official: bool = filled_field(False)
 
@@ -268,7 +280,8 @@ class Factor(Commit):
         falling_BL = torch.where(open_BL, proposal.confidence_BL, -torch.inf).sort(dim=1, descending=True).values
         place = positions(falling_BL) + 1
         if self.official:
-            passes_BL = falling_BL >= 1 - self.factor / (place + 1)
+            # As a plain number would be divided, which a column is not.
+            passes_BL = falling_BL >= 1 - single(self.factor) * (place + 1).reciprocal()
         else:
             passes_BL = (place + 1) * (1 - falling_BL) < self.factor
         first_BL = (place == 1).expand_as(passes_BL)

@@ -1,5 +1,7 @@
 """How much of a block a decode of a fixed number of steps commits at each. Pure numbers."""
 
+import struct
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,33 @@ def timestep_shares(steps: int, device: torch.device | None = None, last: float 
     >>> [round(share, 3) for share in timestep_shares(4).tolist()]
     [0.25, 0.333, 0.499, 1.0]
     """
-    times = torch.linspace(1, last, steps + 1, device=device)
-    shares = 1 - times[1:] / times[:-1]
-    shares[-1:] = 1.0  # a slice is filled on the device; a single place would be copied there, and waited for
-    return shares
+    return timestep_table(torch.arange(steps, device=device), steps, last)
+
+
+def timestep_table(step_B: torch.Tensor, steps: float | torch.Tensor, last: float = 1e-3) -> torch.Tensor:
+    """The same of single steps, each row's of its own number of steps, to the last digit of `torch.linspace`; fp32, [B].
+
+    >>> timestep_table(torch.tensor([0, 3, 9]), torch.tensor([4, 4, 4])).tolist() == timestep_shares(4)[[0, 3, 3]].tolist()
+    True
+    """
+    now_B, next_B = (_linspace(place_B, steps, last) for place_B in (step_B, step_B + 1))
+    return torch.where(step_B >= steps - 1, 1.0, 1 - next_B / now_B)
+
+
+def _linspace(place_B: torch.Tensor, steps: float | torch.Tensor, last: float) -> torch.Tensor:
+    """Numbers of `torch.linspace(1, last, steps + 1)`: counted from the nearer end, multiplied and added in one rounding."""
+    end = _single(last)
+    steps_B = torch.zeros_like(place_B) + steps
+    fall_B = torch.full_like(steps_B, _single(end - 1), dtype=torch.float32)  # a plain number would be times the reciprocal
+    apart_B = (fall_B / steps_B).to(torch.float64)
+    first_B = place_B < (steps_B + 1) // 2
+    return torch.where(first_B, 1 + apart_B * place_B, end - apart_B * (steps_B - place_B)).to(torch.float32)
+
+
+def _single(number: float) -> float:
+    """The number as float32 has it."""
+    (rounded,) = struct.unpack("f", struct.pack("f", number))
+    return float(rounded)
 
 
 def timestep_share(step_B: torch.Tensor, steps_B: torch.Tensor, last: float = 1e-3) -> torch.Tensor:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from unmask.errors import ConfigError, unknown
 
+# Numbers that a batch of rows may each have their own of, as columns of int64, or in the precision of confidences.
+Kind = Literal["whole", "real"]
 # What None means in a setting: nothing, so that it is an error; not given, so that `plain` leaves it out; or a value.
 NoneIs = Literal["refused", "unset", "value"]
 # The range that a calibration tries, or in words why it leaves the setting alone.

@@ -15,12 +15,13 @@ from unmask.context.blocks import Blocks
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.constraint import Held
 from unmask.decode.holes import GIVEN
+from unmask.decode.numbers import of_rows
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, decide
 from unmask.engine.device_state import DeviceState, Facts
 from unmask.engine.request import Alternative, StepOutput
 from unmask.engine.state import RequestState
-from unmask.methods.recipe import Recipe
+from unmask.methods.recipe import Structure
 from unmask.models.denoiser import Denoiser
 
 
@@ -36,7 +37,7 @@ class Evidence(NamedTuple):
 class DecisionKey(NamedTuple):
     """All that the decision of a batch depends on beside what is on the device."""
 
-    recipe: Recipe
+    structure: Structure
     states: int  # K
     rows: int  # B
     pages: int = 0  # of the row with most, where the device itself looks up what it remembers
@@ -44,21 +45,22 @@ class DecisionKey(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[RequestState]) -> "DecisionKey":
-        """Of rows with one recipe that all draft, or all do not."""
-        recipe, states = rows[0].recipe, 1
+        """Of rows with one structure that all draft, or all do not."""
+        structure, states = rows[0].structure, 1
         if rows[0].drafts:
-            states = min(recipe.branches, max(1, *(row.masks for row in rows)))
-        return cls(recipe, states, len(rows))
+            states = min(structure.branches, max(1, *(row.masks for row in rows)))
+        return cls(structure, states, len(rows))
 
     @property
     def width(self) -> int:
         """W."""
-        recipe = self.recipe
-        return 2 * recipe.blocks.count + (5 + self.states + 2 * recipe.alternatives + recipe.constrained) * recipe.width
+        structure = self.structure
+        each = 5 + self.states + 2 * structure.alternatives + structure.constrained
+        return 2 * structure.blocks.count + each * structure.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
-        count, width, most = self.recipe.blocks.count, self.recipe.width, self.recipe.alternatives
+        count, width, most = self.structure.blocks.count, self.structure.width, self.structure.alternatives
         sizes = [count, count, width, width, width, most * width, most * width]
         *whole, confidence, ids, sure = torch.split(numbers_BW[:, : sum(sizes)], sizes, dim=1)
         parts = [*(part.tolist() for part in whole), confidence.view(torch.float64).tolist()]
@@ -70,9 +72,9 @@ class DecisionKey(NamedTuple):
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
-        count, length = self.recipe.blocks.count, self.recipe.width
-        rest = numbers_W[2 * count + (3 + 2 * self.recipe.alternatives) * length :]
-        sizes = [length, length, self.states * length, self.recipe.constrained * length]
+        count, length, alternatives = self.structure.blocks.count, self.structure.width, self.structure.alternatives
+        rest = numbers_W[2 * count + (3 + 2 * alternatives) * length :]
+        sizes = [length, length, self.states * length, self.structure.constrained * length]
         candidate_L, confidence_L, states, refused = torch.split(rest, sizes)
         return Evidence(
             states=states.view(self.states, length).tolist(),
@@ -99,20 +101,20 @@ class DecisionBatch:
 
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
-        recipe, states = self.key.recipe, self.key.states
-        window_BL = self.device_state.window(self.index_B, recipe.width)
+        structure, states = self.key.structure, self.key.states
+        window_BL = self.device_state.window(self.index_B, structure.width)
         if states == 1:
             return window_BL[:, None]
-        guess = self.device_state.guess(self.index_B, recipe.width)
-        states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, recipe.blocks)
+        guess = self.device_state.guess(self.index_B, structure.width)
+        states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, structure.blocks)
         if self.constraint is None:
             return states_BKL
         return self.constraint.forced(states_BKL.flatten(0, 1)).view_as(states_BKL)
 
     def blocks(self, states_BKL: Tensor) -> Blocks:
         """The block forward that tries them."""
-        recipe = self.key.recipe
-        facts, before = self.device_state.facts(self.index_B), recipe.lookbehind
+        structure = self.key.structure
+        facts, before = self.device_state.facts(self.index_B), structure.lookbehind
         if before:
             before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
             states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
@@ -123,38 +125,38 @@ class DecisionBatch:
             seen_B=facts.seen,
             copies_B=facts.copies,
             pages_BP=self.device_state.pages(self.index_B, self.key.pages),
-            clean_BQ=self.device_state.clean(self.index_B, recipe.length) if self.key.clean else None,
-            block=recipe.block if recipe.blocks.count > 1 else None,
+            clean_BQ=self.device_state.clean(self.index_B, structure.length) if self.key.clean else None,
+            block=structure.block if structure.blocks.count > 1 else None,
         )
 
     def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> tuple[Outcome, Tensor]:
         """What the evidence leads to, and for the host, as `DecisionKey` reads it, int64 [B, W]. Nothing is committed yet."""
-        recipe = self.key.recipe
-        facts = self.device_state.facts(self.index_B)
-        kind_BL = self.device_state.kind(self.index_B, recipe.width)
+        structure, precision = self.key.structure, torch.promote_types(self.model.dtype, self.key.structure.precision)
+        facts, numbers_FB = self.device_state.facts(self.index_B), self.device_state.numbers(self.index_B)
+        kind_BL = self.device_state.kind(self.index_B, structure.width)
         outcome, left_B = decide(
-            recipe,
+            of_rows(structure, numbers_FB, precision),
             logits_RV,
             states_BKL,
             BlockFacts(
                 fixed_BL=kind_BL == GIVEN,
-                step_B=self.device_state.step(self.index_B, recipe),
+                step_B=self.device_state.step(self.index_B, structure),
                 suffix_B=facts.suffix,
-                sampling=_sampling(recipe, facts),
-                kind_BL=kind_BL if recipe.hole_ends else None,
+                sampling=_sampling(structure, facts),
+                kind_BL=kind_BL if structure.hole_ends else None,
             ),
-            self.device_state.memories(self.index_B, recipe, torch.promote_types(self.model.dtype, recipe.precision)),
+            self.device_state.memories(self.index_B, structure, precision),
             mask_id=self.model.spec.mask_id,
             eos_E=self.eos_E,
             hidden_RC=hidden_RC,
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        return outcome, _numbers(outcome, left_B, states_BKL, refused=recipe.constrained)
+        return outcome, _numbers(outcome, left_B, states_BKL, refused=structure.constrained)
 
     def commit(self, outcome: Outcome) -> None:
         """What was decided becomes what the next forward starts from."""
-        self.device_state.keep(self.index_B, outcome, self.key.recipe)
+        self.device_state.keep(self.index_B, outcome, self.key.structure)
 
 
 def decide_all(
@@ -183,7 +185,7 @@ def decide_all(
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
     """Whether a rule of a batch reads the last hidden states, so that the forward must give them."""
-    return any(batch.key.recipe.reads_hidden for batch in batches)
+    return any(batch.key.structure.reads_hidden for batch in batches)
 
 
 def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alternative]]:
@@ -211,9 +213,9 @@ def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: b
     return torch.cat((*output, *said, *evidence), dim=1)
 
 
-def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:
+def _sampling(structure: Structure, facts: Facts[Tensor]) -> Sampling | None:
     """The rows' own numbers as columns [B, 1]; None where the most probable token is taken."""
-    if recipe.sampled is None:
+    if structure.sampled is None:
         return None
 
     def real(bits_B: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ def _sampling(recipe: Recipe, facts: Facts[Tensor]) -> Sampling | None:
     return Sampling(
         temperature_B1=real(facts.temperature),
         seed_B1=facts.seed[:, None],
-        positions_BL=facts.offset[:, None] + torch.arange(recipe.width, device=facts.offset.device),
-        top_p_B1=real(facts.top_p) if recipe.sampled.top_p else None,
-        top_k_B1=facts.top_k[:, None] if recipe.sampled.top_k else None,
+        positions_BL=facts.offset[:, None] + torch.arange(structure.width, device=facts.offset.device),
+        top_p_B1=real(facts.top_p) if structure.sampled.top_p else None,
+        top_k_B1=facts.top_k[:, None] if structure.sampled.top_k else None,
     )

@@ -18,8 +18,9 @@ from torch.nn.functional import pad
 
 from unmask.decode.advance import Outcome
 from unmask.decode.memory import Memory, State
+from unmask.decode.numbers import MOST, numbers
 from unmask.engine.state import RequestState
-from unmask.methods.recipe import Recipe
+from unmask.methods.recipe import Structure
 
 Number = TypeVar("Number", int, Tensor)
 
@@ -73,7 +74,13 @@ class Facts(NamedTuple, Generic[Number]):
         )
 
 
-FACTS = len(Facts._fields)
+FACTS = len(Facts._fields) + MOST  # and the rules' numbers, as the bits of float64s too
+
+
+def row_facts(row: RequestState) -> list[int]:
+    """All of them of a request that stands before its window's first forward."""
+    own = numbers(row.recipe)
+    return [*Facts.of(row), *map(_bits, (*own, *[1.0] * (MOST - len(own))))]
 
 
 def _bits(number: float) -> int:
@@ -94,6 +101,7 @@ class DeviceState:
 
         self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
+        self._facts_FS[-MOST:, rows] = _bits(1.0)  # a number that divides
         self._pages_SP = torch.zeros((rows + 1, pages), dtype=torch.int64, device=device)
         self._pages_SP[rows] = scratch
         self._step_SL = table(torch.int64)  # of each position's block
@@ -108,10 +116,10 @@ class DeviceState:
         """P and L; where they change, the tables have moved."""
         return self._pages_SP.shape[1], self._window_SL.shape[1]
 
-    def take(self, recipe: Recipe, pages: int) -> int:
-        """An index for a request of this recipe and that many pages; the caller knows that there is one."""
+    def take(self, structure: Structure, pages: int) -> int:
+        """An index for a request of this structure and that many pages; the caller knows that there is one."""
         widest, longest = self.shape
-        longer, wider = max(0, recipe.width - longest), widened(pages) - widest if pages > widest else 0
+        longer, wider = max(0, structure.width - longest), widened(pages) - widest if pages > widest else 0
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
@@ -124,7 +132,7 @@ class DeviceState:
             )
             for key, tables in self._memories.items():
                 self._memories[key] = type(tables)(*(_longer(table, longer) for table in tables))
-        for key in _states(recipe):
+        for key in _states(structure):
             if key not in self._memories:
                 self._memories[key] = self._empty(key[1], self.padding + 1)
         return self._free.pop()
@@ -162,15 +170,19 @@ class DeviceState:
 
     def facts(self, index_B: Tensor) -> Facts[Tensor]:
         """What `open` was given of the rows, columns [B]."""
-        return Facts(*self._facts_FS.index_select(1, index_B).unbind(0))
+        return Facts(*self._facts_FS[:-MOST].index_select(1, index_B).unbind(0))
+
+    def numbers(self, index_B: Tensor) -> Tensor:
+        """The numbers of their rules, float64 [F, B]."""
+        return self._facts_FS[-MOST:].index_select(1, index_B).view(torch.float64)
 
     def pages(self, index_B: Tensor, widest: int) -> Tensor:
         """The first pages of each row, [B, widest]."""
         return _rows(self._pages_SP, index_B, widest)
 
-    def step(self, index_B: Tensor, recipe: Recipe) -> Tensor:
+    def step(self, index_B: Tensor, structure: Structure) -> Tensor:
         """Commit steps made in the block, [B], or in each of N, [B, N]."""
-        return _rows(self._step_SL, index_B, recipe.width)[:, :: recipe.length].squeeze(1)
+        return _rows(self._step_SL, index_B, structure.width)[:, :: structure.length].squeeze(1)
 
     def window(self, index_B: Tensor, length: int) -> Tensor:
         """The block's tokens, [B, L]."""
@@ -184,39 +196,39 @@ class DeviceState:
         """Candidates and scores [B, L] of the newest evidence; kept only where drafts are made from it."""
         return _rows(self._candidate_SL, index_B, length), _rows(self._score_SL, index_B, length)
 
-    def memories(self, index_B: Tensor, recipe: Recipe, precision: torch.dtype) -> tuple[Memory, ...]:
+    def memories(self, index_B: Tensor, structure: Structure, precision: torch.dtype) -> tuple[Memory, ...]:
         """What each rule carries, real numbers in `precision`."""
 
         def rows(table: Tensor) -> Tensor:
-            part = _rows(table, index_B, recipe.width)
+            part = _rows(table, index_B, structure.width)
             return part.to(precision) if table.is_floating_point() else part
 
-        kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(recipe)}
-        return tuple(kept.get(place) for place in range(len(recipe.rules)))
+        kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(structure)}
+        return tuple(kept.get(place) for place in range(len(structure.rules)))
 
-    def keep(self, index_B: Tensor, outcome: Outcome, recipe: Recipe) -> None:
+    def keep(self, index_B: Tensor, outcome: Outcome, structure: Structure) -> None:
         """What a forward decided becomes what the next one starts from."""
         step_BN = outcome.step_B.view(len(index_B), -1)
-        kept = [(self._window_SL, outcome.window_BL), (self._step_SL, step_BN.repeat_interleave(recipe.length, dim=1))]
-        for place, tables in self._tables(recipe):
+        kept = [(self._window_SL, outcome.window_BL), (self._step_SL, step_BN.repeat_interleave(structure.length, dim=1))]
+        for place, tables in self._tables(structure):
             memory = outcome.memories[place]
             assert memory is not None, "a rule that carries a state hands it back"
             kept += zip(tables, memory, strict=True)
-        if recipe.branches > 1:
+        if structure.branches > 1:
             kept += [(self._candidate_SL, outcome.last.candidate_BL), (self._score_SL, outcome.last.score_BL)]
         for table, part_BL in kept:
-            table[:, : recipe.width].index_copy_(0, index_B, part_BL.to(table.dtype))
+            table[:, : structure.width].index_copy_(0, index_B, part_BL.to(table.dtype))
 
     def _empty(self, kind: type[State], rows: int) -> State:
         return kind.empty(rows, self._window_SL.shape[1], self._window_SL.device, torch.float64)
 
-    def _tables(self, recipe: Recipe) -> Iterator[tuple[int, State]]:
+    def _tables(self, structure: Structure) -> Iterator[tuple[int, State]]:
         """The places of the rules that carry a state, and its tables."""
-        return ((key[0], self._memories[key]) for key in _states(recipe))
+        return ((key[0], self._memories[key]) for key in _states(structure))
 
 
-def _states(recipe: Recipe) -> Iterator[tuple[int, type[State]]]:
-    return ((place, rule.state) for place, rule in enumerate(recipe.rules) if rule.state is not None)
+def _states(structure: Structure) -> Iterator[tuple[int, type[State]]]:
+    return ((place, rule.state) for place, rule in enumerate(structure.rules) if rule.state is not None)
 
 
 def widened(pages: int) -> int:

@@ -159,7 +159,7 @@ class BlockStep:
         self._keys, self._model, self._pool, self._padding = keys, model, pool, device_state.padding
         sizes = [key.rows for key in keys]
         self._taking = [device_state.padding] * sum(sizes)
-        self._taking_B, *eos = ship([self._taking, *(key.recipe.eos_ids for key in keys)], device=model.device)
+        self._taking_B, *eos = ship([self._taking, *(key.structure.eos_ids for key in keys)], device=model.device)
         self._batches = [
             DecisionBatch(key=key, index_B=index_B, eos_E=eos_E, device_state=device_state, model=model)
             for key, index_B, eos_E in zip(keys, torch.split(self._taking_B, sizes), eos, strict=True)

@@ -4,7 +4,7 @@
     finish:  wait for that copy -> commit
 
 The network knows no methods, so rows of different methods, lengths, blocks and phases share its forward; decisions are made
-in batches, the rows with equal recipes, on their slice of the logits. No loop is here: the engine chooses the rows.
+in batches, the rows of equal structure, on their slice of the logits. No loop is here: the engine chooses the rows.
 """
 
 import itertools
@@ -23,13 +23,13 @@ from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
 from unmask.engine.completion import publishable
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
-from unmask.engine.device_state import FACTS, DeviceState, Facts
+from unmask.engine.device_state import FACTS, DeviceState, row_facts
 from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.graphs import BlockSteps, graphable, roomy
 from unmask.engine.request import StepOutput, StepRecord
 from unmask.engine.state import RequestState
 from unmask.kernels import choice
-from unmask.methods.recipe import Recipe
+from unmask.methods.recipe import Structure
 from unmask.models.denoiser import Denoiser
 from unmask.models.follow import OutOfStep
 
@@ -208,7 +208,7 @@ class Runner:
             for (key, some), index_B, eos_E, shown_S in zip(
                 parts,
                 torch.split(numbers.indices, [key.rows for key, _ in parts]),
-                torch.split(numbers.eos, [len(key.recipe.eos_ids) for key, _ in parts]),
+                torch.split(numbers.eos, [len(key.structure.eos_ids) for key, _ in parts]),
                 _of_each(parts, numbers.shown, shown),
                 strict=True,
             )
@@ -236,7 +236,7 @@ class Runner:
         if self.model.device.type != "cpu":
             return []
         shown = [_deciding(key, some, watched) for key, some in parts]
-        sizes = [key.states * key.recipe.width * key.rows for key, _ in parts]
+        sizes = [key.states * key.structure.width * key.rows for key, _ in parts]
         return shown if sum(map(len, shown)) < sum(sizes) else []
 
     def _open(self, numbers: _Launch[Tensor]) -> None:
@@ -259,13 +259,13 @@ class Runner:
         mask_id = self.model.spec.mask_id
         host = _Launch(
             opened=[row.index for row in opening],
-            facts=[number for row in opening for number in Facts.of(row)],
+            facts=[number for row in opening for number in row_facts(row)],
             pages=page_table([row.pages for row in opening], max((len(row.pages) for row in opening), default=0)),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
             kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
             shown=[first + place for first, places in zip(_begins(parts), shown, strict=False) for place in places],
-            eos=[token for key, _ in parts for token in key.recipe.eos_ids],
+            eos=[token for key, _ in parts for token in key.structure.eos_ids],
         )
         return _Launch(*ship(host, device=self.model.device))
 
@@ -284,7 +284,7 @@ class Runner:
         parts += [(roomy(key, some)._replace(clean=True), some) for key, some in _together(behind)]
         # In one order, whichever row comes first in line: two keys are one step and not two.
         # Nor by their hashes, which differ between processes that share a model.
-        parts.sort(key=lambda part: (repr(part[0].recipe), part[0].clean))
+        parts.sort(key=lambda part: (repr(part[0].structure), part[0].clean))
         return parts, self._steps([(key, [row.index for row in some]) for key, some in parts])
 
     def _open_behind(self, rows: Sequence[RequestState]) -> None:
@@ -340,9 +340,9 @@ def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
 
 def _together(rows: Sequence[RequestState]) -> list[Rows]:
     """Which of these rows decide together: with constraints those of one type."""
-    found: dict[tuple[Recipe, bool, type[Constraint | None]], list[RequestState]] = {}
+    found: dict[tuple[Structure, bool, type[Constraint | None]], list[RequestState]] = {}
     for row in rows:
-        found.setdefault((row.recipe, row.drafts, type(row.constraint)), []).append(row)
+        found.setdefault((row.structure, row.drafts, type(row.constraint)), []).append(row)
     for some in found.values():
         some.sort(key=lambda row: 0 if row.constraint is None else row.constraint.alike)
     return [(DecisionKey.of(some), some) for some in found.values()]
@@ -356,8 +356,8 @@ def _held(rows: Sequence[RequestState]) -> Held | None:
 
 def _deciding(key: DecisionKey, rows: Sequence[RequestState], watched: Set[int]) -> list[int]:
     """The places of the masked positions among all R tokens that a batch has to predict, where nothing else decides; or all."""
-    recipe, width = key.recipe, key.recipe.width
-    whole = not recipe.reads_open or recipe.sampled is not None or rows[0].constraint is not None
+    structure, width = key.structure, key.structure.width
+    whole = not structure.reads_open or structure.sampled is not None or rows[0].constraint is not None
     if whole or any(id(row) in watched for row in rows):
         return list(range(key.rows * key.states * width))
     mask_id = rows[0].canvas.mask_id
@@ -373,7 +373,7 @@ def _deciding(key: DecisionKey, rows: Sequence[RequestState], watched: Set[int])
 
 def _begins(parts: Sequence[Rows]) -> list[int]:
     """Where each part's tokens to predict begin, and where the last one's end."""
-    return [0, *itertools.accumulate(key.rows * key.states * key.recipe.width for key, _ in parts)]
+    return [0, *itertools.accumulate(key.rows * key.states * key.structure.width for key, _ in parts)]
 
 
 def _of_each(parts: Sequence[Rows], shown_S: Tensor, shown: Sequence[Sequence[int]]) -> list[Tensor | None]:
@@ -381,7 +381,7 @@ def _of_each(parts: Sequence[Rows], shown_S: Tensor, shown: Sequence[Sequence[in
     if not shown:
         return [None] * len(parts)
     split = torch.split(shown_S, [len(places) for places in shown])
-    whole = [key.rows * key.states * key.recipe.width for key, _ in parts]
+    whole = [key.rows * key.states * key.structure.width for key, _ in parts]
     return [
         None if len(mine) == size else mine - begin for mine, size, begin in zip(split, whole, _begins(parts), strict=False)
     ]

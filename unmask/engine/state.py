@@ -30,7 +30,7 @@ from unmask.engine.check import check_constraint, checked
 from unmask.engine.reading import Notes, Reader
 from unmask.engine.request import Request, StepOutput
 from unmask.engine.text import Answer
-from unmask.methods.recipe import Recipe
+from unmask.methods.recipe import Recipe, Structure
 from unmask.models.denoiser import Denoiser
 
 
@@ -39,6 +39,7 @@ class RequestState:
     """Where one request stands; `start` makes one.
 
     Attributes:
+        structure: what its decisions have in common with those of others.
         windows: of one block each, or of several that are decoded at once; in order. `block_number` is the place among them
             of the one that is decoded now, and of its first block among the blocks.
         constraint: what the answer must be behind the blocks before the window.
@@ -63,6 +64,7 @@ class RequestState:
 
     request: Request
     recipe: Recipe
+    structure: Structure
     model: Denoiser
     canvas: Canvas
     policy: ContextPolicy
@@ -105,6 +107,7 @@ class RequestState:
         state = cls(
             request=request,
             recipe=made,
+            structure=made.structure,
             model=model,
             canvas=canvas,
             policy=policy(made.cache, made.suffix, made.prompt_interval, block=made.block, fixed=sorted(canvas.fixed)),

@@ -8,6 +8,7 @@ Written from the paper's criterion; no code of its authors is at hand, so there 
 takes the running maximum over the batch instead of over the sorted positions; here a row depends on itself alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal, Score
 from unmask.decode.rule import Commit, Look, ranks
-from unmask.decode.settings import number_field
+from unmask.decode.settings import Kind, number_field
 from unmask.methods.method import Method
 from unmask.methods.parts import StopAtEos
 
@@ -38,6 +39,7 @@ class EntropyBound(Commit):
         dark="#34d399",
     )
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"gamma": "real"}
     gamma: float = number_field(0.0, 1000.0, default=0.1, search=(0.001, 2.0))
 
     def evidence(self) -> Score:

@@ -9,6 +9,7 @@ Written from the paper's criterion; no code of its authors is at hand, so there 
 block: what a forward remembers of other blocks is no anchor.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from unmask.decode.memory import Memory
 from unmask.decode.proposal import Proposal
 from unmask.decode.rule import Commit, Look, surest
 from unmask.decode.rules import SURE, exceeds
-from unmask.decode.settings import number_field, whole_field
+from unmask.decode.settings import Kind, number_field, whole_field
 from unmask.methods.method import Method
 from unmask.methods.parts import StopAtEos
 
@@ -39,6 +40,7 @@ class LocalLeap(Commit):
     name: ClassVar[str] = "localleap"
     look: ClassVar[Look] = Look(label="localleap", sentence="all that are this sure, and less sure ones near them", **SURE)
     reads_open: ClassVar[bool] = True
+    per_row: ClassVar[Mapping[str, Kind]] = {"threshold": "real", "relaxed_threshold": "real"}
     threshold: float = number_field(0.0, 1.0, default=0.9, search=(0.5, 1.0))
     relaxed_threshold: float = number_field(0.0, 1.0, default=0.75, search=(0.4, 1.0))
     radius: int = whole_field(0, default=4, search=(1, 16))

@@ -1,7 +1,9 @@
 """A Method made concrete for one model and one length of answers: what a decode really asks of it."""
 
+import functools
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from unmask.decode.commit_head import CommitHead
 from unmask.decode.forced import Forced
 from unmask.decode.multi_block import ONE, MultiBlock
+from unmask.decode.numbers import structure
 from unmask.decode.spec import Keeping, ModelSpec
 from unmask.decode.step import Ending, Seed, StepSettings
 from unmask.errors import ConfigError
@@ -31,38 +34,24 @@ class Sampled(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(StepSettings):
-    """Plain values, so that requests with equal recipes decide together, whatever their methods are called.
+class Structure(StepSettings):
+    """What rows that decide together have in common, whatever their methods are called.
 
     Attributes:
         length: tokens per block.
         sampled: None takes the most probable token.
-        cache, suffix, prompt_interval: of the context policy; suffix is (near, tail).
         block: tokens per block of the grid of a block-causal model; None: full attention.
-        keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
-        sub_block: tokens of a sub-block that forwards query alone; None: the whole block is queried.
-        whole: the last block is decoded to its end though the answer ends inside it.
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting.
-        anchored: a block takes two forwards even where the first has completed it.
         eos_ids: what ends the decode.
-        ends: what ends text and counts; the first is the filler behind it.
     """
 
     length: int
     sampled: Sampled | None
-    cache: CacheName
-    suffix: tuple[int, int] | None
-    prompt_interval: int | None
     block: int | None
-    keeping: Keeping | None
-    sub_block: int | None
-    whole: bool
     lookbehind: int
     branches: int
-    anchored: bool
     eos_ids: tuple[int, ...]
-    ends: tuple[int, ...]
 
     @property
     def width(self) -> int:
@@ -73,6 +62,41 @@ class Recipe(StepSettings):
     def constrained(self) -> bool:
         """Whether a constraint says what the answers must be."""
         return any(isinstance(rule, Forced) for rule in self.rules)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # asked for at every step of every row
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Structure):
+    """Plain values: all that a decode of a request asks of the engine.
+
+    Attributes:
+        cache, suffix, prompt_interval: of the context policy; suffix is (near, tail).
+        keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
+        sub_block: tokens of a sub-block that forwards query alone; None: the whole block is queried.
+        whole: the last block is decoded to its end though the answer ends inside it.
+        anchored: a block takes two forwards even where the first has completed it.
+        ends: what ends text and counts; the first is the filler behind it.
+    """
+
+    cache: CacheName
+    suffix: tuple[int, int] | None
+    prompt_interval: int | None
+    keeping: Keeping | None
+    sub_block: int | None
+    whole: bool
+    anchored: bool
+    ends: tuple[int, ...]
+
+    @property
+    def structure(self) -> Structure:
+        """What it has in common with rows that decide with it: all but their own numbers, and what no decision asks for."""
+        return _one(structure(Structure(**{field.name: getattr(self, field.name) for field in fields(Structure)})))
 
     @property
     def finds_final(self) -> bool:
@@ -96,6 +120,12 @@ class Recipe(StepSettings):
     def filler(self) -> int:
         """The token that stands behind an answer's end."""
         return self.ends[0]
+
+
+@functools.lru_cache(maxsize=256)
+def _one(made: Structure) -> Structure:
+    """The same object for equal structures, so that rows are told apart quickly."""
+    return made
 
 
 def recipe(
