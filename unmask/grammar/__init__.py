@@ -6,5 +6,5 @@
     automaton   the same over tokens, as the tokenizer writes them    text.py, lift.py
     grammar     the automaton at one place of one answer              constraint.py
 
-decode/constraint.py decides with it; nothing here knows a model's network.
+decode/narrow.py decides with it; nothing here knows a model's network.
 """
