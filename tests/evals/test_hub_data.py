@@ -9,7 +9,7 @@ import pytest
 
 import unmask
 from tests.cli.test_cli import run
-from tests.data.test_layout import parquet
+from tests.data.test_data_layout import parquet
 from tests.evals.test_reproduce import SETTINGS
 from tests.hub import Hub
 from unmask.data.layout import training

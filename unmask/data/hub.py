@@ -66,6 +66,13 @@ class Repository:
         _COMMITS[place], _FOLDERS[wanted] = folder.name, folder
         return folder
 
+    def cached(self, file: str) -> Path | None:
+        """The folder of the cache that holds one of its files, if one does; the hub is not asked."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.name, file, revision=self.revision, repo_type=self.kind)
+        return Path(found).parent if isinstance(found, str) else None
+
     def files(self) -> list[str]:
         """The names of all its files; without a connection of those in the cache. Raises as `fetch`."""
         from huggingface_hub import HfApi, constants

@@ -117,11 +117,17 @@ class MergedSwiGLU(NamedTuple):
         return self.down(silu_times(gate, up))
 
 
+class Mixed(Protocol):
+    """Tokens [N, C], the experts [N, K] that each has chosen and their weights [N, K], to the weighted sum [N, C]."""
+
+    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, /) -> Tensor: ...
+
+
 class Mixture(NamedTuple):
     """A feed-forward part of experts, and of a dense part beside them that every token goes through, if there is one."""
 
     router: Router
-    experts: Experts
+    experts: Mixed
     shared: Part | None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -212,7 +218,7 @@ class Parts(NamedTuple):
         q, k, v = (heads[0, :queries] for heads in (q, k, v))
         tables = inputs.cos_BQR[0, :queries], inputs.sin_BQR[0, :queries]
         attended = attend_packed(q, k, v, *tables, self._head_norms, inputs.plan, inputs.pool, number)
-        return attended.transpose(0, 1).flatten(1)[None]
+        return attended.flatten(1)[None]
 
     @property
     def _head_norms(self) -> HeadNorms | None:
