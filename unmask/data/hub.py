@@ -10,9 +10,11 @@ Every error is one line that says what to do, a ModelError for models and a Conf
 
 import errno
 import functools
+import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,8 +94,8 @@ class Repository:
 
         for left in reversed(range(TRIES)):
             try:
-                return Path(
-                    snapshot_download(
+                with _silent():
+                    found = snapshot_download(
                         self.name,
                         repo_type=self.kind,
                         revision=revision,
@@ -101,7 +103,7 @@ class Repository:
                         ignore_patterns=list(besides),
                         tqdm_class=_bar(),
                     )
-                )
+                return Path(found)
             except (HTTPError, HFValidationError, OSError, RuntimeError) as error:
                 # The client itself takes up a stream that ends early, but not a connection that is reset.
                 if left and isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError):
@@ -197,6 +199,18 @@ def named(name: str, kind: Kind) -> Repository | None:
     if found is None or found[1].startswith((".", "-")):
         return None
     return Repository(found[1], found[2], kind)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No warning where nothing matches: callers look at what they got."""
+    logger = logging.getLogger("huggingface_hub._snapshot_download")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @functools.cache
