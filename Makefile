@@ -10,7 +10,7 @@ NO_GPU := $(if $(filter Linux,$(shell uname -s)),$(shell nvidia-smi -L >/dev/nul
 TORCH_INDEX ?= $(if $(NO_GPU),$(CPU_INDEX))
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test browser lint check bench bench-gpu sanitize-gpu speed load refresh redundancy slow clean
+.PHONY: demo test browser lint check bench gpu-hour bench-gpu sanitize-gpu speed load refresh redundancy slow clean
 
 # Environments are made once, and again when pyproject.toml or constraints.txt changes: what `unmask` itself needs (1.2 GB, a
 # minute or two), and all extras with the tools of development (3.5 GB, some minutes more).
@@ -57,16 +57,18 @@ check: lint test
 bench: .venv/installed
 	$(BIN)/unmask bench --device cpu -o benchmarks/results/$$(date +%F)-bench-cpu.json
 
-# On a rented GPU without a .venv: needs torch and the dependencies of `import unmask`.
-bench-gpu:
-	PYTHONPATH=. $(PYTHON) -m unmask bench floors shapes growth profile decode --device cuda \
-		-o benchmarks/results/$$(date +%F)-bench-gpu.json
+# The first hour on a rented GPU, without a .venv and without a network: torch, transformers and triton are enough, what needs
+# more is skipped by name. Parts of at most ten minutes each, one document under benchmarks/results.
+gpu-hour:
+	$(PYTHON) -m benchmarks.gpu_hour
 
-# Our kernels under NVIDIA's checkers: memory out of bounds, races, and reads of uninitialised memory.
+# Its parts: everything that `unmask bench` measures; and our kernels under NVIDIA's checkers: memory out of bounds, races, and
+# reads of uninitialised memory.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu_hour bench -o benchmarks/results/$$(date +%F)-bench-gpu.json
+
 sanitize-gpu:
-	for tool in memcheck racecheck initcheck; do \
-		PYTHONPATH=. compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/kernels -k cuda || exit 1; \
-	done
+	$(PYTHON) -m benchmarks.gpu_hour sanitize -o benchmarks/results/$$(date +%F)-sanitize-gpu.json
 
 # docs/speed.md and its picture, from the dated documents.
 speed: .venv/installed

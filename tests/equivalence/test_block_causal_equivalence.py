@@ -5,6 +5,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ import unmask
 from tests.reference import alone, same_forward
 from unmask.context.plan import Query, assemble, entire
 from unmask.context.policy import Window, block_causal, clean
-from unmask.engine import graphs, simple
-from unmask.engine.decision import DecisionKey
+from unmask.engine import simple
+from unmask.engine.block_steps import BlockSteps
 from unmask.engine.engine import Engine, Limits
+from unmask.engine.forms import Form
 from unmask.engine.generate import answer
 from unmask.engine.request import Completion, Request
+from unmask.engine.state import RequestState
 from unmask.kernels.paged import paged_attention
 from unmask.models import attention
 from unmask.models.denoiser import Denoiser
@@ -199,14 +202,14 @@ def test_nothing_is_spent_that_is_not_needed() -> None:
 def test_block_forwards_that_stay_decide_as_packed_ones_do(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser, asked = model(family), requests(family)
     packed = [timeless(row) for row in answer(denoiser, asked)]
-    seen, call = Counter[bool](), graphs.BlockSteps.__call__
+    seen, call = Counter[bool](), BlockSteps.__call__
 
-    def counted(self: graphs.BlockSteps, parts: Sequence[tuple[DecisionKey, Sequence[int]]]) -> torch.Tensor:
-        seen.update(key.clean for key, _ in parts)
-        return call(self, parts)
+    def counted(self: BlockSteps, form: Form, rows: Sequence[RequestState]) -> Any:
+        seen.update(row.turn().clean is not None for row in rows)
+        return call(self, form, rows)
 
     monkeypatch.setattr(Denoiser, "replayable", True)
-    monkeypatch.setattr(graphs.BlockSteps, "__call__", counted)
+    monkeypatch.setattr(BlockSteps, "__call__", counted)
     assert [timeless(row) for row in answer(denoiser, asked)] == packed
     assert min(seen[False], seen[True]) > 10  # with the block before, and without
 

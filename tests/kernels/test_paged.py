@@ -143,6 +143,24 @@ def test_long_contexts_are_joined_a_few_splits_at_a_time(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("seen", "begin"), [(300, 250), (700, 0), (20, 13)])
+def test_states_of_a_block_share_what_they_have_in_common(device: str, seen: int, begin: int) -> None:
+    """Three states of seven tokens: the copies of the second and third lie behind one another, some in a split of their own."""
+    length, states = 7, 3
+    made = call([seen + (states - 1) * length + 9], [(0, 0)], [0], length=states * length, heads=2, shared=2, page=16)
+    number = torch.tensor
+    made = made._replace(
+        seen_B=number([seen]), begin_B=number([begin]), end_B=number([begin + length]), shift_B=number([seen + 2 - begin])
+    )
+    expected = paged_attention(*made, page=16, states=states)
+    for state in range(states):
+        shift = made.shift_B + (state - 1) * length if state else made.shift_B * 0
+        alone = made._replace(q_BLHD=made.q_BLHD[:, state * length : (state + 1) * length], shift_B=shift)
+        assert_close(expected[:, state * length : (state + 1) * length], paged_attention(*alone, page=16))
+    assert_close(kernel(device, paged_attention)(*made, page=16, states=states), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
     """Alone, with fewer pages, a row's output is the same to the last bit."""
     made = call([270, 700], [(0, 0), (10, 40)], [0, 700], page=16)

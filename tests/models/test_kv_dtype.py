@@ -50,7 +50,7 @@ def test_batch_is_single() -> None:
 
 
 def test_other_types_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(unmask.ConfigError, match="kv_dtype must be fp8, .* got 'int3'"):
+    with pytest.raises(unmask.ConfigError, match=r"kv_dtype must be fp8, .* got 'int3'"):
         unmask.load("unmask-tiny", kv_dtype="int3")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     with pytest.raises(unmask.ConfigError, match=r"capability 8\.9 or newer, which cuda:0 is not"):

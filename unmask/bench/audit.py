@@ -7,7 +7,7 @@ operator that is not a view is a launch, and so is every launch of our kernels, 
 top-k is several kernels, so that the counts are lower bounds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from unmask.models.steps import steps
 
 BANDWIDTH = 3.35e12  # bytes per second of an H100's memory (SXM)
 PRODUCTS = ("linear", "mm", "addmm", "bmm", "_grouped_mm", "matmul")
+ATTENTION = ("scaled_dot_product", "_varlen_attn", "_flash_attention", "paged.")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "_unique2")
 
 
@@ -68,9 +69,7 @@ class Audit:
     @property
     def small_bytes(self) -> int:
         """Bytes moved by all that is neither a product nor attention."""
-        return sum(
-            op.bytes for op in self.ops if op.name not in PRODUCTS and "attention" not in op.name and "paged" not in op.name
-        )
+        return sum(op.bytes for op in self.ops if op.name not in PRODUCTS and not op.name.startswith(ATTENTION))
 
     @property
     def bytes(self) -> int:
@@ -124,7 +123,7 @@ def audit(case: Case, *, refresh: bool = False) -> Audit:
     if refresh:
         return first
     for row in rows:
-        row.block_forwards = 1
+        row.block_forwards, row.kept = 1, row.window.start
     with counted():
         runner.launch(rows, watched)  # makes the buffers that stay
     with counted() as second:
@@ -158,11 +157,11 @@ def counted() -> Iterator[Audit]:
         yield found
 
 
-class _Counting(TorchDispatchMode):
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every aten operator on meta tensors."""
 
     def __init__(self, found: Audit) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -207,8 +206,8 @@ def _of_aten(name: str, func: Any, read: list[Tensor], written: list[Tensor]) ->
 
 
 def _of_kernel(launch: Launch) -> Op:
-    moved = _SEEN.get(launch.name, lambda given: sum(map(size, launch.tensors.values())))
-    return Op(launch.name, moved(launch.given))
+    special = _SEEN.get(launch.name)
+    return Op(launch.name, sum(map(size, launch.tensors.values())) if special is None else special(launch.given))
 
 
 def size(tensor: Tensor) -> int:
@@ -223,7 +222,14 @@ def _attended(given: dict[str, Any]) -> int:
     return remembered + size(given["q_BLHD"]) + size(given["partial_BLHCD"])
 
 
-_SEEN = {"paged.attend": _attended}  # kernels that do not move each of their tensors once
+def _turned(given: dict[str, Any]) -> int:
+    """Queries and keys are read and written in place, and what is remembered of keys and values is written to the pool."""
+    kept = given["remembered"] * (size(given["keys_SGD"][0]) + size(given["values_SGD"][0]) + size(given["v_NGD"][0]))
+    return 2 * (size(given["q_NHD"]) + size(given["k_NGD"])) + kept + size(given["cos_NR"]) + size(given["sin_NR"])
+
+
+# Kernels that do not move each of their tensors once.
+_SEEN: Mapping[str, Callable[[dict[str, Any]], int]] = {"paged.attend": _attended, "rotary.turn": _turned}
 
 
 def show(cases: Sequence[Case]) -> None:

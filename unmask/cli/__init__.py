@@ -20,6 +20,7 @@ from unmask.cli import (
     fill,
     generate,
     methods,
+    models,
     quantize,
     reproduce,
     serve,
@@ -59,6 +60,7 @@ app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("quantize")(quantize.command)
 app.command("methods")(methods.command)
+app.command("models")(models.command)
 app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")
 

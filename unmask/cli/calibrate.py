@@ -171,8 +171,12 @@ def _save(place: Path, name: str, certified: "Method", facts: "Denoiser") -> Non
     from unmask.models import own
 
     found = own.read(place.parent)
-    usual = completed(dataclasses.replace(facts, own=own.Own(settings=found.settings)), load(name))
-    settings = differences(usual.to_dict(), certified.to_dict())
+    settings: dict[str, Any] = {}
+    # Against what was published for it too, and without: the folder may be moved to where nothing is known of it.
+    for published in (facts.own.published, None):
+        chosen = own.Own(settings=found.settings, published=published)
+        usual = completed(dataclasses.replace(facts, own=chosen), load(name))
+        settings |= differences(usual.to_dict(), certified.to_dict())
     own.write(place.parent, dataclasses.replace(found, method=name, presets={**found.presets, name: settings}))
 
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # the default of `compare` and `eval`
 
-Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="An embedded model, a checkpoint folder, a short name (`unmask models` lists them) or a Hugging Face id."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 Weights = Annotated[

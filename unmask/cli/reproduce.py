@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 def command(
     file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...; hub: the data sets of the hub."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model instead of the table's; a checkpoint folder of the same name counts as the table's."),

@@ -1,12 +1,13 @@
 """The plan of block forwards made of numbers that are on the device, so that the host need not know them.
 
-What `plan.assemble` makes of queries that see a whole remembered row and query its block alone; its shapes depend on nothing
-but how many rows, states and tokens there are.
+What `plan.assemble` makes of queries that see a whole remembered row and query its block alone. Each query stands for itself: a
+row's block, one of its drafts, or the finished block before it. So its shapes depend on nothing but how many queries there
+are, and of how many tokens.
 
-Shapes: B rows, K states of a block, Q tokens of a query, P pages of a row.
+Shapes: B queries, Q tokens of a query, P pages of a row.
 """
 
-from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import torch
@@ -14,116 +15,71 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan, Group, Past
 from unmask.context.pool import PAGE
-from unmask.kernels.paged import stored
+from unmask.kernels.slots import block_slots
 
 
 class Blocks(NamedTuple):
-    """Block forwards of like rows: `tokens` are the queries of every state, the last Q - `before` of each to be predicted.
+    """Queries of one length; the last Q - `before` tokens of each are to be predicted.
 
-    Row b queries its slots from `begin[b]` on, sees `seen[b]` slots, and keeps its states' copies behind `copies[b]`. `clean`
-    are the tokens of the finished block before it, whose keys and values become final first; None: they are. `block` as in
-    `Past`, where the query is several blocks.
+    Query b queries its row's slots from `begin[b]` on, sees `seen[b]` slots, and keeps what it queries `shift[b]` slots further
+    on (`Past`).
+
+    Attributes:
+        block: as in `Past`, where a query is several blocks.
+        length_B: how many of its tokens are the row's; what follows is padding and kept at `scratch`. None: all are.
+        before_B: the place in the forward of the token before each one's first; None: it has none but that itself.
+        scratch: a slot of the pool that no row sees.
     """
 
-    tokens_BKQ: Tensor
+    tokens_BQ: Tensor
     before: int
     begin_B: Tensor
     seen_B: Tensor
-    copies_B: Tensor
+    shift_B: Tensor
     pages_BP: Tensor
-    clean_BQ: Tensor | None = None
     block: int | None = None
-
-    @property
-    def queried(self) -> Tensor:
-        """All that are queried, in their order in the forward, [N]."""
-        tokens_N = self.tokens_BKQ.flatten()
-        return tokens_N if self.clean_BQ is None else torch.cat((self.clean_BQ.flatten(), tokens_N))
+    length_B: Tensor | None = None
+    before_B: Tensor | None = None
+    scratch: int = 0
 
 
-def assemble_blocks(parts: Sequence[Blocks]) -> tuple[Tensor, ForwardPlan]:
+def assemble_blocks(blocks: Blocks) -> tuple[Tensor, ForwardPlan]:
     """Pack them into one forward: its tokens, int64 [N], and its plan."""
-    plans, first = [], 0
-    for part in parts:
-        own = _plan(part, first) if part.clean_BQ is None else _both(part, part.clean_BQ, first)
-        plans.append(own)
-        first += len(own.positions_N)
-    if len(parts) == 1:
-        return parts[0].queried, plans[0]
-    plan = ForwardPlan(
-        positions_N=torch.cat([plan.positions_N for plan in plans]),
-        read_R=torch.cat([plan.read_R for plan in plans]),
-        before_R=torch.cat([plan.before_R for plan in plans]),
-        groups=tuple(group for plan in plans for group in plan.groups),
-        slots_M=torch.cat([plan.slots_M for plan in plans]),
-    )
-    return torch.cat([part.queried for part in parts]), plan
-
-
-def _both(part: Blocks, clean_BQ: Tensor, first: int) -> ForwardPlan:
-    """The plan of one part whose rows query the block before theirs too, in front of their own of one state each."""
-    length = clean_BQ.shape[1]
-    begin_B = part.begin_B - length
-    finished = Blocks(
-        tokens_BKQ=clean_BQ[:, None],
-        before=0,
-        begin_B=begin_B.clamp(min=0),  # of padding, which has no block before its own
-        seen_B=part.begin_B.clamp(min=1),
-        copies_B=part.copies_B,
-        pages_BP=part.pages_BP,
-    )
-    clean, own = _plan(finished, first), _plan(part, first + clean_BQ.numel())
-    last_B1 = clean.read_R.view(-1, length)[:, -1:]
-    return ForwardPlan(
-        positions_N=torch.cat((clean.positions_N, own.positions_N)),
-        read_R=own.read_R,
-        before_R=torch.cat((last_B1, own.before_R.view(len(last_B1), -1)[:, 1:]), dim=1).flatten(),
-        groups=(*clean.groups, *own.groups),
-        slots_M=torch.cat((clean.slots_M, own.slots_M)),
-    )
-
-
-def _plan(part: Blocks, first: int) -> ForwardPlan:
-    """The plan of one part whose tokens begin at place `first` of the forward."""
-    rows, states, length = part.tokens_BKQ.shape
-    device = part.tokens_BKQ.device
-    place_Q, shift_BK = torch.arange(length, device=device), _shifts(part)
-    slot_BKQ = (part.begin_B[:, None, None] + place_Q).expand(-1, states, -1)
-    own_BKQ = slot_BKQ if states == 1 else slot_BKQ + shift_BK[..., None]
-    row_B11 = torch.arange(rows, device=device)[:, None, None]
-    begin_N1 = torch.arange(first, first + length * rows * states, length, device=device)[:, None]
-    read_N = begin_N1 + place_Q[part.before :]
-
-    def repeated(number_B: Tensor) -> Tensor:
-        # Not expanded: a kernel reads the numbers one behind the other.
-        return number_B if states == 1 else number_B.repeat_interleave(states)
-
+    rows, length = blocks.tokens_BQ.shape
+    place_Q, read_BQ, before_BQ = _laid_out(rows, length, blocks.before, blocks.tokens_BQ.device)
+    slot_BQ, slots_BQ, end_B = block_slots(blocks.pages_BP, blocks.begin_B, blocks.shift_B, length, page=PAGE)
+    if blocks.length_B is not None:
+        slots_BQ = torch.where(place_Q < blocks.length_B[:, None], slots_BQ, blocks.scratch)
+    if blocks.before_B is not None:
+        before_BQ = torch.cat((blocks.before_B[:, None], before_BQ[:, 1:]), dim=1)
     past = Past(
-        pages_BP=part.pages_BP[:, None].expand(-1, states, -1).flatten(0, 1),
-        seen_B=repeated(part.seen_B),
-        begin_B=repeated(part.begin_B),
-        end_B=repeated(part.begin_B + length),
-        shift_B=shift_BK.flatten(),
+        pages_BP=blocks.pages_BP,
+        seen_B=blocks.seen_B,
+        begin_B=blocks.begin_B,
+        end_B=end_B,
+        shift_B=blocks.shift_B,
         shortest=0,
-        longest=part.pages_BP.shape[1] * PAGE,
-        block=part.block,
+        longest=blocks.pages_BP.shape[1] * PAGE,
+        block=blocks.block,
         length=length,
     )
-    return ForwardPlan(
-        # Before the suffix a slot's number is its position.
-        positions_N=slot_BKQ.flatten(),
-        read_R=read_N.flatten(),
-        before_R=torch.maximum(read_N - 1, begin_N1).flatten(),
-        groups=(Group(rows * states, length, past, part.block),),
-        slots_M=stored(part.pages_BP, row_B11, own_BKQ, page=PAGE).flatten(),
+    plan = ForwardPlan(
+        positions_N=slot_BQ.flatten(),  # before the suffix a slot's number is its position
+        read_R=read_BQ.flatten(),
+        before_R=before_BQ.flatten(),
+        groups=(Group(rows, length, past, blocks.block),),
+        slots_M=slots_BQ.flatten(),
     )
+    return blocks.tokens_BQ.flatten(), plan
 
 
-def _shifts(part: Blocks) -> Tensor:
-    """How far behind its own slots each state's query is kept, [B, K]; the true state's stands where it belongs."""
-    _, states, length = part.tokens_BKQ.shape
-    if states == 1:
-        return torch.zeros_like(part.begin_B)[:, None]
-    state_K = torch.arange(states, device=part.begin_B.device)
-    shift_BK = (part.copies_B - part.begin_B)[:, None] + (state_K - 1) * length
-    return shift_BK * (state_K > 0)
+@functools.cache
+def _laid_out(rows: int, length: int, before: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What depends on sizes alone: places of a query's tokens [Q], of all that are predicted and of the tokens before those.
+
+    Made once, only read, and kept for good, because graphs read it too.
+    """
+    with torch.inference_mode(False):
+        place_Q, first_B1 = torch.arange(length, device=device), length * torch.arange(rows, device=device)[:, None]
+        read_BQ = first_B1 + place_Q[before:]
+        return place_Q, read_BQ, torch.maximum(read_BQ - 1, first_B1)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from unmask.context.policy import RowPlan
 from unmask.context.pool import PAGE, pages_for
+from unmask.context.runs import Run as Run
 from unmask.kernels.paged import places, stored
 
 
@@ -79,35 +80,6 @@ def entire(tokens: Sequence[int], start: int, end: int, *, block: int | None = N
     return Query(RowPlan(list(range(len(tokens))), slice(0, len(tokens)), block), tokens, start, end - start)
 
 
-class Run(NamedTuple):
-    """Queries whose rows have what they see in one piece of the pool, and as far from each other: it is read where it lies.
-
-    >>> Run.joined([(64, 20), (96, 20), (128, 20), None, (32, 20)])
-    [Run(queries=3, begin=64, seen=20, apart=32), None, Run(queries=1, begin=32, seen=20, apart=0)]
-    """
-
-    queries: int
-    begin: int  # the pool's slot at which the first row begins
-    seen: int  # slots
-    apart: int  # slots from one row's first to the next one's
-
-    @classmethod
-    def joined(cls, places: Iterable[tuple[int, int] | None]) -> "list[Run | None]":
-        """Of each query's `begin` and `seen`; None: what it sees does not lie in one piece."""
-        runs: list[Run | None] = []
-        for place in places:
-            last = runs[-1] if runs else None
-            if place is None or last is None or last.seen != place[1]:
-                runs.append(None if place is None else cls(1, *place, 0))
-                continue
-            apart = place[0] - last.begin - (last.queries - 1) * last.apart
-            if apart > 0 and last.apart in (0, apart):
-                runs[-1] = last._replace(queries=last.queries + 1, apart=apart)
-            else:
-                runs.append(cls(1, *place, 0))
-        return runs
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Past:
     """What each query of a group remembers, as numbers on the device: a kernel reads them, plain attention the tables below.
@@ -125,6 +97,7 @@ class Past:
     longest: int  # S: and none more
     block: int | None = None  # queries are several blocks of that many tokens, which do not see the later ones
     length: int = 1  # tokens of a query
+    states: int = 1  # so many queries one behind the other are states of one row, which differ in the slots anew alone
     runs: Sequence[Run | None] = ()  # all queries in their order, as far as the host knows where the pages are; None: one query
 
     @cached_property
@@ -145,6 +118,23 @@ class Past:
         place_Q = torch.arange(self.length, device=self.seen_B.device)
         number_BQ = torch.div(self.begin_B[:, None] + place_Q, self.block, rounding_mode="floor")
         return slot_S < (number_BQ * self.block + self.block)[..., None]
+
+    @cached_property
+    def together(self) -> "Past":
+        """The same with one query per row for all its states: `shift` is that of the second one."""
+        seen_B, begin_B, end_B, shift_B = (
+            part.view(-1, self.states) for part in (self.seen_B, self.begin_B, self.end_B, self.shift_B)
+        )
+        return Past(
+            pages_BP=self.pages_BP[:: self.states],
+            seen_B=seen_B[:, 0].contiguous(),
+            begin_B=begin_B[:, 0].contiguous(),
+            end_B=end_B[:, 0].contiguous(),
+            shift_B=shift_B[:, 1].contiguous(),
+            shortest=self.shortest,
+            longest=self.longest,
+            length=self.length * self.states,
+        )
 
     @cached_property
     def apart(self) -> "Past":
@@ -177,13 +167,20 @@ class Group(NamedTuple):
     past: Past | None
     block: int | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether its queries are whole sequences of which every token sees every other."""
+        return self.past is None and self.block is None
+
 
 class ForwardPlan(NamedTuple):
     """One model call.
 
     The query tokens stand at `positions` (rotary position ids, gaps allowed). The fresh keys and values of the first M
     go to `slots` before any query attends. `read` says which of the N are to be predicted, row by row in the order of the
-    rows, and `before` where the token before each of them is: the token itself where the forward does not have it.
+    rows, and `before` where the token before each of them is: the token itself where the forward does not have it. `starts`
+    are of each run of groups that are whole sequences where these begin and the last one ends, counted from the first; they
+    need not be known.
     """
 
     positions_N: Tensor  # int64
@@ -191,6 +188,7 @@ class ForwardPlan(NamedTuple):
     before_R: Tensor  # int64
     groups: tuple[Group, ...]
     slots_M: Tensor  # int64
+    starts: tuple[Tensor, ...] = ()  # int32
 
 
 class _Piece(NamedTuple):
@@ -254,6 +252,7 @@ class _Numbers(NamedTuple, Generic[Part]):
     before: Part  # R
     owner: Part  # M: number of the row that remembers the token
     slot: Part  # M: its slot in that row
+    starts: Part  # of all runs of whole sequences
     pages: Part  # rows x P
     past: Part  # 5 per query that remembers, group by group
 
@@ -268,6 +267,7 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
     kept = [piece for piece in pieces if piece.query.pages]
     groups = [list(group) for _, group in itertools.groupby(pieces, key=lambda piece: _kind(piece.query))]
     widest = max(1, *(len(query.pages) for query in queries))
+    starts = _starts(pieces) if device.type != "cpu" else []
     host = _Numbers(
         tokens=_chained(piece.query.tokens for piece in pieces),
         positions=_chained(piece.query.plan.queried for piece in pieces),
@@ -275,6 +275,7 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         before=before,
         owner=_chained([piece.row] * piece.query.plan.tokens for piece in kept),
         slot=_chained(piece.slots for piece in kept),
+        starts=_chained(starts),
         pages=page_table([query.pages for query in queries], widest),
         past=_chained(piece.past for piece in pieces if not piece.query.alone),
     )
@@ -286,8 +287,15 @@ def assemble(queries: Sequence[Query], *, device: torch.device) -> tuple[Tensor,
         before_R=numbers.before,
         groups=_grouped(groups, numbers.past, pages_QP),
         slots_M=stored(pages_QP, numbers.owner, numbers.slot, page=PAGE),
+        starts=torch.split(numbers.starts.int(), [len(run) for run in starts]) if starts else (),
     )
     return numbers.tokens, plan
+
+
+def _starts(pieces: Sequence[_Piece]) -> list[list[int]]:
+    """Of each run of whole sequences where they begin, and the last one ends, counted from the first."""
+    runs = itertools.groupby(pieces, key=lambda piece: piece.query.alone and not piece.query.masked)
+    return [list(itertools.accumulate((piece.query.plan.tokens for piece in run), initial=0)) for whole, run in runs if whole]
 
 
 def _reading(queries: Sequence[Query], pieces: Sequence[_Piece]) -> tuple[list[int], list[int]]:
@@ -329,6 +337,7 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
         owner_B, seen_B, begin_B, end_B, shift_B = mine.view(-1, 5).t().contiguous().unbind(0)
         seen = [len(piece.query.plan.positions) for piece in pieces]
         widest = max(len(piece.query.pages) for piece in pieces)
+        states = {piece.query.states for piece in pieces}
         remembered = Past(
             pages_BP=pages_QP[:, :widest].index_select(0, owner_B),
             seen_B=seen_B,
@@ -339,6 +348,7 @@ def _grouped(groups: Sequence[Sequence[_Piece]], past: Tensor, pages_QP: Tensor)
             longest=max(seen),
             block=block,
             length=plan.tokens,
+            states=states.pop() if len(states) == 1 else 1,
             runs=Run.joined(piece.in_one_piece for piece in pieces),
         )
         made.append(Group(len(pieces), plan.tokens, remembered, block))

@@ -146,5 +146,5 @@ class Temporal(RulePart):
             peak_BL = torch.where(goes_on_BL, torch.maximum(peak_BL, confidence_BL), confidence_BL)
             value_BL = peak_BL
         stable_BL = (length_BL >= self.steps) & (value_BL >= self.threshold)  # no streak where nothing is open
-        token_BL = proposal.candidate_BL.masked_fill(~open_BL, -1)
+        token_BL = torch.where(open_BL, proposal.candidate_BL, -1)
         return stable_BL, Streak(token=token_BL, length=length_BL, total=total_BL, peak=peak_BL)

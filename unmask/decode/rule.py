@@ -9,6 +9,7 @@ colour and words (class attributes). The rules themselves are in rules.py, redun
 Shapes: B rows, L block positions.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -207,7 +208,7 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
     position if one rule took several), because copies of one token at neighbouring positions are usually the same word
     that has not found its place (specs of R2-dLLM, duplicate-token hazard). Predictions that end the answer are exempt.
     """
-    taken_BL = torch.zeros_like(proposal.candidate_BL)
+    taken_BL: Tensor | None = None
     kept: list[Memory] = []
     for number, (rule, memory) in enumerate(zip(rules, memories, strict=True), start=1):
         mask_BL, memory = rule(proposal, memory)
@@ -215,11 +216,14 @@ def select(rules: Sequence[Rule], proposal: Proposal, memories: Sequence[Memory]
         if number < len(rules):
             proposal = proposal._replace(open_BL=proposal.open_BL ^ new_BL)
         if rule.edits:  # it also rewrites what no earlier rule has written in this step, where its token is another one
-            edited_BL = proposal.editable & (taken_BL == 0) & (proposal.candidate_BL != proposal.token_BL)
+            edited_BL = proposal.editable & (proposal.candidate_BL != proposal.token_BL)
+            edited_BL = edited_BL if taken_BL is None else edited_BL & (taken_BL == 0)
             new_BL = new_BL | (mask_BL & edited_BL)
         # What one rule takes is closed to the next, so that a sum is enough.
-        taken_BL = taken_BL.add(new_BL, alpha=number)
+        taken_BL = new_BL.long() if taken_BL is None else taken_BL.add(new_BL, alpha=number)
         kept.append(memory)
+    if taken_BL is None:
+        taken_BL = torch.zeros_like(proposal.candidate_BL)
     if one_per_run:
         # Confidence lies in 0..1, so two apart is enough to let an earlier rule win.
         key_BL = proposal.confidence_BL.sub(taken_BL, alpha=2).masked_fill(taken_BL == 0, -torch.inf)
@@ -242,7 +246,7 @@ def ranks(score_BL: Tensor, among_BL: Tensor) -> Tensor:
 
 def best(score_BL: Tensor, among_BL: Tensor) -> Tensor:
     """The mask [B, L] of the one best position of each row; empty where `among` is empty. Ties: lower index."""
-    top_B1 = score_BL.masked_fill(~among_BL, -torch.inf).argmax(dim=1, keepdim=True)
+    top_B1 = torch.where(among_BL, score_BL, -torch.inf).argmax(dim=1, keepdim=True)
     return among_BL & (positions(score_BL) == top_B1)
 
 
@@ -263,7 +267,16 @@ def flat(number: "float | Tensor") -> "float | Tensor":
 
 
 def positions(like_BL: Tensor) -> Tensor:
-    return torch.arange(like_BL.shape[1], device=like_BL.device)
+    """0, 1, ... for each column [L]: one tensor for all that ask, so that no step makes it again. It is only read."""
+    return _positions(like_BL.shape[1], like_BL.device)[0]
+
+
+@functools.cache
+def _positions(length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The positions, and numbers below zero of which each is another."""
+    with torch.inference_mode(False):
+        place_L = torch.arange(length, device=device)
+        return place_L, ~place_L
 
 
 def same_run(candidate_BL: Tensor, among_BL: Tensor) -> Tensor:
@@ -276,7 +289,7 @@ def same_run(candidate_BL: Tensor, among_BL: Tensor) -> Tensor:
             [1, 1, 0],
             [0, 0, 1]])
     """
-    key_BL = torch.where(among_BL, candidate_BL, ~positions(among_BL))  # below zero and never twice
+    key_BL = torch.where(among_BL, candidate_BL, _positions(among_BL.shape[1], among_BL.device)[1])
     number_BL = pad(key_BL[:, 1:] != key_BL[:, :-1], (1, 0)).cumsum(dim=1)
     return number_BL[:, :, None] == number_BL[:, None, :]
 

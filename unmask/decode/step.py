@@ -147,20 +147,43 @@ def decide(
         shown_S=shown_S,
     )
     broken_B = proposal.confidence_BL.isnan().view(rows, -1).any(dim=1)
+    proposal = proposal._replace(**more(settings, logits_BLV, mask_id))
     if hidden_RC is not None and settings.reads_hidden:
         proposal = proposal._replace(hidden_BLC=hidden_RC.view(rows * states, length, -1))
-    if settings.moves:
-        proposal = proposal._replace(logits_BLV=without(logits_BLV, (mask_id,)))
     if constraint is not None:
         sampling = facts.sampling and facts.sampling.repeat(states)
         proposal = constraint.narrow(logits_BLV, proposal, sampling, settings.score)
         proposal = proposal._replace(filler_BL=proposal.filler_BL | (proposal.candidate_BL[..., None] == eos_E).any(dim=-1))
+    return conclude(
+        settings, proposal, broken_B, states_BKL, facts, memories, mask_id=mask_id, eos_E=eos_E, constraint=constraint
+    )
+
+
+def more(settings: StepSettings, logits_BLV: Tensor, mask_id: int) -> dict[str, Tensor]:
+    """What some methods read of the logits beside the proposal, by the names of its fields."""
+    found = {}
+    if settings.moves:
+        found["logits_BLV"] = without(logits_BLV, (mask_id,))
     if settings.alternatives:
-        sure_BLV = without(
-            logits_BLV.log_softmax(dim=-1, dtype=torch.promote_types(logits_BLV.dtype, torch.float32)), (mask_id,)
-        )
-        top = sure_BLV.topk(settings.alternatives)
-        proposal = proposal._replace(top_id_BLA=top.indices, top_BLA=top.values)
+        precision = torch.promote_types(logits_BLV.dtype, torch.float32)
+        sure_BLV = without(logits_BLV.log_softmax(dim=-1, dtype=precision), (mask_id,))
+        found["top_BLA"], found["top_id_BLA"] = sure_BLV.topk(settings.alternatives)
+    return found
+
+
+def conclude(
+    settings: StepSettings,
+    proposal: Proposal,
+    broken_B: Tensor,
+    states_BKL: Tensor,
+    facts: BlockFacts,
+    memories: tuple[Memory, ...],
+    *,
+    mask_id: int,
+    eos_E: Tensor,
+    constraint: Held | None = None,
+) -> tuple[Outcome, Tensor]:
+    """The second half of `decide`: from the evidence, [B K, L], to the tokens. `broken_B`: whose logits are none."""
     if settings.seed is not None:
         proposal = sown(proposal, settings)
     ends_E = None if settings.ending in ("never", "whole block") else eos_E
@@ -188,7 +211,7 @@ def decide(
         final_B=None if outcome.final_BN is None else outcome.final_BN.flatten(),
     )
     if count > 1:
-        return outcome, left_R.view(rows, count).masked_fill(broken_B[:, None], BROKEN)
+        return outcome, left_R.view(-1, count).masked_fill(broken_B[:, None], BROKEN)
     return outcome, left_R.masked_fill(broken_B, BROKEN)
 
 
@@ -217,18 +240,51 @@ def propose(
     >>> made.candidate_BL.item(), round(made.confidence_BL.item(), 3)
     (2, 0.711)
     """
-    if precision == torch.float64:
-        logits_BLV = logits_BLV.double()
-    if shown_S is not None:
+    if shown_S is None:
+        found = candidates(logits_BLV, facts.sampling, mask_id=mask_id, score=score, precision=precision, never=never)
+    else:
         assert facts.sampling is None, "noise is drawn for whole blocks"
         assert not never, "tokens that no position becomes are left out of whole blocks"
-        candidate_BL, confidence_BL, score_BL = _spread(evidence(logits_BLV, mask_id, score), token_BL, shown_S, score)
-    elif facts.sampling is None and not never:
+        logits_SV = logits_BLV.double() if precision == torch.float64 else logits_BLV
+        found = _spread(evidence(logits_SV, mask_id, score), token_BL, shown_S, score)
+    return proposed(*found, token_BL, facts, mask_id=mask_id, eos_E=eos_E)
+
+
+def candidates(
+    logits_BLV: Tensor,
+    sampling: Sampling | None,
+    *,
+    mask_id: int,
+    score: Score,
+    precision: torch.dtype,
+    never: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidate, confidence and score of every position, [B, L]; as in `propose`."""
+    if precision == torch.float64:
+        logits_BLV = logits_BLV.double()
+    if sampling is None and not never:
         # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
         candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
-    else:
-        candidate_BL, confidence_BL = draw(logits_BLV, facts.sampling, (mask_id, *never))
-        score_BL = confidence_BL if score == "confidence" else evidence(logits_BLV, mask_id, score).score_BL
+        return candidate_BL, confidence_BL, score_BL
+    candidate_BL, confidence_BL = draw(logits_BLV, sampling, (mask_id, *never))
+    return (
+        candidate_BL,
+        confidence_BL,
+        confidence_BL if score == "confidence" else evidence(logits_BLV, mask_id, score).score_BL,
+    )
+
+
+def proposed(
+    candidate_BL: Tensor,
+    confidence_BL: Tensor,
+    score_BL: Tensor,
+    token_BL: Tensor,
+    facts: BlockFacts,
+    *,
+    mask_id: int,
+    eos_E: Tensor,
+) -> Proposal:
+    """Candidates and what is known of their block beside them."""
     masked_BL = token_BL == mask_id
     return Proposal(
         candidate_BL=candidate_BL,

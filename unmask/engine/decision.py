@@ -11,17 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.context.blocks import Blocks
-from unmask.decode.advance import Outcome, drafts
+from unmask.decode.advance import Outcome
 from unmask.decode.constraint import Held
 from unmask.decode.holes import GIVEN
+from unmask.decode.memory import Memory
 from unmask.decode.numbers import of_rows
 from unmask.decode.sampling import Sampling
 from unmask.decode.step import BlockFacts, decide
 from unmask.engine.device_state import DeviceState, Facts
 from unmask.engine.request import Alternative, StepOutput
 from unmask.engine.state import RequestState
-from unmask.methods.recipe import Structure
+from unmask.methods.recipe import Sampled, Structure
 from unmask.models.denoiser import Denoiser
 
 
@@ -40,8 +40,6 @@ class DecisionKey(NamedTuple):
     structure: Structure
     states: int  # K
     rows: int  # B
-    pages: int = 0  # of the row with most, where the device itself looks up what it remembers
-    clean: bool = False  # whether the block before is queried too, where the device itself puts the forward together
 
     @classmethod
     def of(cls, rows: Sequence[RequestState]) -> "DecisionKey":
@@ -55,8 +53,8 @@ class DecisionKey(NamedTuple):
     def width(self) -> int:
         """W."""
         structure = self.structure
-        each = 5 + self.states + 2 * structure.alternatives + structure.constrained
-        return 2 * structure.blocks.count + each * structure.width
+        most = 5 + self.states + 2 * structure.alternatives + structure.constrained
+        return 2 * structure.blocks.count + most * structure.width
 
     def outputs(self, numbers_BW: Tensor) -> list[StepOutput]:
         """What came of each row, from a decision's numbers on the host."""
@@ -72,8 +70,8 @@ class DecisionKey(NamedTuple):
 
     def evidence(self, numbers_W: Tensor) -> Evidence:
         """Of one row, from its numbers on the host."""
-        count, length, alternatives = self.structure.blocks.count, self.structure.width, self.structure.alternatives
-        rest = numbers_W[2 * count + (3 + 2 * alternatives) * length :]
+        count, length = self.structure.blocks.count, self.structure.width
+        rest = numbers_W[2 * count + (3 + 2 * self.structure.alternatives) * length :]
         sizes = [length, length, self.states * length, self.structure.constrained * length]
         candidate_L, confidence_L, states, refused = torch.split(rest, sizes)
         return Evidence(
@@ -82,6 +80,64 @@ class DecisionKey(NamedTuple):
             confidence=confidence_L.view(torch.float64).tolist(),
             refused=refused.tolist(),
         )
+
+
+class Known(NamedTuple):
+    """What the device knows of rows that decide together: their settings, with each row's numbers, and their blocks.
+
+    Real numbers are of `precision`.
+    """
+
+    settings: Structure
+    facts: BlockFacts
+    memories: tuple[Memory, ...]
+    precision: torch.dtype
+
+    @classmethod
+    def of(
+        cls, structure: Structure, index_B: Tensor, device_state: DeviceState, dtype: torch.dtype, *, drawn: bool = True
+    ) -> "Known":
+        """Of rows at these places, whose logits are of that type; `drawn`: tokens are still to be drawn, where they are."""
+        precision = torch.promote_types(torch.promote_types(dtype, torch.float32), structure.precision)
+        facts, numbers_FB = device_state.facts(index_B), device_state.numbers(index_B)
+        kind_BL = device_state.kind(index_B, structure.width)
+        sampled = structure.sampled if drawn else None
+        return cls(
+            of_rows(structure, numbers_FB, precision),
+            BlockFacts(
+                fixed_BL=kind_BL == GIVEN,
+                step_B=device_state.step(index_B, structure),
+                suffix_B=facts.suffix,
+                sampling=None if sampled is None else drawing(facts, structure.width, sampled),
+                kind_BL=kind_BL if structure.hole_ends else None,
+            ),
+            device_state.memories(index_B, structure, precision),
+            precision,
+        )
+
+
+class Decided(NamedTuple):
+    """What the evidence of a batch leads to: by which settings, and what the host is told, [B, W]."""
+
+    settings: Structure
+    outcome: Outcome
+    left_B: Tensor
+    numbers_BW: Tensor
+
+
+def drawing(facts: Facts[Tensor], width: int, sampled: Sampled) -> Sampling:
+    """How tokens of rows' windows are drawn; the rows' own numbers as columns [B, 1]."""
+
+    def real(bits_B: Tensor) -> Tensor:
+        return bits_B.view(torch.float64).to(torch.float32)[:, None]
+
+    return Sampling(
+        temperature_B1=real(facts.temperature),
+        seed_B1=facts.seed[:, None],
+        positions_BL=facts.offset[:, None] + torch.arange(width, device=facts.offset.device),
+        top_p_B1=real(facts.top_p) if sampled.top_p else None,
+        top_k_B1=facts.top_k[:, None] if sampled.top_k else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,62 +157,33 @@ class DecisionBatch:
 
     def states(self) -> Tensor:
         """The states of the block that the forward tries, [B, K, L]: the true one first."""
-        structure, states = self.key.structure, self.key.states
-        window_BL = self.device_state.window(self.index_B, structure.width)
-        if states == 1:
-            return window_BL[:, None]
-        guess = self.device_state.guess(self.index_B, structure.width)
-        states_BKL = drafts(window_BL, *guess, states, self.model.spec.mask_id, structure.blocks)
-        if self.constraint is None:
+        states_BKL = self.device_state.states(self.index_B, self.key.structure, self.key.states)
+        if self.constraint is None or self.key.states == 1:
             return states_BKL
         return self.constraint.forced(states_BKL.flatten(0, 1)).view_as(states_BKL)
 
-    def blocks(self, states_BKL: Tensor) -> Blocks:
-        """The block forward that tries them."""
-        structure = self.key.structure
-        facts, before = self.device_state.facts(self.index_B), structure.lookbehind
-        if before:
-            before_BK1 = facts.before[:, None, None].expand(-1, self.key.states, before)
-            states_BKL = torch.cat((before_BK1, states_BKL), dim=2)
-        return Blocks(
-            tokens_BKQ=states_BKL,
-            before=before,
-            begin_B=facts.begin,
-            seen_B=facts.seen,
-            copies_B=facts.copies,
-            pages_BP=self.device_state.pages(self.index_B, self.key.pages),
-            clean_BQ=self.device_state.clean(self.index_B, structure.length) if self.key.clean else None,
-            block=structure.block if structure.blocks.count > 1 else None,
-        )
-
-    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> tuple[Outcome, Tensor]:
-        """What the evidence leads to, and for the host, as `DecisionKey` reads it, int64 [B, W]. Nothing is committed yet."""
-        structure, precision = self.key.structure, torch.promote_types(self.model.dtype, self.key.structure.precision)
-        facts, numbers_FB = self.device_state.facts(self.index_B), self.device_state.numbers(self.index_B)
-        kind_BL = self.device_state.kind(self.index_B, structure.width)
+    def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Decided:
+        """What the evidence leads to. Nothing is committed yet."""
+        known = Known.of(self.key.structure, self.index_B, self.device_state, self.model.dtype)
         outcome, left_B = decide(
-            of_rows(structure, numbers_FB, precision),
+            known.settings,
             logits_RV,
             states_BKL,
-            BlockFacts(
-                fixed_BL=kind_BL == GIVEN,
-                step_B=self.device_state.step(self.index_B, structure),
-                suffix_B=facts.suffix,
-                sampling=_sampling(structure, facts),
-                kind_BL=kind_BL if structure.hole_ends else None,
-            ),
-            self.device_state.memories(self.index_B, structure, precision),
+            known.facts,
+            known.memories,
             mask_id=self.model.spec.mask_id,
             eos_E=self.eos_E,
             hidden_RC=hidden_RC,
             constraint=self.constraint,
             shown_S=self.shown_S,
         )
-        return outcome, _numbers(outcome, left_B, states_BKL, refused=structure.constrained)
+        refused = self.key.structure.constrained
+        return Decided(known.settings, outcome, left_B, told(outcome, left_B, states_BKL, refused=refused))
 
-    def commit(self, outcome: Outcome) -> None:
+    def commit(self, decided: Decided) -> None:
         """What was decided becomes what the next forward starts from."""
-        self.device_state.keep(self.index_B, outcome, self.key.structure)
+        settings, mask_id = decided.settings, self.model.spec.mask_id
+        self.device_state.keep(self.index_B, decided.outcome, decided.left_B, settings, mask_id)
 
 
 def decide_all(
@@ -176,11 +203,10 @@ def decide_all(
         batch.decide(states_BKL, mine_RV, hidden_RC)
         for batch, states_BKL, mine_RV, hidden_RC in zip(batches, states, logits, hidden, strict=True)
     ]
-    flat = [numbers_BW.flatten() for _, numbers_BW in decided]
-    numbers = flat[0] if len(flat) == 1 else torch.cat(flat)
-    for batch, (outcome, _) in zip(batches, decided, strict=True):
-        batch.commit(outcome)
-    return numbers
+    for batch, one in zip(batches, decided, strict=True):
+        batch.commit(one)
+    numbers = [one.numbers_BW.flatten() for one in decided]
+    return numbers[0] if len(numbers) == 1 else torch.cat(numbers)
 
 
 def reads_hidden(batches: Sequence[DecisionBatch]) -> bool:
@@ -196,7 +222,9 @@ def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alterna
     return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
 
 
-def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool) -> Tensor:
+def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool = False) -> Tensor:
+    """What the host is told of each row, as `DecisionKey` reads it: int64 [B, W]; `refused` candidates too, if asked for."""
+
     def bits(part: Tensor) -> Tensor:
         return part.to(torch.float64).view(torch.int64).flatten(1)
 
@@ -211,20 +239,3 @@ def _numbers(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: b
         refused_BL, none_BL = outcome.last.refused_BL, torch.full_like(outcome.window_BL, -1)
         evidence += (none_BL if refused_BL is None else refused_BL,)  # type: ignore[assignment]
     return torch.cat((*output, *said, *evidence), dim=1)
-
-
-def _sampling(structure: Structure, facts: Facts[Tensor]) -> Sampling | None:
-    """The rows' own numbers as columns [B, 1]; None where the most probable token is taken."""
-    if structure.sampled is None:
-        return None
-
-    def real(bits_B: Tensor) -> Tensor:
-        return bits_B.view(torch.float64).to(torch.float32)[:, None]
-
-    return Sampling(
-        temperature_B1=real(facts.temperature),
-        seed_B1=facts.seed[:, None],
-        positions_BL=facts.offset[:, None] + torch.arange(structure.width, device=facts.offset.device),
-        top_p_B1=real(facts.top_p) if structure.sampled.top_p else None,
-        top_k_B1=facts.top_k[:, None] if structure.sampled.top_k else None,
-    )

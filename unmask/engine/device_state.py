@@ -5,7 +5,7 @@ its place; every forward reads it and writes back in place what it decided, so n
 the next one. It knows no rule: a rule's state is kept as the rule declares it (decode/memory.py).
 
 Shapes: S places, the last of which is padding, which no request holds; B rows of a forward; F facts and P pages of a row; L
-the longest window.
+the longest window; K states of a window, T = K + 1 versions of it: the true state, the finished block before it, the drafts.
 """
 
 import struct
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from unmask.decode.advance import Outcome
+from unmask.decode.advance import Outcome, drafts
 from unmask.decode.memory import Memory, State
 from unmask.decode.numbers import MOST, numbers
 from unmask.engine.state import RequestState
@@ -74,6 +74,7 @@ class Facts(NamedTuple, Generic[Number]):
         )
 
 
+WINDOW, CLEAN = 0, 1  # versions of a window; drafts stand behind them
 FACTS = len(Facts._fields) + MOST  # and the rules' numbers, as the bits of float64s too
 
 
@@ -105,30 +106,35 @@ class DeviceState:
         self._pages_SP = torch.zeros((rows + 1, pages), dtype=torch.int64, device=device)
         self._pages_SP[rows] = scratch
         self._step_SL = table(torch.int64)  # of each position's block
-        self._window_SL, self._kind_SL, self._clean_SL = table(torch.int64), table(torch.int64), table(torch.int64)
-        self._candidate_SL, self._score_SL = table(torch.int64), table(torch.float64)
+        self._left_S = torch.ones(rows + 1, dtype=torch.int64, device=device)
+        self._kind_SL = table(torch.int64)
+        self._tokens_STL = torch.zeros((rows + 1, CLEAN + 1, 0), dtype=torch.int64, device=device)
         # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
         # float64 and come back as they were.
         self._memories: dict[tuple[int, type[State]], State] = {}
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """P and L; where they change, the tables have moved."""
-        return self._pages_SP.shape[1], self._window_SL.shape[1]
+    def shape(self) -> tuple[int, int, int]:
+        """P, L and T; where they change, the tables have moved."""
+        return self._pages_SP.shape[1], self.longest, self._tokens_STL.shape[1]
+
+    @property
+    def longest(self) -> int:
+        """L."""
+        return self._kind_SL.shape[1]
 
     def take(self, structure: Structure, pages: int) -> int:
         """An index for a request of this structure and that many pages; the caller knows that there is one."""
-        widest, longest = self.shape
+        widest, longest, most = self.shape
         longer, wider = max(0, structure.width - longest), widened(pages) - widest if pages > widest else 0
+        if structure.branches + 1 > most:
+            self._tokens_STL = pad(self._tokens_STL, (0, 0, 0, widened(structure.branches) + 1 - most))
         if wider:
             self._pages_SP = pad(self._pages_SP, (0, wider))
             self._pages_SP[self.padding] = self._scratch
         if longer:
-            self._window_SL, self._kind_SL, self._clean_SL = (
-                pad(table, (0, longer)) for table in (self._window_SL, self._kind_SL, self._clean_SL)
-            )
-            self._step_SL, self._candidate_SL, self._score_SL = (
-                pad(table, (0, longer)) for table in (self._step_SL, self._candidate_SL, self._score_SL)
+            self._tokens_STL, self._kind_SL, self._step_SL = (
+                pad(table, (0, longer)) for table in (self._tokens_STL, self._kind_SL, self._step_SL)
             )
             for key, tables in self._memories.items():
                 self._memories[key] = type(tables)(*(_longer(table, longer) for table in tables))
@@ -149,8 +155,9 @@ class DeviceState:
         stays_B1, moved_B1 = (facts_BF[:, Facts._fields.index(name), None] for name in ("stays", "moved"))
         self._facts_FS.index_copy_(1, index_B, facts_BF.t())
         self._pages_SP[:, : pages_BP.shape[1]].index_copy_(0, index_B, pages_BP)
-        self._window_SL.index_copy_(0, index_B, window_BL)
+        self._tokens_STL[:, WINDOW].index_copy_(0, index_B, window_BL)
         self._kind_SL.index_copy_(0, index_B, kind_BL)
+        self._left_S.index_fill_(0, index_B, 1)
         kept = [(self._step_SL, torch.zeros_like(window_BL))]
         for tables in self._memories.values():
             kept += zip(tables, self._empty(type(tables), len(index_B)), strict=True)
@@ -162,11 +169,7 @@ class DeviceState:
 
     def open_behind(self, index_B: Tensor, clean_BL: Tensor) -> None:
         """Before a forward that queries the finished block before the rows' own too: its tokens."""
-        self._clean_SL.index_copy_(0, index_B, clean_BL)
-
-    def clean(self, index_B: Tensor, length: int) -> Tensor:
-        """Those tokens, [B, L]."""
-        return _rows(self._clean_SL, index_B, length)
+        self._tokens_STL[:, CLEAN].index_copy_(0, index_B, clean_BL)
 
     def facts(self, index_B: Tensor) -> Facts[Tensor]:
         """What `open` was given of the rows, columns [B]."""
@@ -186,15 +189,32 @@ class DeviceState:
 
     def window(self, index_B: Tensor, length: int) -> Tensor:
         """The block's tokens, [B, L]."""
-        return _rows(self._window_SL, index_B, length)
+        return _rows(self._tokens_STL[:, WINDOW], index_B, length)
+
+    def states(self, index_B: Tensor, structure: Structure, states: int) -> Tensor:
+        """That many states of the block, [B, K, L]: the true one, then the drafts that the last evidence has led to."""
+        window_BL = self.window(index_B, structure.width)
+        if states == 1:
+            return window_BL[:, None]
+        drafted = slice(CLEAN + 1, CLEAN + states)
+        drafts_BKL = self._tokens_STL[:, drafted, : structure.width].index_select(0, index_B)
+        return torch.cat((window_BL[:, None], drafts_BKL), dim=1)
+
+    def version(self, index: int, version: int) -> int:
+        """The place of one version of a row's window among those of all rows, which `versions` is given."""
+        return index * self._tokens_STL.shape[1] + version
+
+    def versions(self, place_N: Tensor, length: int) -> Tensor:
+        """The tokens of any versions of any windows, [N, L]."""
+        return self._tokens_STL.flatten(0, 1).index_select(0, place_N)[:, :length]
 
     def kind(self, index_B: Tensor, length: int) -> Tensor:
         """What may be written at each of them, [B, L]."""
         return _rows(self._kind_SL, index_B, length)
 
-    def guess(self, index_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Candidates and scores [B, L] of the newest evidence; kept only where drafts are made from it."""
-        return _rows(self._candidate_SL, index_B, length), _rows(self._score_SL, index_B, length)
+    def goes_on(self, index_B: Tensor) -> Tensor:
+        """Whether anything was left of each row's block when its last decision was made, [B]."""
+        return self._left_S.index_select(0, index_B) > 0
 
     def memories(self, index_B: Tensor, structure: Structure, precision: torch.dtype) -> tuple[Memory, ...]:
         """What each rule carries, real numbers in `precision`."""
@@ -206,21 +226,28 @@ class DeviceState:
         kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(structure)}
         return tuple(kept.get(place) for place in range(len(structure.rules)))
 
-    def keep(self, index_B: Tensor, outcome: Outcome, structure: Structure) -> None:
-        """What a forward decided becomes what the next one starts from."""
-        step_BN = outcome.step_B.view(len(index_B), -1)
-        kept = [(self._window_SL, outcome.window_BL), (self._step_SL, step_BN.repeat_interleave(structure.length, dim=1))]
+    def keep(self, index_B: Tensor, outcome: Outcome, left_B: Tensor, structure: Structure, mask_id: int) -> None:
+        """What a forward decided becomes what the next one starts from, drafts included; `left_B` as in `step.status`."""
+        step_BN, window_BL = outcome.step_B.view(len(index_B), -1), outcome.window_BL
+        kept = [
+            (self._tokens_STL[:, WINDOW], window_BL),
+            (self._step_SL, step_BN.repeat_interleave(structure.length, dim=1)),
+        ]
         for place, tables in self._tables(structure):
             memory = outcome.memories[place]
             assert memory is not None, "a rule that carries a state hands it back"
             kept += zip(tables, memory, strict=True)
         if structure.branches > 1:
-            kept += [(self._candidate_SL, outcome.last.candidate_BL), (self._score_SL, outcome.last.score_BL)]
+            guess = outcome.last.candidate_BL, outcome.last.score_BL
+            made_BKL = drafts(window_BL, *guess, structure.branches, mask_id, structure.blocks)[:, 1:]
+            self._tokens_STL[:, CLEAN + 1 : CLEAN + structure.branches, : structure.width].index_copy_(0, index_B, made_BKL)
+        if structure.leaves:
+            self._left_S.index_copy_(0, index_B, left_B)
         for table, part_BL in kept:
             table[:, : structure.width].index_copy_(0, index_B, part_BL.to(table.dtype))
 
     def _empty(self, kind: type[State], rows: int) -> State:
-        return kind.empty(rows, self._window_SL.shape[1], self._window_SL.device, torch.float64)
+        return kind.empty(rows, self.longest, self._kind_SL.device, torch.float64)
 
     def _tables(self, structure: Structure) -> Iterator[tuple[int, State]]:
         """The places of the rules that carry a state, and its tables."""

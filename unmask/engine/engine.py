@@ -7,15 +7,18 @@
             print(progress.number, progress.text, progress.completion)
 
 Where the device computes beside the host, a step finishes the forward that the step before has launched and launches the
-next; the slow work on what has come of it (text, drafts) is done meanwhile. On a CPU a forward is done when it is launched.
+next; the slow work on what has come of it (text, drafts) is done meanwhile. Where all rows take the same step of their blocks
+again, that is launched before the one on its way is read, or at least before it is committed. On a CPU a forward is done when
+it is launched.
 
 A request's answer, forwards and end are those of `simple.decode` for it alone: which rows share a forward is a matter of
-time and of nothing else.
+time and of nothing else (but the rounding of 16-bit matrix products on a GPU: docs/production.md).
 """
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -23,9 +26,12 @@ import torch
 
 from unmask.context.pool import PAGE, pages_for
 from unmask.decode.settings import whole
-from unmask.engine.completion import complete, settled_text
-from unmask.engine.request import Completion, Draft, Observer, Progress, Request, StepRecord
-from unmask.engine.runner import PendingStep, Runner, filled_in
+from unmask.engine.completion import complete
+from unmask.engine.entry import Entry, Finished, no_numbers, progress, settled
+from unmask.engine.pending import PendingStep, idle
+from unmask.engine.request import Completion, Observer, Progress, Request, StepRecord
+from unmask.engine.room import room
+from unmask.engine.runner import Runner
 from unmask.engine.scheduler import Held, Row, Turns, admit
 from unmask.engine.state import RequestState
 from unmask.errors import LogitsError, PromptTooLong, UnmaskError
@@ -37,8 +43,8 @@ class Limits:
     """What the engine may use.
 
     Attributes:
-        memory: bytes of key/value memory; None: enough for `rows` of the model's longest, but at most 1 GiB, or half of
-            what is free on a GPU.
+        memory: bytes of key/value memory; None: enough for `rows` of the model's longest, but at most 1 GiB, or on a GPU
+            what a forward of full size leaves (engine/room.py).
         rows: requests that are decoded at once; the others wait.
         tokens: query tokens of a forward, drafts included, and so of the longest forward of one row; None: 8192 on a GPU, where
             a forward of many rows takes little longer than of one, and 1024 elsewhere, or the model's longest.
@@ -85,7 +91,7 @@ class Limits:
             return self.memory // model.page_bytes
         most = 2**30
         if model.device.type == "cuda":
-            most = torch.cuda.mem_get_info(model.device)[0] // 2
+            most = room(model, self.budget(model))
         return min(self.rows * pages_for(model.spec.max_length), most // model.page_bytes)
 
 
@@ -98,24 +104,6 @@ class Load(NamedTuple):
     all_pages: int
     kept_pages: int = 0  # lent to none, and kept for requests that begin alike
     fallbacks: Mapping[str, int] = {}  # what was given up for its plain form, by kind (engine/fallbacks.py)
-
-
-@dataclass(kw_only=True, eq=False)
-class _Entry:
-    """A request in the engine."""
-
-    number: int
-    state: RequestState
-    watch: bool
-    sent: str = ""  # the text handed out so far
-
-
-class _Finished(NamedTuple):
-    """What a forward made of one request."""
-
-    entry: _Entry
-    record: StepRecord | None
-    over: bool
 
 
 class Engine:
@@ -131,9 +119,11 @@ class Engine:
         self._runner = Runner(model, pages=limits.pages(model), rows=limits.rows, shared=limits.prefix_cache)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
-        self._waiting: dict[int, _Entry] = {}
-        self._running: dict[int, _Entry] = {}
-        self._pending: tuple[list[_Entry], PendingStep | Exception] | None = None
+        self._waiting: dict[int, Entry] = {}
+        self._running: dict[int, Entry] = {}
+        # The second was launched before the first was read, where the same rows take the same step once more.
+        self._pending: tuple[list[Entry], PendingStep | Exception] | None = None
+        self._second: tuple[list[Entry], PendingStep | Exception] | None = None
         self._failed: Exception | None = None  # of requests that are gone, beside the pending step
         self._lock = threading.Lock()  # around both and what the runner lends; never held during a forward
 
@@ -152,7 +142,7 @@ class Engine:
         """How busy it is now."""
         with self._lock:
             pages, prefixes = self._runner.pool.pages, self._runner.prefixes
-            counts = dict(self._runner.fallbacks.counts)
+            counts: dict[str, int] = {**self._runner.fallbacks.counts}
             return Load(len(self._waiting), len(self._running), pages - prefixes.free, pages, prefixes.kept, counts)
 
     def check(self, request: Request) -> RequestState:
@@ -183,8 +173,15 @@ class Engine:
         self._runner.prepare(state)
         with self._lock:
             number = next(self._numbers)
-            self._waiting[number] = _Entry(number=number, state=state, watch=watch)
+            self._waiting[number] = Entry(number=number, state=state, watch=watch)
         return number
+
+    def warm_up(self, requests: Sequence[Request]) -> None:
+        """Capture what requests like these will replay on a GPU, before the first client waits for it.
+
+        Raises what `check` raises.
+        """
+        self._runner.warm_up([self.check(request) for request in requests])
 
     def __contains__(self, number: int) -> bool:
         """Whether a request waits or runs."""
@@ -202,7 +199,7 @@ class Engine:
         Empty where all of them have been aborted, and at first where forwards are launched ahead. Raises what a forward
         raised, and its requests are gone.
         """
-        made = [_progress(*finished) for finished in self._turn()]
+        made = [progress(*finished) for finished in self._turn()]
         with self._lock:  # the others have been aborted
             return [one for one in made if one.completion or one.error or one.number in self._running]
 
@@ -229,44 +226,65 @@ class Engine:
                 observer(StepRecord.of_batch([*records.values()], forward=next(forwards), rows=[*records]))
             over = {places[entry.number]: entry.state for entry, _, over in finished if over}
             done |= {place: complete(state) for place, state in over.items() if not state.broken}
-            broken |= {place: _no_numbers(state, place) for place, state in over.items() if state.broken}
+            broken |= {place: no_numbers(state, place) for place, state in over.items() if state.broken}
         if broken:
             raise LogitsError(broken[min(broken)], [done.get(place) for place in range(len(requests))])
         return [done[place] for place in range(len(requests))]
 
-    def _turn(self) -> list[_Finished]:
+    def _turn(self) -> list[Finished]:
         """Finish a forward and launch one; the order is the device's."""
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
         complete = self._take_complete()
         if self._ahead:
+            self._repeat(lambda step: step.likely)  # before anything is read
+            self._repeat(lambda step: step.goes_on)  # before anything is committed
             finished = self._finish()
-            self._launch()
+            if self._pending is None:
+                self._launch()
             return [*complete, *finished]
         self._launch()
         return [*complete, *self._finish()]
 
-    def _take_complete(self) -> list[_Finished]:
+    def _repeat(self, goes_on: Callable[[PendingStep], bool]) -> None:
+        """Launch the pending step once more where its rows go on, and nothing else could run: the device need not wait."""
+        if self._pending is None or self._second is not None:
+            return
+        entries, step = self._pending
+        with self._lock:
+            others = len(entries) < len(self._running) or (self._waiting and len(self._running) < self.limits.rows)
+            gone = any(entry.number not in self._running or idle(entry.state) for entry in entries)
+        if isinstance(step, Exception) or step.again is None or others or gone or not goes_on(step):
+            return
+        with contextlib.suppress(Exception):  # nothing has happened to the rows: what is wrong is told by the next launch
+            self._second = entries, self._runner.again(step)
+
+    def _take_complete(self) -> list[Finished]:
         """The waiting requests of which nothing is open: canvases without holes."""
         with self._lock:
             numbers = [number for number, entry in self._waiting.items() if entry.state.ended is not None]
-            return [_Finished(self._waiting.pop(number), None, True) for number in numbers]
+            return [Finished(self._waiting.pop(number), None, True) for number in numbers]
 
-    def _finish(self) -> list[_Finished]:
+    def _finish(self) -> list[Finished]:
         """What came of the pending forward's requests that have not been aborted."""
         if self._pending is None:
             return []
-        (entries, step), self._pending = self._pending, None
+        (entries, step), self._pending, self._second = self._pending, self._second, None
         try:
             if isinstance(step, Exception):
                 raise step
+            taking = [not (step.ahead and idle(entry.state)) for entry in entries]
             records = self._runner.finish(step)
         except Exception as error:
             raise self._lost(entries, error) from None
         with self._lock:
-            kept = [pair for pair in zip(entries, records, strict=True) if pair[0].number in self._running]
-        finished = [_settled(entry, record) for entry, record in kept]
+            kept = [
+                (entry, record)
+                for entry, record, takes in zip(entries, records, taking, strict=True)
+                if takes and entry.number in self._running
+            ]
+        finished = [settled(entry, record) for entry, record in kept]
         with self._lock:
             for entry, _, over in finished:
                 if entry.number in self._running and not entry.state.broken:
@@ -298,7 +316,7 @@ class Engine:
             if not self._smaller(others, step.failed):
                 self._failed = self._lost(others, step.failed)
 
-    def _smaller(self, entries: Sequence[_Entry], error: Exception) -> bool:
+    def _smaller(self, entries: Sequence[Entry], error: Exception) -> bool:
         """Whether these can be tried again in smaller forwards: what they were given did not fit into memory."""
         if not isinstance(error, torch.OutOfMemoryError) or len(entries) < 2:
             return False
@@ -306,7 +324,7 @@ class Engine:
         self._turns.narrow(sum(entry.state.tokens for entry in entries))
         return True
 
-    def _lost(self, entries: Sequence[_Entry], error: Exception) -> Exception:
+    def _lost(self, entries: Sequence[Entry], error: Exception) -> Exception:
         """These requests are gone with the error, which is to be raised."""
         for entry in entries:
             self.abort(entry.number)
@@ -331,52 +349,3 @@ class Engine:
         entry = self._running.pop(number, None)
         if entry is not None:
             self._runner.free(entry.state)
-
-
-def _settled(entry: _Entry, record: StepRecord | None) -> _Finished:
-    """What a forward made of a request; its record tells of all that a constraint has filled in by the end."""
-    state, over = entry.state, entry.state.settle()
-    if over and record is not None:
-        record = filled_in(record, state)
-    return _Finished(entry, record, over)
-
-
-def _progress(entry: _Entry, record: StepRecord | None, over: bool) -> Progress:
-    """What a forward made of one request, which has settled since."""
-    state = entry.state
-    if state.broken:
-        return Progress(number=entry.number, text="", error=LogitsError(_no_numbers(state)))
-    completion = complete(state) if over else None
-    text = settled_text(state) if completion is None else completion.text
-    fresh = text[len(entry.sent) :]
-    entry.sent = text
-    draft = None if record is None or completion is not None else _draft(entry, record)
-    return Progress(number=entry.number, text=fresh, completion=completion, record=record, draft=draft)
-
-
-def _no_numbers(state: RequestState, place: int | None = None) -> str:
-    """The message for a broken row; `place` among the prompts, where there are others."""
-    whose = "" if place is None else f" of prompt {place}"
-    return (
-        f"the model's logits are no numbers (NaN or infinite) in forward {state.forwards - 1}{whose}: "
-        f"check the weights of {state.model.name}, or try dtype float32"
-    )
-
-
-def _draft(entry: _Entry, record: StepRecord) -> Draft | None:
-    """The guess at what is not written yet of the forward's block; None where nothing of it is open, or nothing was guessed."""
-    state, begin = entry.state, record.start[0]
-    tokens = state.canvas.tokens[: begin + state.recipe.width]
-    places = [place for place in range(begin, len(tokens)) if tokens[place] == state.canvas.mask_id]
-    for place in places:
-        tokens[place] = record.candidate[0][place - begin]
-    prompt = state.canvas.prompt
-    text = state.reader.read(tokens[prompt:]).text
-    if not places or state.canvas.mask_id in record.candidate[0]:
-        return None
-    return Draft(
-        start=len(entry.sent),
-        text=text[len(entry.sent) :],
-        masked=[place - prompt for place in places if place - prompt < state.request.length],
-        forward=record.forward,
-    )

@@ -21,43 +21,23 @@ from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
 from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
+from unmask.engine.block_steps import BlockStep, BlockSteps
 from unmask.engine.completion import publishable
 from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, row_facts
 from unmask.engine.fallbacks import Fallbacks
-from unmask.engine.graphs import BlockSteps, graphable, roomy
+from unmask.engine.forms import Form, forms, graphable
+from unmask.engine.pending import PendingStep, Rows, idle
 from unmask.engine.request import StepOutput, StepRecord
+from unmask.engine.ring import Ring
 from unmask.engine.state import RequestState
 from unmask.kernels import choice
 from unmask.methods.recipe import Structure
 from unmask.models.denoiser import Denoiser
 from unmask.models.follow import OutOfStep
 
-Rows = tuple[DecisionKey, list[RequestState]]  # that decide together
-
-
-class PendingStep(NamedTuple):
-    """A step on its way. Its rows stay as they are until it is finished, and that is before the next is launched.
-
-    Attributes:
-        rows: that take part.
-        watched: those of which a record is asked.
-        parts: which of them decide together.
-        numbers: each batch's rows of numbers one behind the other, on the host, to be read after `arrived`.
-        arrived: None where nothing is asynchronous.
-        failed: why the others of the step take no part in it, if one of its forwards failed: to them nothing has happened.
-    """
-
-    rows: list[RequestState]
-    watched: list[bool]
-    parts: list[Rows]
-    numbers: Tensor
-    arrived: torch.cuda.Event | None
-    failed: Exception | None = None
-
-
 Part = TypeVar("Part")
-_Half = Callable[[list[RequestState]], tuple[list[Rows], Tensor]]
+_Half = Callable[[list[RequestState]], tuple[list[Rows], list[Tensor]]]
 
 
 class _Launch(NamedTuple, Generic[Part]):
@@ -85,6 +65,7 @@ class Runner:
         longest = min(pages, pages_for(model.spec.max_length))
         self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
+        self._ring = Ring(model.device)
         if model.device.type == "cuda":
             # It plans each length anew, on the host, and keeps every plan: a stall with each new prompt.
             torch.backends.cuda.enable_cudnn_sdp(False)
@@ -103,7 +84,20 @@ class Runner:
         """Lend a prepared request what it needs; the caller knows that there are pages and an index."""
         self.prefixes.lend(row.lease)
         row.pages, row.kept = row.lease.pages, row.lease.cached
-        row.index = self._device_state.take(row.recipe, len(row.pages))
+        row.index = self._device_state.take(row.structure, len(row.pages))
+        if self.model.replayable:
+            self._steps.reserve(row.structure)
+
+    @torch.inference_mode()
+    def warm_up(self, rows: Sequence[RequestState]) -> None:
+        """Capture what steps of rows like these will replay, before there are any; nothing where nothing is replayed."""
+        if not self.model.replayable:
+            return
+        for row in rows:
+            self._device_state.give(self._device_state.take(row.structure, 0))
+            self._steps.reserve(row.structure)
+        with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
+            self._steps.warm_up(rows)
 
     def publish(self, row: RequestState) -> None:
         """Let other requests find what has become final of one."""
@@ -128,23 +122,34 @@ class Runner:
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
-            launched, taking, failed = list[tuple[list[Rows], Tensor]](), set[int](), None
-            for half, some in ((of_packed, packed), (self._replayed, replayed)):
+            halves = [(of_packed, packed)] if packed else []
+            steps = list[BlockStep]()
+            halves += [(partial(self._replayed, form, steps), some) for form, some in forms(replayed)]
+            launched, taking, failed = list[tuple[list[Rows], list[Tensor]]](), set[int](), None
+            for half, some in halves:
                 try:
-                    launched += [self._safely(half, some)] if some else []
+                    launched.append(self._safely(half, some))
                 except Exception as error:
                     if not launched:
                         raise
                     failed = error
-                else:
-                    taking |= {id(row) for row in some}
-            decided = [numbers for _, numbers in launched]
-            numbers, arrived = _to_host(decided[0] if len(decided) == 1 else torch.cat(decided))
+                    break
+                taking |= {id(row) for row in some}
+            numbers, arrived = self._ring.to_host([numbers for _, some in launched for numbers in some])
+        again = None if packed or failed or not all(_repeats(row) for row in rows) else steps
         kept = [(row, seen) for row, seen in zip(rows, watched, strict=True) if id(row) in taking]
         parts = [part for some, _ in launched for part in some]
-        return PendingStep([row for row, _ in kept], [seen for _, seen in kept], parts, numbers, arrived, failed)
+        return PendingStep([row for row, _ in kept], [seen for _, seen in kept], parts, numbers, arrived, failed, again)
 
-    def _safely(self, half: "_Half", rows: list[RequestState]) -> tuple[list[Rows], Tensor]:
+    @torch.inference_mode()
+    def again(self, step: PendingStep) -> PendingStep:
+        """The same step once more, whether or not its results are known."""
+        assert step.again is not None, "the rows' next forwards are others"
+        with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
+            numbers, arrived = self._ring.to_host([numbers for one in step.again for numbers in one.launch()])
+        return step._replace(numbers=numbers, arrived=arrived, ahead=True)
+
+    def _safely(self, half: "_Half", rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]]:
         """One forward and its decisions; where kernels run and something fails, once more without them."""
         try:
             return half(rows)
@@ -175,6 +180,8 @@ class Runner:
             numbers_BW = step.numbers[begin:end].view(key.rows, -1)[: len(rows)]  # what follows is padding
             begin = end
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
+                if step.ahead and idle(row):
+                    continue
                 record = _record(row, output, key.evidence(numbers_W)) if id(row) in watched else None
                 row.remember(row.turn().tokens * row.tried(key.states))
                 row.commit(output)
@@ -182,7 +189,7 @@ class Runner:
                     records[id(row)] = record
         return [records.get(id(row)) for row in step.rows]
 
-    def _packed(self, rows: Sequence[RequestState], *, watched: Set[int]) -> tuple[list[Rows], Tensor]:
+    def _packed(self, rows: list[RequestState], *, watched: Set[int]) -> tuple[list[Rows], list[Tensor]]:
         """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers.
 
         `watched` are the ids of the rows whose evidence is recorded, of every position.
@@ -218,7 +225,7 @@ class Runner:
         tokens_N, plan = assemble(queries, device=model.device)
         if not parts:
             model.states(tokens_N, plan, self.pool)
-            return [], tokens_N.new_empty(0)
+            return [], []
         states = [batch.states() for batch in batches]
         for states_BKL, read_R in zip(states, torch.split(plan.read_R, [part.numel() for part in states]), strict=True):
             if states_BKL.shape[1] > 1:
@@ -226,7 +233,7 @@ class Runner:
         if shown:
             plan = plan._replace(read_R=plan.read_R[numbers.shown], before_R=plan.before_R[numbers.shown])
         predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
-        return parts, decide_all(batches, states, *predicted)
+        return parts, [decide_all(batches, states, *predicted)]
 
     def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:
         """Of each part's tokens to predict the places of those that decide; empty: all are predicted.
@@ -241,7 +248,7 @@ class Runner:
 
     def _open(self, numbers: _Launch[Tensor]) -> None:
         """Put down what the device must know of the rows whose block begins."""
-        count, (_, longest) = len(numbers.opened), self._device_state.shape
+        count, longest = len(numbers.opened), self._device_state.longest
         if count:
             self._device_state.open(
                 numbers.opened,
@@ -255,7 +262,7 @@ class Runner:
         self, parts: Sequence[Rows], opening: Sequence[RequestState], shown: Sequence[Sequence[int]] = ()
     ) -> _Launch[Tensor]:
         """What the decisions need of the host, on the device, in one copy."""
-        _, longest = self._device_state.shape
+        longest = self._device_state.longest
         mask_id = self.model.spec.mask_id
         host = _Launch(
             opened=[row.index for row in opening],
@@ -269,27 +276,24 @@ class Runner:
         )
         return _Launch(*ship(host, device=self.model.device))
 
-    def _replayed(self, rows: Sequence[RequestState]) -> tuple[list[Rows], Tensor]:
-        """Block forwards over buffers that stay; likewise."""
+    def _replayed(self, form: Form, steps: list[BlockStep], rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]]:
+        """Block forwards over buffers that stay; likewise. The step goes to `steps`."""
         opening = [row for row in rows if not row.opened]
         if opening:
             self._open(self._shipped([], opening))
         for row in opening:
             row.opened = True
-        behind = [row for row in rows if row.turn().clean is not None]
+        behind = [row for row in rows if form.grid is not None and row.turn().clean is not None]
         if behind:
             self._open_behind(behind)
-        alone = [row for row in rows if row.turn().clean is None]
-        parts = [(roomy(key, some), some) for key, some in _together(alone)]
-        parts += [(roomy(key, some)._replace(clean=True), some) for key, some in _together(behind)]
-        # In one order, whichever row comes first in line: two keys are one step and not two.
-        # Nor by their hashes, which differ between processes that share a model.
-        parts.sort(key=lambda part: (repr(part[0].structure), part[0].clean))
-        return parts, self._steps([(key, [row.index for row in some]) for key, some in parts])
+        step = self._steps(form, rows)
+        numbers = step.launch()
+        steps.append(step)
+        return step.parts, numbers
 
     def _open_behind(self, rows: Sequence[RequestState]) -> None:
         """Put down the finished block before each row's own."""
-        longest = self._device_state.shape[1]
+        longest = self._device_state.longest
         blocks = []
         for row in rows:
             tokens = row.canvas.tokens[row.window.start - row.recipe.length : row.window.start]
@@ -387,11 +391,6 @@ def _of_each(parts: Sequence[Rows], shown_S: Tensor, shown: Sequence[Sequence[in
     ]
 
 
-def _to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Numbers on the way to the host, in pinned memory where the device is another, and what says that they are there."""
-    if numbers.device.type != "cuda":
-        return numbers.cpu(), None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    host = numbers.to("cpu", non_blocking=True)
-    event.record(torch.cuda.current_stream(numbers.device))
-    return host, event
+def _repeats(row: RequestState) -> bool:
+    """Whether a row that goes on in its block takes the same forward again."""
+    return row.structure.leaves and (row.structure.block is None or row.turn().clean is None)

@@ -33,7 +33,8 @@ class Card(NamedTuple):
     def of(cls, device: torch.device) -> "Card":
         """The card at hand."""
         facts = torch.cuda.get_device_properties(device)
-        return cls((facts.major, facts.minor), facts.shared_memory_per_block_optin, torch.version.hip is not None)
+        shared = getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_block)  # AMD's have no optin
+        return cls((facts.major, facts.minor), shared, torch.version.hip is not None)
 
 
 def unfit(card: Card, dtype: torch.dtype, *, triton: bool = True) -> str | None:
@@ -63,14 +64,19 @@ _verdicts: dict[tuple[torch.device, torch.dtype], str | None] = {}
 
 
 def runs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on that device on numbers of this type; where they do not, one warning says why."""
+    """Whether the kernels run on that device on numbers of this type; where they do not, one warning says why.
+
+    Those that only count (on whole numbers) do without where any type was given up: they belong to forwards of that type.
+    """
     key = device, dtype
     if key not in _verdicts:
         why = unfit(Card.of(device), dtype, triton=importlib.util.find_spec("triton") is not None)
         _verdicts[key] = None
         if why is not None:
             give_up(device, dtype, why)
-    return _verdicts[key] is None
+    if dtype.is_floating_point:
+        return _verdicts[key] is None
+    return all(why is None for (place, _), why in _verdicts.items() if place == device)
 
 
 def give_up(device: torch.device, dtype: torch.dtype, why: str) -> None:

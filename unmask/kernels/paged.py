@@ -21,13 +21,15 @@ def paged_attention(
     shift_B: Tensor,
     *,
     page: int,
+    states: int = 1,
 ) -> Tensor:
     """Bidirectional attention, softmax(q k^T / sqrt(D)) v, of every query to the first slots of its row, [B, L, H, D].
 
     Row b sees its slots s < seen[b]. Slot s is the pool's slot pages[b, s // page] * page + s % page; slots from begin[b]
-    to end[b] are replaced by the row's copies, shift[b] slots later. A row that sees nothing gets zeros. Slots that no row
-    sees may hold anything. Integers are int64, on the queries' device; the kernel does not copy them to the host. Keys and
-    values are of the queries' type, or kept in fp8 (e4m3).
+    to end[b] are replaced by the row's copies, shift[b] slots later. Where L are the queries of several `states`, one behind
+    the other, the first sees the slots themselves, the second those copies, and each further one its own behind them. A row
+    that sees nothing gets zeros. Slots that no row sees may hold anything. Integers are int64, on the queries' device; the
+    kernel does not copy them to the host. Keys and values are of the queries' type, or kept in fp8 (e4m3).
 
     >>> q, k, v = torch.zeros(1, 1, 1, 1), torch.zeros(4, 1, 1), torch.tensor([1.0, 9.0, 2.0, 3.0])[:, None, None]
     >>> pages, zero = torch.tensor([[1, 0]]), torch.tensor([0])
@@ -39,7 +41,17 @@ def paged_attention(
     if accelerated(q_BLHD):
         from unmask.kernels.gpu import paged as gpu
 
-        return gpu.paged_attention(q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, page=page)
+        return gpu.paged_attention(
+            q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, page=page, states=states
+        )
+    if states > 1:
+        place_K = torch.arange(states, device=q_BLHD.device)
+        shift_BK = (shift_B[:, None] + (end_B - begin_B)[:, None] * (place_K - 1)) * (place_K > 0)
+        pages_BP, seen_B, begin_B, end_B = (x.repeat_interleave(states, dim=0) for x in (pages_BP, seen_B, begin_B, end_B))
+        each = torch.unflatten(q_BLHD, 1, (states, -1)).flatten(0, 1)
+        numbers = seen_B, begin_B, end_B, shift_BK.flatten()
+        attended = paged_attention(each, keys_SGD, values_SGD, pages_BP, *numbers, page=page)
+        return torch.unflatten(attended, 0, (-1, states)).flatten(1, 2)
     slot_S = torch.arange(int(seen_B.max()), device=q_BLHD.device)
     visible_BS = slot_S < seen_B[:, None]
     pool_BS = places(slot_S.where(visible_BS, 0), pages_BP, begin_B, end_B, shift_B, page=page)
@@ -70,7 +82,8 @@ def places(slot_BS: Tensor, pages_BP: Tensor, begin_B: Tensor, end_B: Tensor, sh
 
 def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
     """The pool's slots of rows' own slots."""
-    return pages_BP[row, slot // page] * page + slot % page
+    own = slot // page
+    return torch.add(slot, pages_BP[row, own] - own, alpha=page)
 
 
 def write(memory_SGD: Tensor, x_MGD: Tensor, slots_M: Tensor) -> None:

@@ -47,7 +47,15 @@ def rotate_and_write(
         from unmask.kernels.gpu import rotary as gpu
 
         return gpu.rotate_and_write(
-            q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, keys_SGD, values_SGD, slots_M, norms=norms and tuple(norms)
+            q_NHD,
+            k_NGD,
+            v_NGD,
+            cos_NR,
+            sin_NR,
+            keys_SGD,
+            values_SGD,
+            slots_M,
+            norms=norms and (norms.q_D, norms.k_D, norms.eps),
         )
     if norms is not None:
         q_NHD, k_NGD = rms_norm(q_NHD, norms.q_D, norms.eps), rms_norm(k_NGD, norms.k_D, norms.eps)

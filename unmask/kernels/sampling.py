@@ -95,7 +95,8 @@ def _keep_top_p(logits_BLV: Tensor, top_p_B1: Tensor) -> Tensor:
     ordered, order = logits_BLV.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=-1)
     # A token goes when those before it already hold top_p of the mass; the first one always stays.
-    gone = probabilities.cumsum(dim=-1) - probabilities >= top_p_B1[..., None]
+    # With a top_p of 1 none does, however the sum is rounded.
+    gone = (probabilities.cumsum(dim=-1) - probabilities >= top_p_B1[..., None]) & (top_p_B1[..., None] < 1)
     gone[..., 0] = False
     return logits_BLV.masked_fill(torch.zeros_like(gone).scatter(-1, order, gone), -torch.inf)
 

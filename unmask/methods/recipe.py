@@ -43,6 +43,7 @@ class Structure(StepSettings):
         block: tokens per block of the grid of a block-causal model; None: full attention.
         lookbehind: how far before its block a query begins.
         branches: states of a block that a forward tries, 1 unless drafting.
+        anchored: a block takes two forwards even where the first has completed it.
         eos_ids: what ends the decode.
     """
 
@@ -51,7 +52,13 @@ class Structure(StepSettings):
     block: int | None
     lookbehind: int
     branches: int
+    anchored: bool
     eos_ids: tuple[int, ...]
+
+    @property
+    def leaves(self) -> bool:
+        """Whether a row whose block is complete, or holds the answer's end, never takes another step of that block."""
+        return not (self.anchored or self.edits or self.moves or self.blocks.count > 1)
 
     @property
     def width(self) -> int:
@@ -80,7 +87,6 @@ class Recipe(Structure):
         keeping: how the keys and values of its finished blocks become final; None: nothing is kept.
         sub_block: tokens of a sub-block that forwards query alone; None: the whole block is queried.
         whole: the last block is decoded to its end though the answer ends inside it.
-        anchored: a block takes two forwards even where the first has completed it.
         ends: what ends text and counts; the first is the filler behind it.
     """
 
@@ -90,7 +96,6 @@ class Recipe(Structure):
     keeping: Keeping | None
     sub_block: int | None
     whole: bool
-    anchored: bool
     ends: tuple[int, ...]
 
     @property

@@ -4,15 +4,19 @@ Shapes: B rows, Q queries, S keys, H query heads, G key/value heads (H is a mult
 packed queries.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from unmask.context.plan import ForwardPlan, Past
+from unmask.context.plan import ForwardPlan, Group, Past
 from unmask.context.pool import PAGE, KVPool
 from unmask.kernels import accelerated
 from unmask.kernels.paged import paged_attention
 from unmask.kernels.rotary import HeadNorms, rotate_and_write
+from unmask.kernels.varlen import packed_attention
 
 
 def attend(q_BHQD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -35,26 +39,43 @@ def attend_packed(
     pool: KVPool | None,
     layer: int,
 ) -> Tensor:
-    """Attention of packed queries, each to its own row: first what is remembered is stored, then group by group. [H, N, D]."""
+    """Attention of packed queries, each to its own row, [N, H, D]: first what is remembered is stored."""
     assert pool is not None or not len(plan.slots_M), "a forward that remembers needs a pool"
-    memory = (None, None) if pool is None else (pool.keys[layer], pool.values[layer])
-    q_NHD, k_NGD = rotate_and_write(q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, *memory, plan.slots_M, norms=norms)
-    q_HND, k_GND, v_GND = (heads.transpose(0, 1) for heads in (q_NHD, k_NGD, v_NGD))
+    keys, values = (None, None) if pool is None else (pool.keys[layer], pool.values[layer])
+    q_NHD, k_NGD = rotate_and_write(q_NHD, k_NGD, v_NGD, cos_NR, sin_NR, keys, values, plan.slots_M, norms=norms)
+    attended, begin, starts = [], 0, iter(plan.starts)
+    for whole, run in itertools.groupby(plan.groups, key=lambda group: group.whole):
+        groups = list(run)
+        mine = slice(begin, begin + sum(group.queries * group.length for group in groups))
+        begin = mine.stop
+        q, k, v = (x[mine] for x in (q_NHD, k_NGD, v_NGD))
+        if whole:
+            attended.append(packed_attention(q, k, v, [(one.queries, one.length) for one in groups], next(starts, None)))
+        else:
+            attended.append(_attend_groups(q, k, v, groups, pool, layer))
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _attend_groups(
+    q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, groups: Sequence[Group], pool: KVPool | None, layer: int
+) -> Tensor:
+    """Attention of groups that see what is remembered, or themselves block by block, [N, H, D]."""
     attended, begin = [], 0
-    for group in plan.groups:
+    for group in groups:
         mine = slice(begin, begin + group.queries * group.length)
+        begin = mine.stop
         q_BHQD, k_BGSD, v_BGSD = (
-            x[:, mine].reshape(x.shape[0], group.queries, group.length, -1).transpose(0, 1) for x in (q_HND, k_GND, v_GND)
+            torch.unflatten(x[mine], 0, (group.queries, group.length)).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD)
         )
         if group.past is None:
-            own = None if group.block is None else block_causal(torch.arange(group.length, device=q_HND.device), group.block)
-            attended_BHQD = attend(q_BHQD, k_BGSD, v_BGSD, own)
+            assert group.block is not None, "whole sequences attend together"
+            mask = block_causal(torch.arange(group.length, device=q_NHD.device), group.block)
+            attended_BHQD = attend(q_BHQD, k_BGSD, v_BGSD, mask)
         else:
             assert pool is not None, "a forward that remembers needs a pool"
             attended_BHQD = _attend_past(q_BHQD, group.past, pool, layer)
-        attended.append(attended_BHQD.transpose(0, 1).flatten(1, 2))
-        begin = mine.stop
-    return attended[0] if len(attended) == 1 else torch.cat(attended, dim=1)
+        attended.append(attended_BHQD.transpose(1, 2).flatten(0, 1))
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:
@@ -67,9 +88,12 @@ def _attend_past(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor
         q_BNHQD = q_BHQD.reshape(rows, heads, -1, past.block, size).transpose(1, 2)
         attended_BHQD = _attend_past(q_BNHQD.flatten(0, 1), past.apart, pool, layer)
         return attended_BHQD.reshape(rows, -1, heads, past.block, size).transpose(1, 2).reshape(rows, heads, length, size)
+    q_BQHD, states = q_BHQD.transpose(1, 2), past.states
+    if states > 1:  # all that they have in common is read once
+        past, q_BQHD = past.together, torch.unflatten(q_BQHD, 0, (-1, states)).flatten(1, 2)
     numbers = (past.pages_BP, past.seen_B, past.begin_B, past.end_B, past.shift_B)
-    attended_BQHD = paged_attention(q_BHQD.transpose(1, 2), pool.keys[layer], pool.values[layer], *numbers, page=PAGE)
-    return attended_BQHD.transpose(1, 2)
+    attended_BQHD = paged_attention(q_BQHD, pool.keys[layer], pool.values[layer], *numbers, page=PAGE, states=states)
+    return torch.unflatten(attended_BQHD, 1, (states, -1)).flatten(0, 1).transpose(1, 2)
 
 
 def _attend_runs(q_BHQD: Tensor, past: Past, pool: KVPool, layer: int) -> Tensor:

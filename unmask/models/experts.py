@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from unmask.kernels.gated import silu_times
 from unmask.models.layout import Piece
 from unmask.models.shape import MoE
 from unmask.models.share import ALONE, Share
@@ -130,7 +131,7 @@ def grouped(x_NC: Tensor, gate_EFC: Tensor, up_EFC: Tensor, down_ECF: Tensor, ex
         return nn.functional.grouped_mm(rows, weight.to(rows.dtype).transpose(1, 2), offs=ends_E)
 
     rows_MC = x_NC[order_M // chosen]
-    made_MC = product(silu(product(rows_MC, gate_EFC)) * product(rows_MC, up_EFC), down_ECF)
+    made_MC = product(silu_times(product(rows_MC, gate_EFC), product(rows_MC, up_EFC)), down_ECF)
     back_M = torch.empty_like(order_M).scatter(0, order_M, torch.arange(len(order_M), device=x_NC.device))
     return _weighted(made_MC[back_M].view(tokens, chosen, -1), weights_NK)
 

@@ -218,7 +218,7 @@ class Parts(NamedTuple):
         q, k, v = (heads[0, :queries] for heads in (q, k, v))
         tables = inputs.cos_BQR[0, :queries], inputs.sin_BQR[0, :queries]
         attended = attend_packed(q, k, v, *tables, self._head_norms, inputs.plan, inputs.pool, number)
-        return attended.transpose(0, 1).flatten(1)[None]
+        return attended.flatten(1)[None]
 
     @property
     def _head_norms(self) -> HeadNorms | None:

@@ -6,7 +6,6 @@ stays whole and the peak is one layer's weights more.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +20,16 @@ class Merged(nn.Module):
     def __init__(self, matrices: Sequence[nn.Linear]) -> None:
         """Raises ValueError where some have a bias and others none."""
         super().__init__()
-        biases = [matrix.bias for matrix in matrices if matrix.bias is not None]
+        biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
         if len(biases) not in (0, len(matrices)):
             raise ValueError("matrices are merged that all have a bias, or of which none has one")
         sizes = [matrix.out_features for matrix in matrices]
         self.in_features, self.out_features = matrices[0].in_features, sum(sizes)
-        self.weight = nn.Parameter(torch.cat([matrix.weight for matrix in matrices]), requires_grad=False)
+        weights: list[Tensor] = [matrix.weight for matrix in matrices]
+        self.weight = nn.Parameter(torch.cat(weights), requires_grad=False)
         self.bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
         for name, whole in self.named_parameters():
-            for matrix, part in zip(matrices, whole.split(sizes), strict=True):
+            for matrix, part in zip(matrices, torch.split(whole, sizes), strict=True):
                 setattr(matrix, name, nn.Parameter(part, requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,18 +57,20 @@ class Merge:
 
 
 def _qkv(qkv: Projections) -> Projections:
-    if isinstance(qkv, Separate) and _mergeable(qkv):
-        return Fused(Merged(qkv), qkv.q.out_features // qkv.k.out_features)
+    if isinstance(qkv, Separate) and (matrices := _matrices(qkv)) is not None:
+        return Fused(Merged(matrices), matrices[0].out_features // matrices[1].out_features)
     return qkv
 
 
 def _feed_forward(part: Part) -> Part:
-    if isinstance(part, SwiGLU) and _mergeable((part.gate, part.up)):
-        return MergedSwiGLU(Merged((part.gate, part.up)), part.down)
+    if isinstance(part, SwiGLU) and (matrices := _matrices((part.gate, part.up))) is not None:
+        return MergedSwiGLU(Merged(matrices), part.down)
     if isinstance(part, Mixture) and part.shared is not None:
         return part._replace(shared=_feed_forward(part.shared))
     return part
 
 
-def _mergeable(parts: Sequence[Part]) -> TypeGuard[Sequence[nn.Linear]]:
-    return all(type(part) in PLAIN for part in parts)
+def _matrices(parts: Sequence[Part]) -> list[nn.Linear] | None:
+    """Parts that are a product and nothing else; None where one is more."""
+    found = [part for part in parts if isinstance(part, nn.Linear) and type(part) in PLAIN]
+    return found if len(found) == len(parts) else None

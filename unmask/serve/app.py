@@ -3,6 +3,7 @@
 app = create_app(Engine(unmask.load("unmask-tiny")))    # any ASGI server runs it; `unmask serve` has `server.run`
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -47,6 +48,7 @@ def create_app(engine: Engine, options: Options | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service: Service = app.state.service
         usual, first = options.forward_limits
+        await asyncio.to_thread(service.warm_up)
         async with (
             AsyncEngine(engine, service.observe, forward_seconds=usual, first_forward_seconds=first) as async_engine,
             service.watching(),

@@ -83,7 +83,7 @@ def run(
         "head": head,
         **job.to_dict(),
     }
-    if chosen := model.own.to_dict():  # a line may name any preset
+    if chosen := model.own.provenance():  # a line may name any preset
         provenance["own"] = chosen
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing

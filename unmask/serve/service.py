@@ -13,6 +13,7 @@ from starlette.requests import Request as HTTPRequest
 
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine
+from unmask.engine.generate import make_request
 from unmask.engine.request import Completion, Owner, Progress, Request
 from unmask.errors import LogitsError
 from unmask.serve.admission import Admission
@@ -22,8 +23,8 @@ from unmask.serve.log import LOG, LogEntry
 from unmask.serve.merge import MergedStreams
 from unmask.serve.metrics import Metrics
 from unmask.serve.options import Options
-from unmask.serve.protocol import CLIENT_LEFT, Body, Health, ModelInfo
-from unmask.serve.requests import ApiRequest, engine_requests
+from unmask.serve.protocol import CLIENT_LEFT, Body, Diffusion, Health, ModelInfo
+from unmask.serve.requests import ApiRequest, choose, engine_requests
 from unmask.serve.stream import EventStream
 from unmask.serve.structure import language
 
@@ -42,6 +43,14 @@ class Service:
         self._numbers = itertools.count()  # of requests
         self._engine = engine
         self._async_engine: AsyncEngine | None = None
+
+    def warm_up(self) -> None:
+        """On a GPU, capture what requests without a method of their own will replay, greedy and sampled."""
+        if not self.model.replayable:
+            return
+        token, method = int(self.model.spec.mask_id == 0), choose(Diffusion(), self.options)
+        asked = [make_request(self.model, [token], method=method, temperature=heat) for heat in (0.0, 1.0)]
+        self._engine.warm_up(asked)
 
     def start(self, async_engine: AsyncEngine) -> None:
         """Begin to take requests."""

@@ -32,6 +32,7 @@ def paged_attention(
     shift_B: Tensor,
     *,
     page: int,
+    states: int = 1,
 ) -> Tensor:
     """As in the seam. The partial outputs take L x H x D x 4 bytes per SPLIT slots of the pages, where there are any."""
     rows, length, heads, size = q_BLHD.shape
@@ -58,15 +59,16 @@ def paged_attention(
         _attend[tiles, cuts, rows * groups](
             q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, partial_BLHCD, logsumexp_BLHC,
             *q_BLHD.stride()[:3], *keys_SGD.stride()[:2], *values_SGD.stride()[:2], pages_BP.stride(0),
-            length, groups, math.log2(math.e) / math.sqrt(size),
-            SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, WHOLE=whole, BLOCK=block, KEYS=keys, WIDTH=width,
+            length, length // states, groups, math.log2(math.e) / math.sqrt(size),
+            SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, WHOLE=whole, STATES=states,
+            BLOCK=block, KEYS=keys, WIDTH=width,
             # A tile's page numbers are loaded before its keys: with five stages two tiles of keys are in flight.
             num_warps=8 if block == 64 else 4, num_stages=5 if width <= 128 else 4, enable_fp_fusion=True,
         )  # fmt: skip
         if not whole:
             _join[rows * length * heads,](
-                partial_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, length * heads, cuts,
-                SIZE=size, SPLIT=SPLIT, JOINED=JOINED, WIDTH=width, num_warps=4, enable_fp_fusion=True,
+                partial_BLHCD, logsumexp_BLHC, seen_B, begin_B, end_B, out_BLHD, length * heads, cuts,
+                STATES=states, SIZE=size, SPLIT=SPLIT, JOINED=JOINED, WIDTH=width, num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip
     return out_BLHD
 
@@ -78,18 +80,20 @@ def paged_attention(
 )
 def _attend(
     q_BLHD, keys_SGD, values_SGD, pages_BP, seen_B, begin_B, end_B, shift_B, partial_BLHCD, logsumexp_BLHC,
-    q_row, q_place, q_head, key_slot, key_head, value_slot, value_head, page_row, length, groups, scale,
+    q_row, q_place, q_head, key_slot, key_head, value_slot, value_head, page_row, length, of_state, groups, scale,
     SHARED: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, SPLIT: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr
+    STATES: tl.constexpr, BLOCK: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
     cut, cuts = tl.program_id(1), tl.num_programs(1)
     row, group = (tl.program_id(2) // groups).to(tl.int64), tl.program_id(2) % groups
-    first, last = cut * SPLIT, tl.load(seen_B + row).to(tl.int32)
+    begin, end, shift = tl.load(begin_B + row), tl.load(end_B + row), tl.load(shift_B + row)
+    seen = tl.load(seen_B + row).to(tl.int32)
+    # Of several states the copies of all but the first are slots behind those that all see: they are read once for all.
+    first, last = cut * SPLIT, seen + (STATES - 1) * (end - begin).to(tl.int32)
     if not WHOLE:
         if first >= last:
             return
         last = tl.minimum(first + SPLIT, last)
-    begin, end, shift = tl.load(begin_B + row), tl.load(end_B + row), tl.load(shift_B + row)
 
     # Row m of the tile is head m % SHARED of the group at place m // SHARED of the block.
     m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -104,7 +108,10 @@ def _attend(
     for start in range(first, last, KEYS):
         slot = start + tl.arange(0, KEYS)
         visible = slot < last
-        own = slot + tl.where((slot >= begin) & (slot < end), shift, 0)
+        if STATES == 1:
+            own = slot + tl.where((slot >= begin) & (slot < end), shift, 0)
+        else:
+            own = tl.where(slot < seen, slot, slot - seen + begin + shift)
         pool = tl.load(pages_BP + row * page_row + own // PAGE, mask=visible, other=0) * PAGE + own % PAGE
         there = visible[:, None] & (d < SIZE)[None, :]
         k = tl.load(keys_SGD + pool[:, None] * key_slot + group * key_head + d[None, :], mask=there, other=0.0)
@@ -112,36 +119,48 @@ def _attend(
         k, v = k.to(q.dtype), v.to(q.dtype)  # where they are kept in fp8
         # fp32 as three products of tf32, which is its precision at the speed of tensor cores; bf16 and fp16 as they are.
         score = tl.where(visible[None, :], tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale, -float("inf"))
+        if STATES > 1:
+            copied = 1 + (slot - seen) // tl.maximum(end - begin, 1)
+            state = tl.where(slot >= seen, copied, tl.where((slot >= begin) & (slot < end), 0, -1))
+            hidden = (state[None, :] >= 0) & (state[None, :] != (place // of_state)[:, None])
+            score = tl.where(hidden, -float("inf"), score)
         higher = tl.maximum(high, tl.max(score, axis=1))
-        fade = tl.exp2(high - higher)
-        weight = tl.exp2(score - higher[:, None])
+        level = higher
+        if STATES > 1:
+            level = tl.where(higher == -float("inf"), 0.0, higher)  # nothing seen so far
+        fade = tl.exp2(high - level)
+        weight = tl.exp2(score - level[:, None])
         mass = mass * fade + tl.sum(weight, axis=1)
         acc = tl.dot(weight.to(v.dtype), v, acc * fade[:, None], input_precision="tf32x3")
         high = higher
 
     at = ((row * length + place) * groups * SHARED + head) * cuts + cut
-    if WHOLE:
+    logsumexp = high + tl.log2(mass)
+    if WHOLE or STATES > 1:
         mass = tl.where(mass == 0.0, 1.0, mass)  # a row that sees nothing gets zeros
     out = (acc / mass[:, None]).to(partial_BLHCD.dtype.element_ty)
     tl.store(partial_BLHCD + at[:, None] * SIZE + d[None, :], out, mask=asked)
     if not WHOLE:
-        tl.store(logsumexp_BLHC + at, high + tl.log2(mass), mask=place < length)
+        tl.store(logsumexp_BLHC + at, logsumexp, mask=place < length)
 
 
-@triton.jit(do_not_specialize=["per_row", "cuts"], do_not_specialize_on_alignment=["seen_B"])
+@triton.jit(do_not_specialize=["per_row", "cuts"], do_not_specialize_on_alignment=["seen_B", "begin_B", "end_B"])
 def _join(
-    partial_BLHCD, logsumexp_BLHC, seen_B, out_BLHD, per_row, cuts,
-    SIZE: tl.constexpr, SPLIT: tl.constexpr, JOINED: tl.constexpr, WIDTH: tl.constexpr
+    partial_BLHCD, logsumexp_BLHC, seen_B, begin_B, end_B, out_BLHD, per_row, cuts,
+    STATES: tl.constexpr, SIZE: tl.constexpr, SPLIT: tl.constexpr, JOINED: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, WIDTH)
-    used = tl.cdiv(tl.load(seen_B + at // per_row), SPLIT).to(tl.int32)  # the others were never written
+    row = at // per_row
+    slots = tl.load(seen_B + row) + (STATES - 1) * (tl.load(end_B + row) - tl.load(begin_B + row))
+    used = tl.cdiv(slots, SPLIT).to(tl.int32)  # the others were never written
     high, mass, acc = -float("inf"), 0.0, tl.zeros([WIDTH], tl.float32)
     for first in range(0, used, JOINED):
         cut = first + tl.arange(0, JOINED)
         logsumexp = tl.load(logsumexp_BLHC + at * cuts + cut, mask=cut < used, other=-float("inf"))
         higher = tl.maximum(high, tl.max(logsumexp, axis=0))
-        fade, weight = tl.exp2(high - higher), tl.exp2(logsumexp - higher)
+        level = tl.where(higher == -float("inf"), 0.0, higher)  # splits that hold other states' copies alone
+        fade, weight = tl.exp2(high - level), tl.exp2(logsumexp - level)
         there = (cut < used)[:, None] & (d < SIZE)[None, :]
         partial = tl.load(partial_BLHCD + (at * cuts + cut)[:, None] * SIZE + d[None, :], mask=there, other=0.0)
         mass = mass * fade + tl.sum(weight, axis=0)

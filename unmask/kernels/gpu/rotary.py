@@ -49,7 +49,8 @@ def rotate_and_write(
             NORMED=norms is not None, SIZE=size, HALF=channels // 2, TILE=tile,
             WIDTH=triton.next_power_of_2(channels // 2), REST=triton.next_power_of_2(max(1, size - channels)),
             WHOLE=triton.next_power_of_2(size),
-            MOST=0.0 if keys_SGD.dtype == k_NGD.dtype else torch.finfo(keys_SGD.dtype).max, num_warps=4 if tile * size >= 512 else 1,
+            MOST=0.0 if keys_SGD.dtype == k_NGD.dtype else torch.finfo(keys_SGD.dtype).max,
+            num_warps=4 if tile * size >= 512 else 1,
             enable_fp_fusion=False,  # the sums of products are rounded as the plain form's
         )  # fmt: skip
     return q_NHD, k_NGD

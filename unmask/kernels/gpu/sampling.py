@@ -81,7 +81,8 @@ def _draw(
         fewest = _threshold(row, vocabulary, divisor, best, fewest, wanted, True, EXCLUDED, TILE)
     if TOP_P:
         kept = _above(row, vocabulary, divisor, best, fewest, fewest, False, EXCLUDED, TILE)
-        wanted = tl.load(top_p_B + b) * kept
+        top_p = tl.load(top_p_B + b)
+        wanted = tl.where(top_p < 1.0, top_p, float("inf")) * kept  # of 1 all stay, however the sum is rounded
         least = _threshold(row, vocabulary, divisor, best, fewest, wanted, False, EXCLUDED, TILE)
         least = tl.minimum(least, _order(best))  # the most probable token always stays
         before = _above(row, vocabulary, divisor, best, fewest, least + 1, False, EXCLUDED, TILE)

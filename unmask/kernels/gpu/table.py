@@ -22,7 +22,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from unmask.kernels.gpu import gated, norm, paged, rotary, sampling, vocabulary
+from unmask.kernels.gpu import gated, norm, paged, rotary, sampling, slots, vocabulary
 
 # Bytes of shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications).
 CARDS = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
@@ -130,10 +130,10 @@ def attention(dtype: torch.dtype, *, length: int, heads: int, groups: int, size:
 
 def heads(dtype: torch.dtype, *, heads: int, groups: int, size: int, normed: bool = False) -> Run:
     """Rotary of a block's heads."""
-    made = _empty(32, heads + 2 * groups, size, dtype=dtype).split([heads, groups, groups], dim=1)
+    q, k, v = torch.split(_empty(32, heads + 2 * groups, size, dtype=dtype), [heads, groups, groups], dim=1)
     table, memory = _empty(32, size, dtype=torch.float32), _empty(1024, groups, size, dtype=dtype)
     norms = (_empty(size, dtype=dtype), _empty(size, dtype=dtype), 1e-6) if normed else None
-    return lambda: rotary.rotate_and_write(*made, table, table, memory, memory, _whole(32), norms=norms)
+    return lambda: rotary.rotate_and_write(q, k, v, table, table, memory, memory, _whole(32), norms=norms)
 
 
 def small(dtype: torch.dtype, *, width: int, hidden: int) -> dict[str, Run]:
@@ -162,6 +162,7 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
         "Dream, 128k slots": attention(dtype, length=33, heads=28, groups=4, size=128, slots=2**17),
         "LLaDA's heads": heads(dtype, heads=32, groups=32, size=128),
         "SDAR's heads": heads(dtype, heads=32, groups=8, size=128, normed=True),
+        "places of a block": lambda: slots.block_slots(_whole(1, 128), _whole(1), _whole(1), 33, page=16),
         **small(dtype, width=4096, hidden=12288),
         "vocabulary of 126464": lambda: vocabulary.evidence(logits, 126336),
         "drawing from 126464": drawing(logits),

@@ -1,0 +1,353 @@
+"""Steps of block forwards whose numbers all lie on the device: the host only says which rows take part, when that changes.
+
+    forward     one graph per form, number of queries and pages: whatever the rows' methods, lengths and numbers
+    decisions   one graph per structure of a method, over all places for rows: whatever the rows' numbers, and how many rows
+
+So a few graphs serve any mix of clients. A row's block, each of its drafts and the finished block before it are queries of
+their own. Every other forward (refreshes, forwards that query a suffix too, prompts) is long and seldom twice of one shape:
+that is launched kernel by kernel.
+
+Shapes: N queries, padding included, B rows of a decision, K states of a row's block, Q tokens of a query, L of them predicted.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.context.blocks import Blocks, assemble_blocks
+from unmask.context.plan import ForwardPlan, ship, stage
+from unmask.context.pool import PAGE, KVPool
+from unmask.decode.holes import without_ends
+from unmask.decode.proposal import Score
+from unmask.decode.sampling import Sampling
+from unmask.decode.step import candidates, conclude, more, proposed
+from unmask.engine.decision import DecisionKey, Known, drawing, told
+from unmask.engine.device_state import CLEAN, WINDOW, DeviceState, Facts
+from unmask.engine.evidence import EvidenceTables, Said
+from unmask.engine.fallbacks import Fallbacks
+from unmask.engine.forms import Form, form_of, forms, padded, roomed
+from unmask.engine.graphs import OFTEN, Replay, Replays
+from unmask.engine.state import RequestState
+from unmask.methods.recipe import Sampled, Structure
+from unmask.models.denoiser import Denoiser
+
+NONE = -1  # in place of a place in a forward
+
+
+class _Taking:
+    """Whole numbers on the device that say which rows take part; copied only when they change."""
+
+    def __init__(self, numbers: Sequence[int], device: torch.device) -> None:
+        self._numbers = list(numbers)
+        (self.tensor,) = ship([self._numbers], device=device)
+
+    def set(self, numbers: list[int]) -> None:
+        """Other ones, as many."""
+        if numbers != self._numbers:
+            self.tensor.copy_(stage(numbers, self.tensor.device), non_blocking=True)
+            self._numbers = numbers
+
+
+class _Queries(NamedTuple):
+    """What the host says of a forward's queries, lists of one number each.
+
+    Attributes:
+        place: of its tokens among the versions of all windows (`DeviceState.version`).
+        row, version: of which row, and which version of its window.
+        before: the place in the forward of the token before its first one; its first one's where there is none.
+    """
+
+    place: list[int]
+    row: list[int]
+    version: list[int]
+    before: list[int]
+
+    def add(self, place: int, row: int, version: int, before: int) -> None:
+        for whole, number in zip(self, (place, row, version, before), strict=True):
+            whole.append(number)
+
+
+class _Forward:
+    """A block forward of any rows of one form, up to a number of queries and pages; what it says goes into the tables."""
+
+    def __init__(
+        self,
+        form: Form,
+        scores: tuple[Score, ...],
+        like: Structure,
+        size: tuple[int, int],
+        model: Denoiser,
+        pool: KVPool,
+        known: "_Shared",
+    ) -> None:
+        """`scores` are what rows may rank by, `like` is the structure of one of them, `size` queries and pages."""
+        self._form, self._scores, self._like, self._model, self._pool = form, scores, like, model, pool
+        self._state, self._tables = known
+        (self._size, self._pages), padding = size, self._state.padding
+        place, query = self._state.version(padding, WINDOW), form.before + form.width
+        nothing = [place] * self._size, [padding] * self._size, [WINDOW] * self._size, range(0, self._size * query, query)
+        self._padding = [list(numbers) for numbers in nothing]
+        self._taking = _Taking([number for numbers in self._padding for number in numbers], model.device)
+
+    def take(self, queries: _Queries) -> None:
+        """These queries, and padding behind them."""
+        count = len(queries.row)
+        self._taking.set([one for some, rest in zip(queries, self._padding, strict=True) for one in (*some, *rest[count:])])
+
+    def __call__(self) -> None:
+        place_N, index_N, version_N, before_N = self._taking.tensor.view(4, -1).unbind()
+        facts, form = self._state.facts(index_N), self._form
+        token_NL = self._state.versions(place_N, form.width)
+        tokens_N, plan = self._plan(token_NL, facts, index_N, version_N, before_N)
+        logits_RV, hidden_RC = self._model.predict(tokens_N, plan, self._pool, hidden=self._like.reads_hidden)
+        logits_NLV = logits_RV.view(self._size, form.width, -1)
+        if self._like.hole_ends:
+            logits_NLV = without_ends(logits_NLV, self._state.kind(index_N, form.width), self._like.hole_ends)
+        beside = more(self._like, logits_NLV, self._model.spec.mask_id)
+        candidate_NL, confidence_NL, scores = self._candidates(logits_NLV, facts)
+        self._tables.put(
+            Said(
+                token=token_NL,
+                candidate=candidate_NL,
+                confidence=confidence_NL,
+                scores=scores,
+                hidden=None if hidden_RC is None else hidden_RC.view(self._size, form.width, -1),
+                logits=beside.get("logits_BLV"),
+                top_id=beside.get("top_id_BLA"),
+                top=beside.get("top_BLA"),
+            )
+        )
+
+    def _plan(
+        self, token_NL: Tensor, facts: Facts[Tensor], index_N: Tensor, version_N: Tensor, before_N: Tensor
+    ) -> tuple[Tensor, ForwardPlan]:
+        """The forward's tokens and plan: a draft keeps a copy of its query, the block before stands a block before."""
+        form, begin_N, seen_N, length_N = self._form, facts.begin, facts.seen, None
+        query = form.before + form.width
+        behind_N = torch.add(facts.copies - begin_N, version_N - (CLEAN + 1), alpha=query)
+        shift_N = torch.where(version_N > CLEAN, behind_N, 0)
+        if form.grid is not None:
+            clean_N = version_N == CLEAN
+            begin_N, seen_N = begin_N - clean_N * form.length, torch.where(clean_N, begin_N, seen_N)
+            length_N = torch.where(clean_N, form.length, form.width) if form.blocks > 1 else None
+        if form.before:
+            token_NL = torch.cat((facts.before[:, None], token_NL), dim=1)
+        return assemble_blocks(
+            Blocks(
+                tokens_BQ=token_NL,
+                before=form.before,
+                begin_B=begin_N,
+                seen_B=seen_N,
+                shift_B=shift_N,
+                pages_BP=self._state.pages(index_N, self._pages),
+                block=form.grid if form.blocks > 1 else None,
+                length_B=length_N,
+                before_B=None if form.grid is None else before_N,
+                scratch=self._pool.scratch * PAGE,
+            )
+        )
+
+    def _candidates(self, logits_NLV: Tensor, facts: Facts[Tensor]) -> tuple[Tensor, Tensor, dict[Score, Tensor]]:
+        """Candidate, confidence and scores of all queries: those of a row that is not sampled are as if none were."""
+        form, like = self._form, self._like
+
+        def found(sampling: Sampling | None, score: Score) -> tuple[Tensor, Tensor, Tensor]:
+            return candidates(
+                logits_NLV,
+                sampling,
+                mask_id=self._model.spec.mask_id,
+                score=score,
+                precision=like.precision,
+                never=like.never,
+            )
+
+        made = {score: found(None, score) for score in self._scores}
+        if form.sampled:
+            sampling = drawing(facts, form.width, Sampled(top_p=True, top_k=True))
+            hot_N1 = sampling.temperature_B1 > 0
+            for score, plain in made.items():
+                drawn = found(sampling, score)
+                candidate, sure, ranked = (torch.where(hot_N1, new, old) for new, old in zip(drawn, plain, strict=True))
+                made[score] = candidate, sure, ranked
+        candidate_NL, confidence_NL, _ = made[self._scores[0]]
+        return candidate_NL, confidence_NL, {name: one[2] for name, one in made.items()}
+
+
+class _Decision:
+    """The decision of rows of one structure, of all places for rows, by what the tables say of their queries."""
+
+    def __init__(self, key: DecisionKey, model: Denoiser, known: "_Shared") -> None:
+        self._key, self._model = key, model
+        self._state, self._tables = known
+        padding = [self._state.padding] * key.rows + [self._tables.padding] * (key.rows * key.states)
+        self._taking = _Taking(padding, model.device)
+        (self._eos_E,) = ship([key.structure.eos_ids], device=model.device)
+        self.numbers_BW = torch.zeros((key.rows, key.width), dtype=torch.int64, device=model.device)
+
+    def take(self, indices: Sequence[int], queries: Sequence[int]) -> None:
+        """The rows at these places, and the numbers of their queries."""
+        key = self._key
+        rows = [*indices, *[self._state.padding] * (key.rows - len(indices))]
+        asked = [*queries, *[self._tables.padding] * (key.rows * key.states - len(queries))]
+        self._taking.set([*rows, *asked])
+
+    def __call__(self) -> None:
+        key, structure, mask_id = self._key, self._key.structure, self._model.spec.mask_id
+        index_B, query_N = self._taking.tensor[: key.rows], self._taking.tensor[key.rows :]
+        known = Known.of(structure, index_B, self._state, self._model.dtype, drawn=False)
+        token_NL, candidate_NL, confidence_NL, score_NL = (
+            self._tables.get(name, query_N, structure.width)
+            for name in ("token", "candidate", "confidence", f"score {structure.score}")
+        )
+        precision = known.precision
+        proposal = proposed(
+            candidate_NL,
+            confidence_NL.to(precision),
+            score_NL.to(precision),
+            token_NL,
+            known.facts.repeat(key.states),
+            mask_id=mask_id,
+            eos_E=self._eos_E,
+        )
+        proposal = proposal._replace(**self._tables.beside(structure, query_N))
+        states_BKL = token_NL.view(key.rows, key.states, -1)
+        broken_B = proposal.confidence_BL.isnan().view(key.rows, -1).any(dim=1)
+        outcome, left_B = conclude(
+            known.settings, proposal, broken_B, states_BKL, known.facts, known.memories, mask_id=mask_id, eos_E=self._eos_E
+        )
+        if structure.leaves:  # a step that was launched before the host knew may find a row done: it changes nothing of it
+            index_B = torch.where(self._state.goes_on(index_B), index_B, self._state.padding)
+        self._state.keep(index_B, outcome, left_B, known.settings, mask_id)
+        self.numbers_BW.copy_(told(outcome, left_B, states_BKL))
+
+
+class _Shared(NamedTuple):
+    """What all steps compute on."""
+
+    state: DeviceState
+    tables: EvidenceTables
+
+
+Part = tuple[DecisionKey, list[RequestState]]
+
+
+class BlockStep(NamedTuple):
+    """A step that can be launched, and again as long as its rows go on: the parts of it that decide together."""
+
+    parts: list[Part]
+    forward: Replay[_Forward]
+    decisions: list[Replay[_Decision]]
+
+    def launch(self) -> list[Tensor]:
+        """The numbers of its decisions, flat, one behind the other."""
+        self.forward()
+        for decision in self.decisions:
+            decision()
+        return [decision.compute.numbers_BW.flatten() for decision in self.decisions]
+
+
+def _queries_of(structure: Structure) -> int:
+    """Most queries of a row in one step: its states, and of a block-causal model the block before."""
+    return structure.branches + (structure.block is not None)
+
+
+class BlockSteps:
+    """The steps of all rows that come up."""
+
+    def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState, fallbacks: Fallbacks) -> None:
+        self._model, self._pool = model, pool
+        self._known = _Shared(device_state, EvidenceTables(model))
+        self.replays = Replays(model.device, fallbacks)
+        self._scores: dict[Form, set[Score]] = {}  # that any row of a form has ranked by: a forward makes all of them
+        self._shapes = self._shape()
+
+    def reserve(self, structure: Structure) -> None:
+        """Room for rows of this structure, which may come up."""
+        self._known.tables.reserve(self._known.state.padding * _queries_of(structure), structure)
+        self._scores.setdefault(form_of(structure), set()).add(structure.score)
+
+    def __call__(self, form: Form, rows: Sequence[RequestState]) -> BlockStep:
+        """A step of these rows, all of one form."""
+        self._follow()
+        parts = self._parts(rows)
+        queries, asked = self._queries(form, parts)
+        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._shapes[0][0])
+        forward = self._forward(form, rows[0].structure, size)
+        forward.compute.take(queries)
+        decisions = []
+        for (key, some), of_rows in zip(parts, asked, strict=True):
+            decision = self._decision(key)
+            decision.compute.take([row.index for row in some], of_rows)
+            decisions.append(decision)
+        return BlockStep(parts, forward, decisions)
+
+    def warm_up(self, rows: Sequence[RequestState]) -> None:
+        """Capture what steps of rows like these will replay: the largest first, whose memory the others then share."""
+        self._follow()
+        places, widest = self._known.state.padding, self._known.state.shape[0]
+        most = places * max(_queries_of(row.structure) for row in rows)
+        sizes = sorted({padded(queries) for queries in range(1, most + 1)}, reverse=True)
+        pages = sorted({min(roomed(pages), widest) for pages in range(1, widest + 1)}, reverse=True)
+        warm: list[Callable[[], object]] = []
+        for form, some in forms(rows):
+            asked = [form._replace(sampled=sampled) for sampled in {False, form.sampled}]
+            warm += [self._forward(one, some[0].structure, size) for one in asked for size in itertools.product(sizes, pages)]
+            # On a grid the first block forward of a window drafts nothing yet.
+            for drafts in (True, False) if form.grid is not None else (True,):
+                warm += [self._decision(key) for key, _ in self._parts(some, drafts)]
+        for step in warm:
+            for _ in range(OFTEN):
+                step()
+
+    def _follow(self) -> None:
+        """Where the tables have moved, no step may look into the old ones."""
+        if self._shapes != self._shape():
+            self.replays.clear()
+            self._shapes = self._shape()
+
+    def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self._known.state.shape, self._known.tables.shape
+
+    def _forward(self, form: Form, like: Structure, size: tuple[int, int]) -> Replay[_Forward]:
+        scores = tuple(sorted(self._scores[form_of(like)]))
+        make = functools.partial(_Forward, form, scores, like, size, self._model, self._pool, self._known)
+        return self.replays.get((form, scores, size), make)
+
+    def _decision(self, key: DecisionKey) -> Replay[_Decision]:
+        return self.replays.get(key, functools.partial(_Decision, key, self._model, self._known))
+
+    def _parts(self, rows: Sequence[RequestState], drafts: bool | None = None) -> list[Part]:
+        """Which rows decide together: those of one structure that all draft, or all do not. None: as each is about to."""
+        found: dict[tuple[Structure, bool], list[RequestState]] = {}
+        for row in rows:
+            drafting = row.drafts if drafts is None else drafts and row.structure.branches > 1
+            found.setdefault((row.structure, drafting), []).append(row)
+        places = self._known.state.padding
+        return [
+            (DecisionKey(structure, structure.branches if drafts else 1, places), some)
+            for (structure, drafts), some in found.items()
+        ]
+
+    def _queries(self, form: Form, parts: Sequence[Part]) -> tuple[_Queries, list[list[int]]]:
+        """All queries of the rows, and of each part the numbers of those that it decides by."""
+        state, query = self._known.state, form.before + form.width
+        queries, asked = _Queries([], [], [], []), []
+        for key, some in parts:
+            mine = []
+            for row in some:
+                last = NONE
+                if form.grid is not None and row.turn().clean is not None:
+                    number = len(queries.row)
+                    queries.add(state.version(row.index, CLEAN), row.index, CLEAN, number * query)
+                    last = number * query + form.length - 1
+                for version in (WINDOW, *range(CLEAN + 1, CLEAN + key.states)):
+                    number = len(queries.row)
+                    before = number * query if last == NONE else last
+                    queries.add(state.version(row.index, version), row.index, version, before)
+                    mine.append(number)
+            asked.append(mine)
+        return queries, asked

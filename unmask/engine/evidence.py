@@ -1,0 +1,107 @@
+"""What a block forward says of each of its queries, where the decisions read it: tables that stay, apart from all graphs.
+
+A forward and the decisions behind it are graphs of their own, so that neither depends on which other takes part. Graphs share
+memory for what they compute on, and so hand nothing to each other but by these tables.
+
+Shapes: N queries, and one more that no forward fills; L the longest window, V vocabulary, C model width, A alternatives.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.decode.proposal import Score
+from unmask.methods.recipe import Structure
+from unmask.models.denoiser import Denoiser
+
+_Kind = tuple[tuple[int, ...], torch.dtype]  # what follows [N, L] in a table's shape, and its type
+
+
+class Said(NamedTuple):
+    """What a forward says of queries; numbers beside those of every method are None unless a method reads them.
+
+    Attributes:
+        token, candidate, confidence: as in `Proposal`, [N, L].
+        scores: by their names.
+        hidden, logits, top_id, top: as in `Proposal`.
+    """
+
+    token: Tensor
+    candidate: Tensor
+    confidence: Tensor
+    scores: dict[Score, Tensor]
+    hidden: Tensor | None = None
+    logits: Tensor | None = None
+    top_id: Tensor | None = None
+    top: Tensor | None = None
+
+
+class EvidenceTables:
+    """Room for the evidence of a step's queries."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self._model = model
+        self.shape = (0, 0)  # N and L; where they change, the tables have moved
+        self._kinds: dict[str, _Kind] = {}
+        self._tables: dict[str, Tensor] = {}
+
+    @property
+    def padding(self) -> int:
+        """A query that no forward fills."""
+        return self.shape[0]
+
+    def reserve(self, queries: int, structure: Structure) -> None:
+        """Room for that many queries, some of them of this structure."""
+        queries, length = max(self.shape[0], queries), max(self.shape[1], structure.width)
+        kinds = self._kinds | self._needed(structure)
+        new = kinds if (queries, length) != self.shape else kinds.keys() - self._kinds.keys()
+        self.shape, self._kinds = (queries, length), kinds
+        for name in new:
+            tail, dtype = kinds[name]
+            self._tables[name] = torch.zeros((queries + 1, length, *tail), dtype=dtype, device=self._model.device)
+
+    def _needed(self, structure: Structure) -> dict[str, _Kind]:
+        """The tables that it reads. Real numbers of every precision go into float64 and come back as they were."""
+        whole, real = torch.int64, torch.float64
+        needed: dict[str, _Kind] = {"token": ((), whole), "candidate": ((), whole)}
+        needed |= dict.fromkeys(("confidence", f"score {structure.score}"), ((), real))
+        dtype = self._model.dtype
+        if structure.reads_hidden:
+            needed["hidden"] = (self._model.network.shape.width,), dtype
+        if structure.moves:
+            needed["logits"] = (self._model.spec.vocab_size,), dtype
+        if structure.alternatives:
+            tail = (structure.alternatives,)
+            needed |= {f"top_id {tail[0]}": (tail, whole), f"top {tail[0]}": (tail, real)}
+        return needed
+
+    def put(self, said: Said) -> None:
+        """What a forward says of its queries, the first ones of the table."""
+        queries, length = said.token.shape
+        parts: dict[str, Tensor | None] = {"hidden": said.hidden, "logits": said.logits}
+        parts |= {"token": said.token, "candidate": said.candidate, "confidence": said.confidence}
+        parts |= {f"score {name}": score for name, score in said.scores.items()}
+        if said.top_id is not None and said.top is not None:
+            most = said.top_id.shape[-1]
+            parts |= {f"top_id {most}": said.top_id, f"top {most}": said.top}
+        for name, part in parts.items():
+            if part is not None:
+                self._tables[name][:queries, :length].copy_(part)
+
+    def get(self, name: str, query_N: Tensor, length: int) -> Tensor:
+        """One number, or several, of the positions of these queries, [N, L, ...]."""
+        return self._tables[name][:, :length].index_select(0, query_N)
+
+    def beside(self, structure: Structure, query_N: Tensor) -> dict[str, Tensor]:
+        """What it reads beside the numbers of every method, by the names of the proposal's fields."""
+        found, most = {}, structure.alternatives
+        if structure.reads_hidden:
+            found["hidden_BLC"] = self.get("hidden", query_N, structure.width)
+        if structure.moves:
+            found["logits_BLV"] = self.get("logits", query_N, structure.width)
+        if most:
+            precision = torch.promote_types(self._model.dtype, torch.float32)
+            found["top_id_BLA"] = self.get(f"top_id {most}", query_N, structure.width)
+            found["top_BLA"] = self.get(f"top {most}", query_N, structure.width).to(precision)
+        return found
