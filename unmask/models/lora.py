@@ -88,9 +88,8 @@ class Adapter:
             return made.to(tensor.dtype)
         if made.shape[1] != change.shape[1]:
             raise ModelError(f"{self.folder}: DoRA is merged into whole rows: load the model without tensor_parallel")
-        scale = parts[M][take[0]] / torch.linalg.vector_norm(made, dim=1)
-        turned: Tensor = made * scale[:, None]
-        return turned.to(tensor.dtype)
+        norm: Tensor = torch.linalg.vector_norm(made, dim=1)
+        return (made * (parts[M][take[0]] / norm)[:, None]).to(tensor.dtype)
 
     def _fitting(self, source: str, tensor: Tensor, change: Tensor) -> Tensor:
         if tensor.shape != change.shape:
