@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-CEILING = {"float32": 1500, "heads of 256": 1000}  # bytes of local memory per thread where some are spilled
+# Bytes of local memory per thread where there are some: spilled registers, and what the compiler keeps of a draw on older cards.
+CEILING = {"float32": 1500, "heads of 256": 1000, "drawing from 126464": 16}
 
 
 @functools.cache
