@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import unmask
 from unmask.engine.generate import answer, make_request
 from unmask.models.loading import build
-from unmask.models.weights import fill, read_json
+from unmask.models.stored import read_json
+from unmask.models.weights import fill
 
 MASK = 255
 MIXED = 16  # rows of a mixed batch

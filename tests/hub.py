@@ -7,13 +7,16 @@
 `requests` has every request as "GET /org/name/resolve/...", in order; `ranges` the bytes that were asked for again.
 """
 
+import functools
 import hashlib
 import json
 import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,9 +43,7 @@ class Stored:
 
     def commit(self, revision: str) -> str | None:
         """The commit that a branch, a tag or a commit names."""
-        commits = {
-            name: hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest() for name, files in self.revisions.items()
-        }
+        commits = {name: _commit(files) for name, files in self.revisions.items()}
         return commits.get(revision) or next((commit for commit in commits.values() if commit == revision), None)
 
     def files(self, revision: str) -> dict[str, bytes]:
@@ -57,6 +58,7 @@ class Hub:
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.cuts: dict[str, list[int]] = {}
+        self.held: set[str] = set()  # files whose second half is not sent until they are taken out
         self.reset = False  # a cut resets the connection, where otherwise it ends it
         self.down = False  # every answer is 503
 
@@ -186,19 +188,26 @@ class _Handler(BaseHTTPRequestHandler):
             begin = int(asked.removeprefix("bytes=").partition("-")[0])
             status, headers["Content-Range"] = 206, f"bytes {begin}-{len(data) - 1}/{len(data)}"
         cuts = self.hub.cuts.get(path, []) if self.command == "GET" else []
-        self._send(data[begin:], status, headers, cut=cuts.pop(0) if cuts else None)
+        self._send(data[begin:], status, headers, cut=cuts.pop(0) if cuts else None, held=path)
 
     def _refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] = {}) -> None:
         named = {"X-Error-Code": code} if code else {}
         self._send(b"", status, {**headers, **named, "X-Error-Message": message})
 
-    def _send(self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}, cut: int | None = None) -> None:
+    def _send(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] = {}, cut: int | None = None, held: str = ""
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body if cut is None else body[:cut])
+            half = len(body) // 2 if held in self.hub.held else 0
+            with suppress(ConnectionError):
+                self.wfile.write(body[:half])
+                while held in self.hub.held:
+                    time.sleep(0.01)
+                self.wfile.write(body[half:] if cut is None else body[:cut])
         if cut is not None:
             self.wfile.flush()
             if self.hub.reset:
@@ -207,8 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+@functools.cache
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _commit(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha1(repr([(path, _digest(data)) for path, data in sorted(files.items())]).encode()).hexdigest()
 
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"

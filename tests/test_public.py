@@ -46,7 +46,7 @@ HOMES = {
     "optuna": {"evals"},
     "typer": {"cli"},
     "rich": {"cli", "view"},
-    "yaml": {"cli", "methods"},
+    "yaml": {"cli", "methods", "models"},
     "lm_eval": {"evals"},
     "math_verify": {"evals"},
     "fastapi": {"serve"},
@@ -57,6 +57,7 @@ HOMES = {
     "ray": {"serve"},
     "huggingface_hub": {"data"},
     "pyarrow": {"data", "serve"},
+    "torchao": {"models"},
 }
 
 

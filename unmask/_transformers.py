@@ -14,7 +14,6 @@ from types import ModuleType
 # transformers' registry -> our module, whose `register` fills it.
 REGISTRIES = {
     "transformers.models.auto.configuration_auto": "unmask.models.hf_config",
-    "transformers.models.auto.modeling_auto": "unmask.models.hf",
 }
 
 

@@ -132,7 +132,7 @@ def test_offline_with_and_without_a_cache(hub: Hub, monkeypatch: pytest.MonkeyPa
     for said in (refused("org/name", "*.bin"), refused("org/name@main", "*.bin")):
         assert ": offline, as HF_HUB_OFFLINE says, and the cache (" in said
         assert said.endswith(") holds only a part of it; unset it to download")
-    assert "offline, as HF_HUB_OFFLINE says, and it is not in the cache (" in refused("org/other")
+    assert "offline, as HF_HUB_OFFLINE says, and it is neither a folder here nor in the cache (" in refused("org/other")
     assert hub.requests == []
 
 

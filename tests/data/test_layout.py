@@ -113,7 +113,7 @@ def test_a_data_set_is_read_from_the_cache_without_a_network(hub: Hub, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert training("org/chat") == [online]
     with pytest.raises(
-        ConfigError, match="cannot download 'org/other': offline, as HF_HUB_OFFLINE says, and neither a folder here nor"
+        ConfigError, match="cannot download 'org/other': offline, as HF_HUB_OFFLINE says, and it is neither a folder here nor"
     ):
         training("org/other")
 

@@ -10,9 +10,12 @@ import pytest
 import unmask
 from tests.cli.test_cli import run
 from tests.data.test_layout import parquet
+from tests.evals.test_reproduce import SETTINGS
 from tests.hub import Hub
 from unmask.data.layout import training
 from unmask.evals import HUB, TABLE, load
+from unmask.evals.paper import PaperTable
+from unmask.evals.reproduce import tasks
 from unmask.evals.task import Source
 from unmask.train.dataset import DataConfig, Sample, samples
 
@@ -117,6 +120,17 @@ def test_the_command_line(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 2
         assert said in err
         assert err.count("\n") == 1
+
+
+def test_a_papers_table_reads_the_hub_where_it_is_told_to(hub: Hub, tmp_path: Path) -> None:
+    entry = SETTINGS["entries"][0] | {"options": {}, "task": "gsm8k", "shots": 2}
+    table = PaperTable.from_dict(SETTINGS | {"entries": [entry]})
+    (task,) = tasks(table, Path("hub"))
+    assert (len(task.items), task.shots) == (2, 2)
+    (tmp_path / "own").mkdir()
+    for data, said in ((None, "name the data with --data"), (Path("own"), "own/gsm8k: no such file or folder")):
+        with pytest.raises(unmask.ConfigError, match=f"^{said}: a folder with one folder per task .gsm8k ...., or hub for"):
+            tasks(table, data)
 
 
 def test_a_data_set_to_train_on(hub: Hub) -> None:

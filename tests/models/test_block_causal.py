@@ -16,8 +16,9 @@ from unmask.models.config import Beside
 from unmask.models.llada import LLaDA
 from unmask.models.loading import build
 from unmask.models.sdar import SDAR
+from unmask.models.stored import read_json
 from unmask.models.toy import CONFIGS, toy
-from unmask.models.weights import fill, read_json
+from unmask.models.weights import fill
 
 GOLDEN = Path(__file__).parents[1] / "golden_block"
 MODELS = sorted(folder.name for folder in (GOLDEN / "models").iterdir())

@@ -1,6 +1,9 @@
 """Models by hub id, from a hub on this machine: which files are fetched, and what is said of a repository that is no model."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +13,13 @@ from safetensors.torch import load_file, save
 import unmask
 from tests.cli.test_cli import run
 from tests.hub import Hub
+from tests.serve.live import until
 from unmask.engine.own import default_method_of
 from unmask.models.loading import locate
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 TINY = locate("unmask-tiny")
+ROOT = Path(__file__).parents[2]
 ASKED = [path.name for path in TINY.iterdir() if path.suffix in (".json", ".txt", ".jinja")]
 
 
@@ -127,3 +132,24 @@ def test_the_command_line_says_it_in_one_line(hub: Hub, capsys: pytest.CaptureFi
     assert code == 2
     assert err.startswith("error: 'org/tiny' is gated: accept its licence at http")
     assert err.count("\n") == 1
+
+
+def test_a_command_that_was_killed_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """The command line itself, which knows the hub from its environment alone."""
+    stored = hub.add_folder("org/tiny", TINY)
+    command = [sys.executable, "-m", "unmask", "generate", QUESTION, "--model", "org/tiny", "--max-new-tokens", "32"]
+    told = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "other"), "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+    hub.held.add("model.safetensors")  # its second half does not come
+    first = subprocess.Popen(command, cwd=ROOT, env=os.environ | told, stderr=subprocess.PIPE)
+    try:
+        until(lambda: "model.safetensors" in hub.downloads(), seconds=300)
+    finally:
+        first.kill()
+        first.communicate()
+    hub.held.clear()
+    hub.requests.clear()
+    again = subprocess.run(command, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "Mia" in again.stdout
+    assert hub.downloads() == ["model.safetensors"]
+    assert len(stored.files("main")) > 3

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unmask
+from unmask.models import loading
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -246,6 +247,15 @@ def test_a_hub_id_offline_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(unmask.ModelError, match="cannot download 'nobody/nothing': offline") as caught:
         unmask.load("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_of_its_authors(folder: Path) -> None:
+    shutil.copy(loading.locate("unmask-tiny") / "tokenizer.json", folder)
+    settings = {"tokenizer_class": "TheirTokenizer", "auto_map": {"AutoTokenizer": ["theirs.TheirTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    expect(folder, "TheirTokenizer, is code of its authors", "remove auto_map from tokenizer_config.json")
+    (folder / "tokenizer.json").unlink()
+    expect(folder, "put a tokenizer.json beside tokenizer_config.json")
 
 
 def test_corrupt_tokenizer(folder: Path) -> None:

@@ -167,11 +167,13 @@ def test_a_type_that_the_processor_does_not_multiply_stays_plain() -> None:
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 import unmask
 from unmask.context.plan import assemble, entire
 torch.set_num_threads(1)
-def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def most():  # of this process alone; getrusage also knows what it was forked from
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 warm = unmask.load("unmask-tiny", device="cpu")
 with torch.inference_mode():
     warm.forward(*assemble([entire([1, 2, 3], 1, 3)], device=warm.device), None)
@@ -199,5 +201,4 @@ def large(tmp_path: Path) -> tuple[Path, int]:
 def test_packing_holds_no_second_copy_of_the_weights(large: tuple[Path, int]) -> None:
     folder, weights = large
     made = subprocess.run([sys.executable, "-c", PEAK, str(folder)], capture_output=True, text=True, check=True)
-    file = (folder / "model.safetensors").stat().st_size
-    assert int(made.stdout) <= 1.2 * weights + file
+    assert 0.8 * weights <= int(made.stdout) <= 1.2 * weights + 16384 * 512 * 4  # a tied head is laid out beside the embedding

@@ -90,13 +90,23 @@ def test_probabilities_are_those_of_the_forward_that_committed(live: Live) -> No
     document = response.model_dump()["diffusion"]["tokens"]
     assert document == [told(expected, live.model.tokenizer)]
     assert [one["forward"] for one in document[0]] == [step.forward for step in expected.steps]
-    last = [event for event in client.chat.completions.create(**asked, stream=True) if event.choices[0].logprobs]
-    assert len(last) == 1
-    streamed = last[0].choices[0].logprobs
-    assert streamed is not None
-    assert [(one.token, pytest.approx(one.logprob, abs=1e-4)) for one in streamed.content or []] == [
-        (one.token, one.logprob) for one in content
+    streamed, text = [], ""
+    for event in client.chat.completions.create(**asked, stream=True):
+        text += event.choices[0].delta.content or ""
+        if event.choices[0].logprobs:
+            streamed += event.choices[0].logprobs.content or []
+            assert text.startswith("".join(one.token for one in streamed))  # never before its text
+            behind = len(text) - sum(len(one.token) for one in streamed)
+            assert behind == 0 or event.choices[0].finish_reason is None
+    assert [(one.token, pytest.approx(one.logprob, abs=1e-4), one.top_logprobs) for one in streamed] == [
+        (one.token, one.logprob, one.top_logprobs) for one in content
     ]
+    with client.chat.completions.stream(**asked) as stream:
+        for _ in stream:
+            pass
+        whole = stream.get_final_completion().choices[0].logprobs
+    assert whole is not None
+    assert [one.token for one in whole.content or []] == [one.token for one in content]
     assert chat_logprobs(expected, live.model.tokenizer)["content"][0]["top_logprobs"] == []
 
 
@@ -115,6 +125,11 @@ def test_the_older_endpoint_has_its_own_form(live: Live) -> None:
     ):
         assert choice.text[offset:].startswith(token)
         assert max(top.values()) == pytest.approx(sure, abs=1e-4)
+    stream = live.client().completions.create(model="unmask-tiny", prompt=BEFORE, max_tokens=32, logprobs=1, stream=True)
+    parts = [event.choices[0].logprobs for event in stream if event.choices[0].logprobs]
+    assert len(parts) > 1
+    assert [token for part in parts for token in part.tokens or []] == logprobs.tokens
+    assert [offset for part in parts for offset in part.text_offset or []] == logprobs.text_offset
     with pytest.raises(openai.BadRequestError, match="prompt and suffix"):
         live.client().completions.create(
             model="unmask-tiny", prompt="a", extra_body={"diffusion": {"canvas": ["a", {"hole": 3}]}}

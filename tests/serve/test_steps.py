@@ -16,7 +16,7 @@ from unmask.serve.log import LogEntry
 from unmask.serve.protocol import ChatRequest
 from unmask.serve.requests import ApiRequest
 from unmask.serve.stream import EventStream
-from unmask.view.trace import pieces
+from unmask.view.text import pieces
 
 MODEL = unmask.load("unmask-tiny")
 

@@ -15,7 +15,8 @@ import unmask
 from unmask.engine.text import decode
 from unmask.methods.table import looks
 from unmask.models.toy import toy
-from unmask.view.trace import VERSION, Recorder, Trace, pieces, read, write
+from unmask.view.text import pieces
+from unmask.view.trace import VERSION, Recorder, Trace, read, write
 
 QUESTION = "Mia has 23 apples. On Monday Mia buys 8. How many apples does Mia have?"
 LENGTH = 64

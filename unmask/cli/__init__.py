@@ -20,6 +20,8 @@ from unmask.cli import (
     fill,
     generate,
     methods,
+    models,
+    quantize,
     reproduce,
     serve,
     tasks,
@@ -56,7 +58,9 @@ app.command("reproduce")(reproduce.command)
 app.command("view")(view.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)
+app.command("quantize")(quantize.command)
 app.command("methods")(methods.command)
+app.command("models")(models.command)
 app.command("tasks")(tasks.command)
 app.add_typer(train.app, name="train")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -22,6 +23,7 @@ from unmask.cli.choose import (
     Template,
     TopK,
     TopP,
+    Weights,
     own_method,
     read_method,
 )
@@ -70,6 +72,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer every line of IN.jsonl with a line of OUT.jsonl, on Ray.
 
@@ -84,6 +88,8 @@ def command(
         model=model,
         method=chosen,
         dtype=dtype,
+        weights=weights,
+        adapter=None if adapter is None else str(adapter),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,

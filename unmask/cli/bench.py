@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask.cli.choose import Device, Json, Model, read_method
+from unmask.cli.choose import Adapter, Device, Json, Model, Weights, read_method
 from unmask.cli.console import progress
 from unmask.errors import ConfigError, install
 
@@ -50,6 +50,8 @@ def command(
     ] = None,
     model: Model = "unmask-tiny",
     device: Device = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Measure speed on this machine: its floors, networks of the published shapes, real decodes, growth.
@@ -85,7 +87,7 @@ def command(
     def load() -> "Denoiser":
         import unmask
 
-        return unmask.load(model, device=str(place))
+        return unmask.load(model, device=str(place), weights=weights, adapter=adapter)
 
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 

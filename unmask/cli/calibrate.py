@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -17,6 +18,7 @@ from unmask.cli.choose import (
     Model,
     Settings,
     Template,
+    Weights,
     own_method,
     read_method,
 )
@@ -71,6 +73,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Find the settings of a method with the fewest forwards that lose at most BUDGET points, with 95 % confidence.
 
@@ -90,7 +94,7 @@ def command(
     from unmask.evals.task import Source
     from unmask.files import write_atomically, writing
     from unmask.methods.settings import ENDINGS
-    from unmask.models.loading import described, fingerprint, locate
+    from unmask.models.loading import described, identity
 
     method = method or own_method(model)
     facts = described(model)
@@ -109,11 +113,13 @@ def command(
         block=start.block_length if facts.spec.block is not None else None,
     )
     require("calibrating", "optuna", "eval")
-    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
-    weights = fingerprint(locate(model))
-    folder = folder or _folder(denoiser, plan, weights, batch)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
+    numbers = identity(model, adapter, denoiser.weights)
+    folder = folder or _folder(denoiser, plan, numbers, batch)
     with writing(folder), _bar() as report:
-        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=weights, batch=batch, report=report)
+        found = calibrate.calibrate(denoiser, plan, folder=folder / "answers", weights=numbers, batch=batch, report=report)
     of = Path(method).stem if Path(method).suffix in ENDINGS else method.replace(":", ".")
     name = f"{of}-{budget:g}"
     output = output or folder / f"{name}.yaml"
@@ -165,8 +171,12 @@ def _save(place: Path, name: str, certified: "Method", facts: "Denoiser") -> Non
     from unmask.models import own
 
     found = own.read(place.parent)
-    usual = completed(dataclasses.replace(facts, own=own.Own(settings=found.settings)), load(name))
-    settings = differences(usual.to_dict(), certified.to_dict())
+    settings: dict[str, Any] = {}
+    # Against what was published for it too, and without: the folder may be moved to where nothing is known of it.
+    for published in (facts.own.published, None):
+        chosen = own.Own(settings=found.settings, published=published)
+        usual = completed(dataclasses.replace(facts, own=chosen), load(name))
+        settings |= differences(usual.to_dict(), certified.to_dict())
     own.write(place.parent, dataclasses.replace(found, method=name, presets={**found.presets, name: settings}))
 
 

@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # the default of `compare` and `eval`
 
-Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="An embedded model, a checkpoint folder, a short name (`unmask models` lists them) or a Hugging Face id."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Quantise the layers' matrices while they are read: int8, int4 or fp8. Default: as they are.")
+]
+Adapter = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="A folder of LoRA as peft saves it, merged into the model.")
+]
 KvDtype = Annotated[str | None, typer.Option(help="fp8 keeps keys and values in 8 bits; default: in the type of the weights.")]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
@@ -61,6 +72,8 @@ def loaded(
     *,
     device: str,
     dtype: str,
+    weights: str | None,
+    adapter: Path | None,
     tensor_parallel: bool,
     graphs: bool = True,
     kv_dtype: str | None = None,
@@ -75,6 +88,8 @@ def loaded(
             model,
             device=device,
             dtype=dtype,
+            weights=weights,
+            adapter=adapter,
             graphs=graphs,
             kv_dtype=kv_dtype,
             chat_template=chat_template,
@@ -90,6 +105,8 @@ def loaded(
         model,
         device=_joined(device),
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=True,
         kv_dtype=kv_dtype,
         chat_template=chat_template,

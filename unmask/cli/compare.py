@@ -9,6 +9,7 @@ import typer
 
 from unmask.cli.choose import (
     METHODS,
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -16,6 +17,7 @@ from unmask.cli.choose import (
     Model,
     NewTokens,
     Template,
+    Weights,
     read_methods,
 )
 
@@ -35,13 +37,17 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer PROMPT with several methods and show the cost of each."""
     chosen = read_methods(methods)
 
     import unmask
 
-    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
     for method in chosen.values():  # warm-up: the first forwards of a process are slower than later ones
         unmask.generate(denoiser, [prompt], method=method, max_new_tokens=max_new_tokens)
     done = {

@@ -11,12 +11,14 @@ import typer
 
 from unmask.cli.choose import (
     METHODS,
+    Adapter,
     AddBos,
     Device,
     Dtype,
     Json,
     Model,
     Template,
+    Weights,
     read_sweep,
 )
 from unmask.cli.console import progress
@@ -88,6 +90,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Measure accuracy, forwards and speed of several methods on the same items of TASK.
 
@@ -107,19 +111,21 @@ def command(
     from unmask.evals import load
     from unmask.evals.task import Source
     from unmask.files import writing
-    from unmask.models.loading import fingerprint, locate
+    from unmask.models.loading import identity
 
     problems = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
-    denoiser = unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
-    weights = fingerprint(locate(model))
-    folder = output or _folder(denoiser, problems, chosen, weights, batch, max_new_tokens)
-    setup = _Setup(model=denoiser, task=problems, weights=weights, batch=batch, folder=folder)
+    denoiser = unmask.load(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+    )
+    numbers = identity(model, adapter, denoiser.weights)
+    folder = output or _folder(denoiser, problems, chosen, numbers, batch, max_new_tokens)
+    setup = _Setup(model=denoiser, task=problems, weights=numbers, batch=batch, folder=folder)
     if fresh:
         _move_aside(folder)
     with writing(folder):
         runs = _answer(setup, chosen, max_new_tokens)
         document = _document(setup, runs, ablation=ablation, sweep=bool(sweep))
-        document = {"task": task, "n": len(problems.items), "model": model, **document}
+        document = {"task": task, "n": len(problems.items), "model": model, "weights": denoiser.weights, **document}
         _publish(document, folder, as_json=as_json)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     Device,
     Dtype,
     Json,
@@ -22,6 +23,7 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    Weights,
     fields,
     loaded,
     own_method,
@@ -63,6 +65,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Print FILE with its holes filled; what it cost is said on stderr."""
@@ -79,7 +83,9 @@ def command(
     from unmask.view.trace import Recorder
 
     canvas = unmask.canvas(*parts, chat=question, blind=blind)
-    with loaded(model, device=device, dtype=dtype, tensor_parallel=tensor_parallel) as denoiser:
+    with loaded(
+        model, device=device, dtype=dtype, weights=weights, adapter=adapter, tensor_parallel=tensor_parallel
+    ) as denoiser:
         request = make_request(
             denoiser, canvas, method=chosen, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or []
         )
@@ -92,7 +98,7 @@ def command(
         kept = used.to_dict()
         save(trace, [recorder.trace(prompt=question or "", method=chosen.name, settings=kept, completion=completion)])
     if as_json:
-        about = {"holes": completion.holes, "method": chosen.name or method or "", "model": model}
+        about = {"holes": completion.holes, "method": chosen.name or method or "", "model": model, "weights": denoiser.weights}
         print(json.dumps(fields(completion) | about))
         return
     sys.stdout.write(completion.text)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -25,6 +26,7 @@ from unmask.cli.choose import (
     TensorParallel,
     TopK,
     TopP,
+    Weights,
     fields,
     loaded,
     own_method,
@@ -74,6 +76,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
@@ -92,6 +96,8 @@ def command(
         model,
         device=device,
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=tensor_parallel,
         kv_dtype=kv_dtype,
         chat_template=chat_template,
@@ -124,5 +130,11 @@ def command(
             print(completion.text)
         print(f"[{name}{own_values(chosen, used)}] {spent(completion)}")
         return
-    about = {"method": name, "model": model, "query_tokens": completion.query_tokens, "settings": kept}
+    about = {
+        "method": name,
+        "model": model,
+        "weights": denoiser.weights,
+        "query_tokens": completion.query_tokens,
+        "settings": kept,
+    }
     print(json.dumps(fields(completion) | about))

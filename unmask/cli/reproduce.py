@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmask.cli.choose import Device, Dtype, Json
+from unmask.cli.choose import (
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    Weights,
+)
 from unmask.cli.console import progress
 
 if TYPE_CHECKING:
@@ -18,7 +24,10 @@ if TYPE_CHECKING:
 
 def command(
     file: Annotated[Path, typer.Argument(help="A table of a paper; see configs/paper.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one folder per task: DATA/gsm8k, DATA/mbpp ...; hub: the data sets of the hub."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model instead of the table's; a checkpoint folder of the same name counts as the table's."),
@@ -51,6 +60,8 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Answer the tasks of the table in FILE with its methods and settings, and set the published numbers beside ours.
 
@@ -70,11 +81,12 @@ def command(
 
     import unmask
     from unmask.files import write_atomically, writing
-    from unmask.models.loading import fingerprint, locate
+    from unmask.models.loading import identity
 
     asked = kit.tasks(table, data, limit=limit, shots=shots)
     name = model or table.model
-    denoiser = unmask.load(name, device=device, dtype=dtype)
+    denoiser = unmask.load(name, device=device, dtype=dtype, weights=weights, adapter=adapter)
+    numbers = identity(name, adapter, denoiser.weights)
     usual = table.prompting if table.is_of(name) else denoiser.prompting
     denoiser = denoiser.asked(
         chat_template=usual.chat_template if chat_template is None else chat_template,
@@ -85,7 +97,13 @@ def command(
     with writing(folder):
         with _bar(items) as report:
             outcomes = kit.reproduce(
-                denoiser, table, asked, folder=folder, weights=fingerprint(locate(name)), batch=batch, report=report
+                denoiser,
+                table,
+                asked,
+                folder=folder,
+                weights=numbers,
+                batch=batch,
+                report=report,
             )
         found = kit.document(
             table, outcomes, model=name, device=kit.hardware(denoiser), batch=batch, prompting=denoiser.prompting

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
@@ -14,6 +15,7 @@ from unmask.cli.choose import (
     Settings,
     Template,
     TensorParallel,
+    Weights,
     loaded,
     own_method,
     read_settings,
@@ -80,6 +82,8 @@ def command(
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
     kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
     graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
@@ -127,6 +131,8 @@ def command(
         plan = Plan(
             model=model,
             dtype=dtype,
+            weights=weights,
+            adapter=None if adapter is None else str(adapter),
             graphs=graphs,
             kv_dtype=kv_dtype,
             chat_template=chat_template,
@@ -142,6 +148,8 @@ def command(
         model,
         device=device,
         dtype=dtype,
+        weights=weights,
+        adapter=adapter,
         tensor_parallel=tensor_parallel,
         graphs=graphs,
         kv_dtype=kv_dtype,

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unmask.cli.choose import (
+    Adapter,
     AddBos,
     Device,
     Dtype,
     Model,
     NewTokens,
     Template,
+    Weights,
     read_methods,
 )
 from unmask.errors import ConfigError
@@ -40,6 +42,8 @@ def command(
     add_bos: AddBos = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weights: Weights = None,
+    adapter: Adapter = None,
 ) -> None:
     """Show forward by forward how PROMPT is decoded, or replay a saved trace."""
     check_output(output)
@@ -51,7 +55,15 @@ def command(
         import unmask
 
         def load() -> "Denoiser":
-            return unmask.load(model, device=device, dtype=dtype, chat_template=chat_template, add_bos=add_bos)
+            return unmask.load(
+                model,
+                device=device,
+                dtype=dtype,
+                weights=weights,
+                adapter=adapter,
+                chat_template=chat_template,
+                add_bos=add_bos,
+            )
 
         traces = _decode(subjects[0], read_methods(methods), load, max_new_tokens)
     else:

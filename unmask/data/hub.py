@@ -64,6 +64,13 @@ class Repository:
         _COMMITS[place], _FOLDERS[wanted] = folder.name, folder
         return folder
 
+    def cached(self, file: str) -> Path | None:
+        """The folder of the cache that holds one of its files, if one does; the hub is not asked."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.name, file, revision=self.revision, repo_type=self.kind)
+        return Path(found).parent if isinstance(found, str) else None
+
     def files(self) -> list[str]:
         """The names of all its files; without a connection of those in the cache. Raises as `fetch`."""
         from huggingface_hub import HfApi, constants
@@ -126,7 +133,9 @@ class Repository:
             return f"no room to download '{self}' into {cache}: free some, or name another place in HF_HOME"
         begun = (Path(cache) / f"{self.kind}s--{self.name.replace('/', '--')}" / "snapshots").is_dir()
         held = (
-            f"the cache ({cache}) holds only a part of it" if begun else f"neither a folder here nor the cache ({cache}) is it"
+            f"the cache ({cache}) holds only a part of it"
+            if begun
+            else f"it is neither a folder here nor in the cache ({cache})"
         )
         if constants.is_offline_mode():
             return f"cannot download '{self}': offline, as HF_HUB_OFFLINE says, and {held}; unset it to download"

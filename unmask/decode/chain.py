@@ -209,7 +209,7 @@ def _begins(run: Run, device: torch.device) -> Tensor:
 
 def _pieces(x_LP: Tensor) -> tuple[Tensor, ...]:
     """Some positions at a time, on a CPU of no more numbers than its cache holds."""
-    return x_LP.split(max(1, 2**15 // x_LP.shape[1])) if x_LP.is_cpu else (x_LP,)
+    return torch.split(x_LP, max(1, 2**15 // x_LP.shape[1])) if x_LP.is_cpu else (x_LP,)
 
 
 def _scattered(into_LX: Tensor, index_P: Tensor, x_LP: Tensor, how: str) -> Tensor:

@@ -43,7 +43,7 @@ def restrict(
     paths = [view.likeliest(set_RL) for view, set_RL in zip(views, sets, strict=True)]
     if sampling is not None:
         paths = _drawn(chains, views, allowed, paths, proposal)
-    made = [view.narrowed(*found, score) for view, *found in zip(views, allowed, paths, strict=True)]
+    made = [view.narrowed(may_RLC, path_RL, score) for view, may_RLC, path_RL in zip(views, allowed, paths, strict=True)]
     joined = {name: torch.cat([part[name] for part in made]) if len(made) > 1 else made[0][name] for name in made[0]}
     if proposal.logits_BLV is not None:
         joined["logits_BLV"] = _alone(proposal.logits_BLV, joined["candidate_BL"])
@@ -181,7 +181,7 @@ def _drawn(
     chains: Chains, views: Sequence[_View], allowed: Sequence[Tensor], paths: Sequence[Tensor], proposal: Proposal
 ) -> list[Tensor]:
     """The tokens of a way that is drawn: the exact conditional distribution, where neither top-k nor top-p narrows it."""
-    drawn = [_Drawn.of(view, *found) for view, *found in zip(views, allowed, paths, strict=True)]
+    drawn = [_Drawn.of(view, may_RLC, path_RL) for view, may_RLC, path_RL in zip(views, allowed, paths, strict=True)]
     members = [view.automaton.members for view in views]
 
     def steps(weights: Sequence[Tensor]) -> Tensor:

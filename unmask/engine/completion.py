@@ -1,8 +1,8 @@
 """What a request has come to: its completion, and what others may have of it."""
 
-from unmask.engine.request import Completion
+from unmask.engine.request import Completion, Told
 from unmask.engine.state import RequestState
-from unmask.engine.text import read
+from unmask.engine.text import read, within
 
 
 def complete(row: RequestState) -> Completion:
@@ -29,6 +29,17 @@ def complete(row: RequestState) -> Completion:
         places=places,
         steps=[row.notes.told(prompt + place, recipe.rules) for place in places],
         alternatives=[row.notes.alternatives.get(prompt + place, []) for place in places] if row.request.alternatives else [],
+    )
+
+
+def told(row: RequestState, since: int, text: str) -> Told:
+    """What is told of an answer's tokens from the place `since` on whose text lies within the settled `text`."""
+    end = within(row.final[: row.answer().tokens], row.model.tokenizer, len(text))
+    begin, places = row.canvas.prompt, range(since, max(since, end))
+    return Told(
+        token_ids=row.final[since:end],
+        steps=[row.notes.told(begin + place, row.recipe.rules) for place in places],
+        alternatives=[row.notes.alternatives.get(begin + place, []) for place in places] if row.request.alternatives else [],
     )
 
 

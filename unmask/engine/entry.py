@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from unmask.engine.completion import complete, settled_text
+from unmask.engine.completion import complete, settled_text, told
 from unmask.engine.request import Draft, Progress, StepRecord
 from unmask.engine.runner import filled_in
 from unmask.engine.state import RequestState
@@ -18,6 +18,7 @@ class Entry:
     state: RequestState
     watch: bool
     sent: str = ""  # the text handed out so far
+    told: int = 0  # the tokens of which all has been told
 
 
 class Finished(NamedTuple):
@@ -46,7 +47,9 @@ def progress(entry: Entry, record: StepRecord | None, over: bool) -> Progress:
     fresh = text[len(entry.sent) :]
     entry.sent = text
     draft = None if record is None or completion is not None else _draft(entry, record)
-    return Progress(number=entry.number, text=fresh, completion=completion, record=record, draft=draft)
+    facts = told(state, entry.told, text) if state.request.tells and fresh and completion is None else None
+    entry.told += 0 if facts is None else len(facts.token_ids)
+    return Progress(number=entry.number, text=fresh, completion=completion, told=facts, record=record, draft=draft)
 
 
 def no_numbers(state: RequestState, place: int | None = None) -> str:

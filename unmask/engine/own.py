@@ -1,4 +1,4 @@
-"""What a model's own choices (models/own.py) make of a method: the default method and length, values where none are.
+"""What a model's own choices (models/own.py, models/shelf.py) make of a method: default method and length, unnamed values.
 
 method = completed(model, load(default_method(model)))
 """
@@ -11,8 +11,8 @@ from unmask.errors import ConfigError, UnmaskError, unknown
 from unmask.methods import TABLE, load
 from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
-from unmask.models.loading import locate
-from unmask.models.own import Own, read
+from unmask.models.loading import choices
+from unmask.models.own import Own
 
 DEFAULT_METHOD = "r2-dllm"
 DEFAULT_NEW_TOKENS = 128
@@ -26,14 +26,18 @@ def default_method(model: Denoiser) -> str:
     'r2-dllm'
     """
     check(model.own)
-    return model.own.method or DEFAULT_METHOD
+    return model.own.usual_method or DEFAULT_METHOD
 
 
 def default_method_of(name: str) -> str:
-    """`default_method` of a model that is not loaded yet. Raises ModelError where there is no such model."""
-    own = read(locate(name, weights=False))
+    """`default_method` of a model that is not loaded yet. Raises ModelError where there is no such model.
+
+    >>> default_method_of("sdar-4b")
+    'sdar'
+    """
+    own = choices(name)
     check(own)
-    return own.method or DEFAULT_METHOD
+    return own.usual_method or DEFAULT_METHOD
 
 
 def default_new_tokens(model: Denoiser) -> int:
@@ -43,7 +47,7 @@ def default_new_tokens(model: Denoiser) -> int:
     >>> default_new_tokens(toy())
     128
     """
-    return model.own.max_new_tokens or DEFAULT_NEW_TOKENS
+    return model.own.usual_length or DEFAULT_NEW_TOKENS
 
 
 def completed(model: Denoiser, method: Method) -> Method:
@@ -60,6 +64,8 @@ def completed(model: Denoiser, method: Method) -> Method:
 @functools.lru_cache(maxsize=32)
 def check(own: Own) -> None:
     """Raises ConfigError, which names the file, where a preset or a setting does not exist or a value is wrong."""
+    if own.published is not None:
+        check(own.published)
     if own.method is None and not own.settings and not own.presets:
         return
     try:

@@ -51,6 +51,7 @@ class Request:
         layout: the holes between them, where the answer is a canvas (`unmask.canvas`); `limit` is where it ends.
         constraint: what the answer must be; such requests decide among themselves.
         alternatives: how many of the most probable tokens are told beside each token of the answer.
+        tells: whether what is told of a token comes with its text, in `Progress.told`; not of a canvas, whose end tells all.
         cache_scope: it shares the keys and values of its beginning with requests of the same scope alone.
         owner: whose it is, for the fair shares of memory and forwards; those of no name are one another's.
     """
@@ -68,6 +69,7 @@ class Request:
     layout: Layout | None = None
     constraint: Constraint | None = None
     alternatives: int = 0
+    tells: bool = False
     cache_scope: str = ""
     owner: Owner = UNNAMED
 
@@ -230,6 +232,14 @@ class Draft:
     forward: int
 
 
+class Told(NamedTuple):
+    """What is told of some tokens of an answer, one behind the other: their ids, and as in `Completion`."""
+
+    token_ids: list[int]
+    steps: list[TokenStep]
+    alternatives: list[list[Alternative]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """What one forward made of one request.
@@ -239,6 +249,7 @@ class Progress:
         text: new text that can no longer change; all of them together are the completion's.
         completion: with the last progress; None before.
         error: in place of a completion, where the forward's logits were no numbers.
+        told: of the tokens whose text is complete with this one; where the request `tells`, and not with the completion.
         record, draft: only where the request is watched. The record is that of a batch of this request alone.
     """
 
@@ -246,5 +257,6 @@ class Progress:
     text: str
     completion: Completion | None = None
     error: LogitsError | None = None
+    told: Told | None = None
     record: StepRecord | None = None
     draft: Draft | None = None

@@ -97,17 +97,17 @@ def _cut_answer(token_ids: Sequence[int], tokenizer: Any, stop: Sequence[str], s
         return Answer(decode(tokenizer, token_ids), len(token_ids), False)
     if special:
         return Answer(*_before(token_ids, tokenizer, shown, cut), True)
-    return Answer(shown[:cut], _within(token_ids, tokenizer, cut, special=False), True)
+    return Answer(shown[:cut], within(token_ids, tokenizer, cut), True)
 
 
 def _before(token_ids: Sequence[int], tokenizer: Any, shown: str, cut: int) -> tuple[str, int]:
     """The text without special tokens that stands before a place of the text with them, and its whole tokens."""
-    tokens = _within(token_ids, tokenizer, cut, special=True)
+    tokens = within(token_ids, tokenizer, cut, special=True)
     rest = shown[len(decode(tokenizer, token_ids[:tokens], special=True)) : cut]
     return decode(tokenizer, token_ids[:tokens]) + rest, tokens
 
 
-def _within(token_ids: Sequence[int], tokenizer: Any, cut: int, *, special: bool) -> int:
+def within(token_ids: Sequence[int], tokenizer: Any, cut: int, *, special: bool = False) -> int:
     """The longest run of tokens whose text does not reach beyond a place."""
     low, high = 0, len(token_ids)
     while low < high:

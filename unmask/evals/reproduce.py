@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from unmask.decode.settings import whole
-from unmask.errors import PromptTooLong
-from unmask.evals import TABLE, load
+from unmask.errors import ConfigError, PromptTooLong
+from unmask.evals import HUB, TABLE, load
 from unmask.evals.paper import Entry, PaperTable
 from unmask.evals.run import evaluate
 from unmask.evals.summary import summarise
@@ -45,15 +45,28 @@ class Outcome:
 
 
 def tasks(table: PaperTable, data: Path | None, *, limit: int | None = None, shots: int | None = None) -> list[Task]:
-    """The task of every entry: at most `limit` items, at most `shots` worked examples; data of task T in the folder data/T."""
+    """The task of every entry: at most `limit` items, at most `shots` worked examples.
+
+    Data of task T is in the folder data/T, or, where `data` is "hub" and no folder is called so, its data set on the hub.
+    Raises ConfigError where that is not to be had.
+    """
     whole("limit", limit, 1)
     whole("shots", shots, 0)
     found = []
     for entry in table.entries:
-        folder = data / entry.task if data is not None and entry.task in TABLE else None
-        asked = load(entry.task, Source(data=folder, shots=entry.shots if shots is None else min(shots, entry.shots)))
+        place = _data(entry.task, data) if entry.task in TABLE else None
+        asked = load(entry.task, Source(data=place, shots=entry.shots if shots is None else min(shots, entry.shots)))
         found.append(replace(asked, items=asked.items[:limit]))
     return found
+
+
+def _data(task: str, data: Path | None) -> Path:
+    if data == Path("hub") and not data.exists() and task in HUB:
+        return Path(HUB[task])
+    if data is None or not (data / task).exists():
+        missing = "name the data with --data" if data is None else f"{data / task}: no such file or folder"
+        raise ConfigError(f"{missing}: a folder with one folder per task ({task} ...), or hub for the data sets of the hub")
+    return data / task
 
 
 Report = Callable[[Entry, str, int, float], None]

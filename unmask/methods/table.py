@@ -71,7 +71,7 @@ def rule_name(kind: type[Commit]) -> str:
 
 def looks() -> dict[str, Look]:
     """How the package's own rules are shown, by name."""
-    return {kind.name: kind.look for kind in (*commit_rules().values(), *FURTHER, Forced)}
+    return {kind.name: kind.look for kind in (*commit_rules().values(), *FURTHER)} | {Forced.name: Forced.look}
 
 
 def resolve(entry: str, kind: str, name: str) -> Any:

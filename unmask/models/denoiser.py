@@ -50,6 +50,11 @@ class Denoiser:
         return self.network.spec
 
     @property
+    def weights(self) -> str | None:
+        """What the layers' matrices are quantised to: "int8", "int4" or "fp8"; None: they are plain numbers of `dtype`."""
+        return self.network.weights
+
+    @property
     def defaults(self) -> Mapping[str, Any]:
         """Settings of a method that this model knows better than a preset does, by their dotted names.
 

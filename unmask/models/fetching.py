@@ -10,7 +10,7 @@ from pathlib import Path
 from unmask.data.hub import Repository
 from unmask.errors import ModelError
 from unmask.models.commit_head import FILE as COMMIT_HEAD
-from unmask.models.weights import read_json
+from unmask.models.stored import read_json
 
 DESCRIBING = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 _BELOW = ("*/*",)

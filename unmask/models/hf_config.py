@@ -1,14 +1,18 @@
 """Our checkpoints' config.json as transformers configs, one per model type, which need none of the models.
 
+The models (models/hf.py) are registered when the first such config is made: AutoModel always makes one before it looks for a
+class, and AutoTokenizer, which every load uses, need not wait for all that transformers' models import.
+
 Ours stand in for remote code, not in its way: with `trust_remote_code=True` a checkpoint that brings its authors' classes
 gives these. transformers prefers a registered class to remote code in any case, so `AutoConfig.from_pretrained` is asked the
 other way round here; AutoModel follows the config that it gets.
 """
 
 import functools
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -16,14 +20,24 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from unmask.models import TABLE
 
 
+class _Ours(PreTrainedConfig):  # type: ignore[misc]
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        _register_models()
+        made: Self = super().__new__(cls)
+        return made
+
+
+@functools.cache
+def _register_models() -> None:
+    importlib.import_module("unmask.models.hf").register()
+
+
 def _config(model_type: str) -> type[PreTrainedConfig]:
     # Named after the first family of that type: LLaDAConfig, DreamConfig.
     family = next(family for family in TABLE.values() if family.model_type == model_type)
     name = f"{family.network.rpartition(':')[2]}Config"
     about = f"A config.json of type {model_type!r}; its keys are kept as they are."
-    made: type[PreTrainedConfig] = type(
-        name, (PreTrainedConfig,), {"model_type": model_type, "__module__": __name__, "__doc__": about}
-    )
+    made: type[PreTrainedConfig] = type(name, (_Ours,), {"model_type": model_type, "__module__": __name__, "__doc__": about})
     return made
 
 

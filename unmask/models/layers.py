@@ -117,11 +117,17 @@ class MergedSwiGLU(NamedTuple):
         return self.down(silu_times(gate, up))
 
 
+class Mixed(Protocol):
+    """Tokens [N, C], the experts [N, K] that each has chosen and their weights [N, K], to the weighted sum [N, C]."""
+
+    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, /) -> Tensor: ...
+
+
 class Mixture(NamedTuple):
     """A feed-forward part of experts, and of a dense part beside them that every token goes through, if there is one."""
 
     router: Router
-    experts: Experts
+    experts: Mixed
     shared: Part | None
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Network(nn.Module):
         share: what of it this process holds.
         config: what it was made from, completed.
         running: the form that decodes (models/running.py); None until it is made.
+        weights: what the layers' matrices are quantised to (models/quantise.py); None: nothing is.
     """
 
     names: ClassVar[Names]
@@ -60,6 +61,7 @@ class Network(nn.Module):
     logit_scale: float = 1.0
 
     running: Decoding | None = None
+    weights: str | None = None
     checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping its activations
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -143,6 +145,11 @@ class Network(nn.Module):
 
     def require_plain(self) -> None:
         """Put back the tensors that were given up for the running form. Raises ModelError where they cannot be made again."""
+        if self.weights is not None:
+            raise ModelError(
+                f"the weights are {self.weights}, which only decode: load the model that they were made of, without weights, "
+                "to train, convert or save it"
+            )
         if self.running is None or not any(tensor.is_meta for tensor in self.parameters()):
             return
         if not restore(self):

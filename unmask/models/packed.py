@@ -30,12 +30,28 @@ def packable(device: torch.device, dtype: torch.dtype) -> bool:
     >>> packable(torch.device("cpu"), torch.float64)
     False
     """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if not on_x86(device):
         return False
     native: Any = torch.ops.mkldnn._is_mkldnn_bf16_supported
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(native()))
+
+
+def on_x86(device: torch.device) -> bool:
+    """Whether oneDNN is there and has kernels for the device: an x86 processor of at least AVX2."""
+    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and known and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def few(count: int) -> int:
+    """So many rows that there are few different numbers of them: oneDNN makes a kernel for each, and keeps a thousand.
+
+    A kernel takes about a millisecond and 0.7 MB, for each matrix. There are four numbers from a power of two to the next.
+
+    >>> [few(count) for count in (1, 60, 65, 257, 2000)], len({few(count) for count in range(1, 8193)})
+    ([8, 64, 80, 320, 2048], 36)
+    """
+    step = max(8, 1 << max(0, (count - 1).bit_length() - 3))
+    return -(-count // step) * step
 
 
 class Packed(Adds):
@@ -124,15 +140,8 @@ class Pack:
         return Packed([head.weight], []) if isinstance(head, Tied) else _part(head)
 
     def rows(self, count: int) -> int:
-        """So many rows that there are few different numbers of them: oneDNN makes a kernel for each, and keeps a thousand.
-
-        A kernel takes about a millisecond and 0.7 MB, for each matrix. There are four numbers from a power of two to the next.
-
-        >>> [Pack().rows(count) for count in (1, 60, 65, 257, 2000)], len({Pack().rows(count) for count in range(1, 8193)})
-        ([8, 64, 80, 320, 2048], 36)
-        """
-        step = max(8, 1 << max(0, (count - 1).bit_length() - 3))
-        return -(-count // step) * step
+        """So many rows that there are few different numbers of them."""
+        return few(count)
 
 
 def _qkv(parts: Parts) -> Projections:

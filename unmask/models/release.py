@@ -14,7 +14,7 @@ def release(module: nn.Module, plain: Callable[[], Mapping[str, Tensor]] | None 
     `plain` makes them again, by their names; None: they are lost.
     """
     for name, tensor in list(module.named_parameters(recurse=False)):
-        setattr(module, name, nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False))
+        setattr(module, name, nn.Parameter(torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), requires_grad=False))
     if plain is not None:
         vars(module)[_BACK] = plain
 

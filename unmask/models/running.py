@@ -1,10 +1,13 @@
 """The running form of a network, which decodes: made once from the checkpoint form, before the first decode.
 
-    adapter     a low-rank change is added to each matrix   } to each tensor as it is read (models/loading.py), so that
-    slice       this process keeps its part of it           } no process ever holds a whole matrix (models/parallel.py)
+    adapter     a low-rank change is added to each matrix   } to each tensor as it is read (models/weights.py), so that no
+    slice       this process keeps its part of it           } process ever holds more than one whole (models/parallel.py)
     merge       q, k and v are one matrix, gate and up too  }
     quantise    fewer bits per weight                       } to the parts of one layer after the other, here
     pack        laid out for the device's kernels           }
+
+Numbers are quantised while they are read, too (models/quantise.py), or were before; then the checkpoint form holds torchao's
+tensors under the checkpoint's names, and the step "quantise" makes products of them (models/quantised.py).
 
 The checkpoint form keeps its names. What a step does to its tensors is either a view (merged q, k and v: the three stay
 where they were, as parts of the merged one), or they are given up (models/release.py), and with them the memory: peak is all

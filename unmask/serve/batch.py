@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 from unmask.engine.aio import AsyncEngine
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, UnmaskError, require
-from unmask.models.loading import described, fingerprint, load, locate, shards, tokenizer
+from unmask.models import quantise
+from unmask.models.loading import described, folders, identity, load, shards, tokenizer
 from unmask.serve.cluster import cluster
 from unmask.serve.ledger import Ledger, Totals
 from unmask.serve.lines import Job, Source, answer, label, parse, refusal, request, scan
@@ -68,15 +69,21 @@ def run(
             nothing: the error stands in their place.
     """
     require("a batch", "ray", "scale")
-    folder = locate(job.model)
+    quantise.check(job.weights)
+    folder, _ = folders(job.model, job.adapter)
     model = described(job.model)
     job.check(model)  # mistakes are found before Ray starts
     replace(model, tokenizer=tokenizer(folder, model.network.tokenizers)).asked(add_bos=job.add_bos)
     shards(folder)
     lines = scan(source, job.keep)
     head = model.head and model.head.digest
-    provenance = {"input": lines.digest, "weights": fingerprint(folder), "head": head, **job.to_dict()}
-    if chosen := model.own.to_dict():  # a line may name any preset
+    provenance = {
+        "input": lines.digest,
+        "weights": identity(job.model, job.adapter, job.weights),
+        "head": head,
+        **job.to_dict(),
+    }
+    if chosen := model.own.provenance():  # a line may name any preset
         provenance["own"] = chosen
     with Ledger(output, provenance, len(lines)) as ledger:
         missing = ledger.missing
@@ -97,7 +104,15 @@ class Answerer:
 
     def __init__(self, job: Job, source: Path, device: str, rows: int) -> None:
         self._job, self._source = job, source
-        self._model = load(job.model, device=device, dtype=job.dtype, chat_template=job.chat_template, add_bos=job.add_bos)
+        self._model = load(
+            job.model,
+            device=device,
+            dtype=job.dtype,
+            weights=job.weights,
+            adapter=job.adapter,
+            chat_template=job.chat_template,
+            add_bos=job.add_bos,
+        )
         # Forwards may be long: no other client waits for them.
         self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows, tokens=_TOKENS)))
 

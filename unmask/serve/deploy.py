@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unmask.engine.engine import Engine, Limits
 from unmask.errors import ConfigError, unknown
 from unmask.methods.method import whole
-from unmask.models.loading import load, locate
+from unmask.models.loading import folders, load
 from unmask.serve.affinity import SHARES
 from unmask.serve.cluster import cluster
 from unmask.serve.front import PATH
@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
+        weights, adapter: as for `unmask.load`; all machines have the adapter's folder.
         graphs: whether block forwards are replayed as CUDA graphs.
         kv_dtype: of keys and values, as for `unmask.load`.
         chat_template, add_bos: how texts become prompts, as for `unmask.load`.
@@ -59,6 +60,8 @@ class Plan:
 
     model: str = "unmask-tiny"
     dtype: str = "auto"
+    weights: str | None = None
+    adapter: str | None = None
     graphs: bool = True
     kv_dtype: str | None = None
     chat_template: bool = True
@@ -176,6 +179,8 @@ def _application(plan: Plan, device: str) -> FastAPI:
         plan.model,
         device=device,
         dtype=plan.dtype,
+        weights=plan.weights,
+        adapter=plan.adapter,
         graphs=plan.graphs,
         kv_dtype=plan.kv_dtype,
         chat_template=plan.chat_template,
@@ -210,7 +215,7 @@ def run(plan: Plan, host: str, port: int, *, ready: Callable[[], None]) -> None:
     A second signal ends it at once. Raises ConfigError where the machine has too little, ModelError where there is no such
     model, and RuntimeError where the replicas do not start.
     """
-    locate(plan.model)  # a mistake is reported before Ray starts, and a download is done once
+    folders(plan.model, plan.adapter)  # a mistake is reported before Ray starts, and a download is done once
     # Without a niceness of 0 Ray's workers give way to all other processes.
     os.environ |= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PATH, "RAY_worker_niceness": "0"}
     with cluster(logs=True) as ray:

@@ -41,7 +41,7 @@ class Job:
     """Everything that an answer depends on besides its line.
 
     Attributes:
-        model, dtype: as for `unmask.load`.
+        model, dtype, weights, adapter: as for `unmask.load`.
         method, max_new_tokens, temperature, top_p, top_k, seed, stop: as for `generate`; a line may have its own.
         keep: keys of a line, unknown ones too, that its answer repeats.
         chat_template, add_bos: how a text becomes a prompt, as for `unmask.load`.
@@ -52,6 +52,8 @@ class Job:
     model: str
     method: Method
     dtype: str = "auto"
+    weights: str | None = None
+    adapter: str | None = None
     max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -93,7 +95,8 @@ class Job:
         """Plain data that tells one job from another."""
         told = asdict(self) | {"method": self.method.to_dict()}
         # Not in the files of earlier versions.
-        usual = {"steps": False, "chat_template": True, "add_bos": False, "regex": None, "json_schema": None}
+        usual: dict[str, Any] = {"steps": False, "chat_template": True, "add_bos": False}
+        usual |= dict.fromkeys(("weights", "adapter", "regex", "json_schema"))
         return {name: value for name, value in told.items() if name not in usual or value != usual[name]}
 
 

@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from unmask.engine.engine import Load
 from unmask.engine.request import Completion
+from unmask.models.denoiser import Denoiser
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -65,6 +66,7 @@ class Metrics:
         self._broken = Counter(
             "unmask_broken_answers", "Answers that ended because the model's logits were no numbers.", registry=registry
         )
+        self._models = _gauge("unmask_models", "Models that answer, by the type of their weights.", registry, ["weights"])
         self._fallbacks = _gauge(
             "unmask_fallbacks", "What was given up for its plain, slower form: graphs, kernels, memory.", registry, ["what"]
         )
@@ -73,6 +75,10 @@ class Metrics:
         self._pages = _gauge("unmask_pool_used_pages", "Pages of key/value memory in use.", registry)
         self._kept_pages = _gauge("unmask_pool_kept_pages", "Pages kept for requests that begin alike, and free.", registry)
         self._all_pages = _gauge("unmask_pool_pages", "Pages of key/value memory.", registry)
+
+    def model(self, model: Denoiser) -> None:
+        """Say what the weights of the model that answers are."""
+        self._models.labels(model.weights or str(model.dtype).removeprefix("torch.")).set(1)
 
     def load(self, load: Load) -> None:
         """Set the gauges of the engine's load."""

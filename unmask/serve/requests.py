@@ -52,12 +52,16 @@ class ApiRequest:
     def is_chat(self) -> bool:
         return isinstance(self.body, ChatRequest)
 
+    @property
+    def tells(self) -> bool:
+        """Whether the probabilities of tokens are asked for."""
+        return asks_logprobs(self.body)
+
     def logprobs(self, completion: Completion) -> dict[str, Any] | None:
         """The probabilities of a completion's tokens, where they are asked for."""
-        if isinstance(self.body, ChatRequest):
-            return chat_logprobs(completion, self.tokenizer) if self.body.logprobs else None
-        assert isinstance(self.body, CompletionRequest)
-        return None if self.body.logprobs is None else completion_logprobs(completion, self.tokenizer)
+        if not self.tells:
+            return None
+        return (chat_logprobs if self.is_chat else completion_logprobs)(completion, self.tokenizer)
 
     @property
     def calls_tools(self) -> bool:
@@ -70,6 +74,13 @@ class ApiRequest:
 
     def usage(self, completions: Sequence[Completion]) -> Usage:
         return Usage.of(self.prompt_tokens, completions, n=self.body.n or 1)
+
+
+def asks_logprobs(body: Body) -> bool:
+    """Whether the probabilities of tokens are asked for."""
+    if isinstance(body, ChatRequest):
+        return body.logprobs
+    return isinstance(body, CompletionRequest) and body.logprobs is not None
 
 
 class TooMuch(RequestError):
@@ -138,7 +149,9 @@ def engine_requests(
     if isinstance(body, CompletionRequest) and body.suffix:  # the answer is the hole alone
         made = [replace(request, layout=request.layout and request.layout.hidden) for request in made]
     if isinstance(body, ChatRequest | CompletionRequest):
-        made = [replace(request, alternatives=min(body.alternatives, model.spec.vocab_size)) for request in made]
+        most, tells = min(body.alternatives, model.spec.vocab_size), bool(body.stream) and asks_logprobs(body)
+        tells = tells and not calls_tools(body)  # a call comes whole
+        made = [replace(request, alternatives=most, tells=tells and request.layout is None) for request in made]
     return [replace(request, seed=seed + place, owner=owner, cache_scope=cache_scope) for request in made for place in range(n)]
 
 

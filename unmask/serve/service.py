@@ -36,6 +36,7 @@ class Service:
 
     def __init__(self, engine: Engine, options: Options) -> None:
         self.model, self.options, self.metrics = engine.model, options, Metrics()
+        self.metrics.model(engine.model)
         self.model_info = ModelInfo(id=options.name or engine.model.name, created=int(time.time()))
         self.admission = Admission(options.queue)
         self.closing = False  # whether the server is about to end

@@ -1,8 +1,8 @@
 """Responses as server-sent events. Pure: no engine, no clock.
 
 `delta.content` holds text that can no longer change and nothing else, so clients that know nothing of diffusion see an
-ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it. What is told of each
-token (`logprobs`, `diffusion.tokens`) comes at the end of a choice, when no token can be rewritten any more.
+ordinary stream. Drafts and traces are in chunks with an empty delta and a field `diffusion` beside it. A token's `logprobs`
+come with the chunk that completes its text, those of a canvas or a call with the choice's end, as `diffusion.tokens` does.
 """
 
 import json
@@ -15,6 +15,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.serve.protocol import SERVER, ErrorDetail, ErrorResponse
 from unmask.serve.requests import ApiRequest
 from unmask.serve.structure import CallStream
+from unmask.serve.told import LogprobStream
 from unmask.view.trace import Recorder, told
 
 
@@ -25,6 +26,8 @@ class EventStream:
         diffusion = request.body.diffusion
         self._request, self._drafts = request, diffusion.drafts
         self._calls = [CallStream() for _ in request.choices] if request.calls_tools else []
+        kept, chat = model.tokenizer, request.is_chat
+        self._logprobs = [LogprobStream(kept, chat=chat) for _ in request.choices] if request.tells else []
         self._recorders = [_recorder(model, choice) for choice in request.choices if diffusion.trace]
 
     @property
@@ -45,7 +48,8 @@ class EventStream:
             yield self._chunk(index, {}, diffusion=_step(self._recorders[index], progress.record, method))
         text = self._calls[index].text(progress.text) if self._calls else progress.text
         if text:
-            yield self._chunk(index, {"content": text})
+            sure = self._logprobs[index].fresh(progress.told) if self._logprobs and progress.told else None
+            yield self._chunk(index, {"content": text}, logprobs=sure)
         if self._drafts and progress.draft is not None:
             yield self._chunk(index, {}, diffusion=_draft(progress.draft))
         if progress.completion is not None:
@@ -56,7 +60,8 @@ class EventStream:
                 tokens = told(progress.completion, self._request.tokenizer)
                 yield self._chunk(index, {}, diffusion={"event": "tokens", "tokens": tokens})
             reason: FinishReason | Literal["tool_calls"] = "tool_calls" if calls else progress.completion.finish_reason
-            yield self._chunk(index, {}, reason=reason, logprobs=self._request.logprobs(progress.completion))
+            rest = self._logprobs[index].rest(progress.completion) if self._logprobs else None
+            yield self._chunk(index, {}, reason=reason, logprobs=rest)
 
     def closing(self, completions: Sequence[Completion]) -> Iterator[str]:
         """The usage, where the request asks for it, and the end."""

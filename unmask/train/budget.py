@@ -10,6 +10,7 @@ from typing import Any
 
 from unmask.errors import ConfigError
 from unmask.models import loading
+from unmask.models.names import on_shelf, resolve
 from unmask.models.network import Network
 from unmask.models.shape import Shape
 from unmask.train import adapter
@@ -151,7 +152,10 @@ def _activations(config: SFTConfig, shape: Shape, copies: int, asked: int) -> in
 def _network(config: SFTConfig, shape: Mapping[str, Any] | None) -> Network:
     if shape is not None:
         return loading.build(shape, Path("shape"))
-    folder = Path(config.model).expanduser() if config.model not in loading.EMBEDDED else loading.locate(config.model)
-    if not folder.is_dir():
+    place = resolve(config.model)
+    if isinstance(place, Path):
+        return loading.build(loading.read_json(place / "config.json"), place)
+    told = on_shelf(config.model)
+    if told is None or "config" not in told.facts:
         raise ConfigError(f"no folder '{config.model}' here: a dry run needs it, or the config.json as `shape` in the settings")
-    return loading.build(loading.read_json(folder / "config.json"), folder)
+    return loading.build(told.value("config"), Path(told.hub_id))

@@ -24,6 +24,7 @@ from unmask.errors import ConfigError, unknown
 from unmask.files import write_atomically, writing
 from unmask.models import loading
 from unmask.models.denoiser import Denoiser
+from unmask.models.names import resolve
 from unmask.models.network import Network
 from unmask.train import checkpoint
 from unmask.train.batches import BatchConfig, questions
@@ -148,8 +149,8 @@ def _sft(
     if config.lora:
         from unmask.train import adapter as lora
 
-        # Where peft finds the base; it does not know the names of embedded models.
-        place = str(base) if config.model in loading.EMBEDDED else config.model
+        # Where peft finds the base; it does not know our names.
+        place = str(resolve(config.model))
         adapter = lora.add(network, settings | {"_name_or_path": place}, seed=config.seed, **vars(config.lora))
     else:
         network.requires_grad_(True)
