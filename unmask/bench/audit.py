@@ -218,14 +218,15 @@ def size(tensor: Tensor) -> int:
 def _attended(given: dict[str, Any]) -> int:
     """Attention reads what its rows see, of which only the pages are known here, and writes its partial outputs."""
     slots = given["pages_BP"].numel() * given["PAGE"]
-    remembered = 2 * slots * size(given["keys_SGD"][0])
-    return int(remembered + size(given["q_BLHD"]) + size(given["partial_BLHCD"]))
+    moved: int = 2 * slots * size(given["keys_SGD"][0]) + size(given["q_BLHD"]) + size(given["partial_BLHCD"])
+    return moved
 
 
 def _turned(given: dict[str, Any]) -> int:
     """Queries and keys are read and written in place, and what is remembered of keys and values is written to the pool."""
     kept = given["remembered"] * (size(given["keys_SGD"][0]) + size(given["values_SGD"][0]) + size(given["v_NGD"][0]))
-    return int(2 * (size(given["q_NHD"]) + size(given["k_NGD"])) + kept + size(given["cos_NR"]) + size(given["sin_NR"]))
+    moved: int = 2 * (size(given["q_NHD"]) + size(given["k_NGD"])) + kept + size(given["cos_NR"]) + size(given["sin_NR"])
+    return moved
 
 
 # Kernels that do not move each of their tensors once.

@@ -66,12 +66,12 @@ def _draw(
     # The largest of all logits, and of those that may be drawn.
     high_T, best_T = tl.full([TILE], -float("inf"), tl.float32), tl.full([TILE], -float("inf"), tl.float32)
     for start in range(0, vocabulary, TILE):
-        x, y, _ = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
+        x, y, ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
         high_T, best_T = tl.maximum(high_T, x), tl.maximum(best_T, y)
     high, best = tl.max(high_T, axis=0), tl.max(best_T, axis=0)
     mass_T = tl.zeros([TILE], tl.float32)
     for start in range(0, vocabulary, TILE):
-        x, _, _ = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
+        x, y, ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
         mass_T += tl.exp(x - high)
     mass = tl.sum(mass_T, axis=0)
 
@@ -96,7 +96,7 @@ def _draw(
     seen = tl.full([], 0, tl.int32)
     top_T, token_T = tl.full([TILE], -float("inf"), tl.float32), tl.full([TILE], NOWHERE, tl.int32)
     for start in range(0, vocabulary, TILE):
-        _, y, ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
+        x, y, ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
         order = _order(y)
         stays = order >= fewest
         if TOP_P:
@@ -153,7 +153,7 @@ def _above(row, vocabulary, divisor, best, fewest, least, COUNTED: tl.constexpr,
     """The sum of all from a threshold on."""
     sum_T = tl.zeros([TILE], tl.float32)
     for start in range(0, vocabulary, TILE):
-        _, y, _ = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
+        _x, y, _ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
         order = _order(y)
         sum_T += tl.where(order >= least, _weight(y, best, order, fewest, COUNTED), 0.0)
     return tl.sum(sum_T, axis=0)
@@ -165,11 +165,11 @@ def _threshold(
 ):  # fmt: skip
     """The largest threshold from which on the sum is at least `wanted`; 0 where the sum of all is less."""
     found, unit = tl.full([], 0, tl.uint32), tl.full([], 1 << 30, tl.uint32)
-    for _ in range(16):
+    for _digit in range(16):  # two bits each
         one, two, three = found + unit, found + 2 * unit, found + 3 * unit
         one_T, two_T, three_T = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
         for start in range(0, vocabulary, TILE):
-            _, y, _ = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
+            _x, y, _ids = _tile(row, start, vocabulary, divisor, EXCLUDED, TILE)
             order = _order(y)
             weight = _weight(y, best, order, fewest, COUNTED)
             one_T += tl.where(order >= one, weight, 0.0)

@@ -120,18 +120,30 @@ def _usage(cubin: bytes) -> tuple[int, int]:
 # --- launches of real shapes ------------------------------------------------------------------------------------------
 
 
-def attention(dtype: torch.dtype, *, length: int, heads: int, groups: int, size: int, slots: int = 1024) -> Run:
-    """A block's queries over the slots of one row."""
+def attention(
+    dtype: torch.dtype,
+    *,
+    length: int,
+    heads: int,
+    groups: int,
+    size: int,
+    slots: int = 1024,
+    states: int = 1,
+    kept: torch.dtype | None = None,
+) -> Run:
+    """A block's queries, in several states of it, over the slots of one row, which are kept in another type or the same."""
     pages, number = _whole(1, slots // 16), _whole(1)
-    keys = _empty(slots, groups, size, dtype=dtype)
-    q = _empty(1, length, heads, size, dtype=dtype)
-    return lambda: paged.paged_attention(q, keys, keys, pages, number, number, number, number, page=16)
+    keys = _empty(slots, groups, size, dtype=kept or dtype)
+    q = _empty(1, states * length, heads, size, dtype=dtype)
+    return lambda: paged.paged_attention(q, keys, keys, pages, number, number, number, number, page=16, states=states)
 
 
-def heads(dtype: torch.dtype, *, heads: int, groups: int, size: int, normed: bool = False) -> Run:
-    """Rotary of a block's heads."""
+def heads(
+    dtype: torch.dtype, *, heads: int, groups: int, size: int, normed: bool = False, kept: torch.dtype | None = None
+) -> Run:
+    """Rotary of a block's heads, whose keys and values are kept in another type or the same."""
     q, k, v = torch.split(_empty(32, heads + 2 * groups, size, dtype=dtype), [heads, groups, groups], dim=1)
-    table, memory = _empty(32, size, dtype=torch.float32), _empty(1024, groups, size, dtype=dtype)
+    table, memory = _empty(32, size, dtype=torch.float32), _empty(1024, groups, size, dtype=kept or dtype)
     norms = (_empty(size, dtype=dtype), _empty(size, dtype=dtype), 1e-6) if normed else None
     return lambda: rotary.rotate_and_write(q, k, v, table, table, memory, memory, _whole(32), norms=norms)
 
@@ -160,6 +172,7 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
         "LLaDA, a query of 256": attention(dtype, length=256, heads=32, groups=32, size=128),
         "Dream": attention(dtype, length=33, heads=28, groups=4, size=128),
         "Dream, 128k slots": attention(dtype, length=33, heads=28, groups=4, size=128, slots=2**17),
+        "Dream, three states": attention(dtype, length=33, heads=28, groups=4, size=128, states=3),
         "LLaDA's heads": heads(dtype, heads=32, groups=32, size=128),
         "SDAR's heads": heads(dtype, heads=32, groups=8, size=128, normed=True),
         "places of a block": lambda: slots.block_slots(_whole(1, 128), _whole(1), _whole(1), 33, page=16),
@@ -167,6 +180,12 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
         "vocabulary of 126464": lambda: vocabulary.evidence(logits, 126336),
         "drawing from 126464": drawing(logits),
     }
+
+
+def eight(dtype: torch.dtype) -> dict[str, Run]:
+    """The launches that read and write keys and values in fp8, which cards know from 89 on."""
+    shape: dict[str, Any] = {"heads": 32, "groups": 32, "size": 128, "kept": torch.float8_e4m3fn}
+    return {"LLaDA in fp8": attention(dtype, length=32, **shape), "LLaDA's heads in fp8": heads(dtype, **shape)}
 
 
 def sizes(dtype: torch.dtype) -> dict[str, Run]:
@@ -195,7 +214,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         for card in parser.parse_args().card or CARDS:
             for dtype in (torch.float16 if card < 80 else torch.bfloat16, torch.float32):
-                for row in used(card, {**usual(dtype), **sizes(dtype)}, dtype):
+                for row in used(card, {**usual(dtype), **sizes(dtype), **(eight(dtype) if card >= 89 else {})}, dtype):
                     fits = "yes" if row.fits else "no"
                     print(
                         f"| sm_{card} | {row.dtype} | {row.what} | {row.kernel} | {row.registers} | {row.stack} | {row.shared} "
