@@ -277,5 +277,6 @@ def test_loading_and_the_first_decode_take_little_more_than_the_result(large: Pa
         env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},  # the same heap every time
     )
     loaded, decoded = map(int, made.stdout.split())
-    assert 0.8 * result <= loaded <= 1.2 * result + largest
-    assert decoded <= 1.2 * result + largest + layer  # while it is laid out
+    own = 32 << 20  # of the process itself, whatever the network: holes of the heap, oneDNN's kernels, Python's objects
+    assert 0.8 * result <= loaded <= 1.2 * result + largest + own
+    assert decoded <= 1.2 * result + largest + layer + own  # while it is laid out
