@@ -14,7 +14,6 @@ from torch import Tensor
 
 from unmask.context.plan import ForwardPlan, Group, Past
 from unmask.context.pool import PAGE
-from unmask.kernels.paged import stored
 
 
 class Blocks(NamedTuple):
@@ -46,14 +45,15 @@ def assemble_blocks(blocks: Blocks) -> tuple[Tensor, ForwardPlan]:
     """Pack them into one forward: its tokens, int64 [N], and its plan."""
     rows, length = blocks.tokens_BQ.shape
     device = blocks.tokens_BQ.device
-    place_Q, row_B1 = torch.arange(length, device=device), torch.arange(rows, device=device)[:, None]
+    place_Q = torch.arange(length, device=device)
     slot_BQ = blocks.begin_B[:, None] + place_Q
-    slots_BQ = stored(blocks.pages_BP, row_B1, slot_BQ + blocks.shift_B[:, None], page=PAGE)
+    own_BQ = slot_BQ + blocks.shift_B[:, None]
+    slots_BQ = torch.add(own_BQ % PAGE, blocks.pages_BP.gather(1, own_BQ // PAGE), alpha=PAGE)
     if blocks.length_B is not None:
         slots_BQ = torch.where(place_Q < blocks.length_B[:, None], slots_BQ, blocks.scratch)
-    first_B1 = length * row_B1
+    first_B1 = torch.arange(0, rows * length, length, device=device)[:, None]
     read_BQ = first_B1 + place_Q[blocks.before :]
-    before_BQ = torch.maximum(read_BQ - 1, first_B1)
+    before_BQ = read_BQ - 1 if blocks.before else torch.maximum(read_BQ - 1, first_B1)
     if blocks.before_B is not None:
         before_BQ = torch.cat((blocks.before_B[:, None], before_BQ[:, 1:]), dim=1)
     past = Past(

@@ -142,7 +142,7 @@ class Engine:
         """How busy it is now."""
         with self._lock:
             pages, prefixes = self._runner.pool.pages, self._runner.prefixes
-            counts: dict[str, int] = {**self._runner.fallbacks.counts}
+            counts = dict(self._runner.fallbacks.counts)
             return Load(len(self._waiting), len(self._running), pages - prefixes.free, pages, prefixes.kept, counts)
 
     def check(self, request: Request) -> RequestState:
