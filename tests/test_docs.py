@@ -18,7 +18,7 @@ from unmask.engine.engine import Limits
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOREIGN = re.compile(r"GSAI-ML|Dream-org|DATA|FOLDER|\"\.\.\.\"|\.\.\.$|r2-llada|r2-dream|--tensor-parallel")
+FOREIGN = re.compile(r"GSAI-ML|Dream-org|openai/|DATA|FOLDER|\"\.\.\.\"|\.\.\.$|r2-llada|r2-dream|--tensor-parallel")
 # What makes a command short enough for a test; the last value of an option counts.
 SHORT = {
     "eval": ["--limit", "2", "--max-new-tokens", "32"],

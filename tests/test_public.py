@@ -56,7 +56,7 @@ HOMES = {
     "prometheus_client": {"serve"},
     "ray": {"serve"},
     "huggingface_hub": {"data"},
-    "pyarrow": {"serve", "train"},
+    "pyarrow": {"data", "serve"},
 }
 
 

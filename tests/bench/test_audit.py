@@ -68,3 +68,11 @@ def test_the_command_says_launches_and_bytes(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert "launches" in lines[0]
     assert len(lines) == 4
+
+
+def test_a_sampled_decision_makes_nothing_of_the_vocabularys_size() -> None:
+    """64 rows: the logits are there once, in the network's type; before, every pass made 2 GB."""
+    found = audit(Case(shape="LLaDA-8B", rows=64, temperature=0.7, top_p=0.9, top_k=50))
+    assert quiet(found)
+    assert found.largest.made < 64 * MEGABYTE
+    assert [op.name for op in found.ops].count("sampling.draw") == 1

@@ -1,6 +1,7 @@
 """Data files: the accepted formats, and one clear line for every kind of error."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import ConfigError
-from unmask.evals.reading import files, read
+from unmask.evals.reading import files, number, read
 
 FIELDS = {"question": str, "level": int, "share": float}
 ROWS = [{"question": "a\u2028b", "level": 1, "share": 0.5}, {"question": "ü", "level": 2, "share": 3, "more": None}]
@@ -45,30 +46,55 @@ SHAPE = '{"question": text, "level": whole number, "share": number}'
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "place", "fault"),
     [
-        (GOOD + "{", ":2: not valid JSON; expected "),
-        (GOOD + '"text"', ":2: expected "),
-        (GOOD + "\n" + GOOD.replace("question", "Question"), ":3: expected "),
-        (GOOD.replace('"q"', '" "'), ":1: expected "),
-        (GOOD.replace('"q"', "7"), ":1: expected "),
-        (GOOD.replace("1", "1.5"), ":1: expected "),
-        (GOOD.replace("1", "true"), ":1: expected "),
-        (GOOD.replace("1", '"1"'), ":1: expected "),
-        (GOOD.replace("0.5", "NaN"), ":1: expected "),
-        (GOOD.replace("1", "1" * 5000), ":1: not valid JSON; expected "),
-        (GOOD + '{"a":' * 100_000, ":2: not valid JSON; expected "),
-        ("[" + GOOD + ', {"question": "q"}]', ": entry 2: expected "),
-        ("[" + GOOD, ": not valid JSON; expected a list of "),
-        (" \n", ": empty; expected rows of "),
-        ("[]", ": empty; expected rows of "),
+        (GOOD + "{", ":2: not JSON: Expecting property name", ""),
+        (GOOD + '"text"', ":2: expected a JSON object, got 'text'", ""),
+        (GOOD + "\n" + GOOD.replace("question", "Question"), ":3: ", 'there is no "question", only "Question"'),
+        (GOOD.replace('"q"', '" "'), ":1: ", '"question" is blank'),
+        (GOOD.replace('"q"', "7"), ":1: ", '"question" is 7, which is no text'),
+        (GOOD.replace('"q"', "null"), ":1: ", '"question" is None, which is no text'),
+        (GOOD.replace("1", "1.5"), ":1: ", '"level" is 1.5, which is no whole number'),
+        (GOOD.replace("1", "true"), ":1: ", '"level" is True, which is no whole number'),
+        (GOOD.replace("1", '"1"'), ":1: ", "\"level\" is '1', which is no whole number"),
+        (GOOD.replace("0.5", "NaN"), ":1: ", '"share" is nan, which is no number'),
+        (GOOD.replace("1", "1" * 5000), ":1: not JSON: Exceeds the limit", ""),
+        (GOOD + '{"a":' * 100_000, ":2: not JSON: maximum recursion", ""),
+        ("[" + GOOD + ', {"question": "q"}]', ": entry 2: ", 'there is no "level"'),
+        (" \n", ": empty; expected rows of ", ""),
+        ("[]", ": empty; expected rows of ", ""),
     ],
 )
-def test_a_wrong_file_is_one_line_with_the_place_and_the_shape(tmp_path: Path, text: str, place: str) -> None:
+def test_a_wrong_file_is_one_line_with_the_place_the_shape_and_the_field(
+    tmp_path: Path, text: str, place: str, fault: str
+) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         read(path, FIELDS)
-    assert str(caught.value) == f"{path}{place}{SHAPE}"
+    said = str(caught.value)
+    if fault:
+        assert said == f"{path}{place}expected {SHAPE}, but {fault}"
+    else:
+        assert said.startswith(f"{path}{place}")
+        assert said.endswith(SHAPE)
+    assert "\n" not in said
+
+
+def test_a_list_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"x\.jsonl: begins like a JSON list and is none"):
+        read(written(tmp_path, "[" + GOOD), FIELDS)
+
+
+def test_numbers_may_be_written_as_text_where_the_task_allows_it(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"n": "145.0"}\n{"n": 3}\n{"n": "1,450"}\n')
+    assert [number(row["n"]) for row in read(path, {"n": Decimal})] == [145, 3, 1450]
+    with pytest.raises(ConfigError, match=r"x\.jsonl:1: expected \{\"n\": number\}, but \"n\" is 'many', which is no number"):
+        read(written(tmp_path, '{"n": "many"}'), {"n": Decimal})
+
+
+def test_several_files_are_one(tmp_path: Path) -> None:
+    paths = [written(tmp_path, GOOD, "a.jsonl"), written(tmp_path, GOOD.replace('"q"', '"p"'), "b.jsonl")]
+    assert [row["question"] for row in read(paths, FIELDS, unique="question")] == ["q", "p"]
 
 
 @pytest.mark.parametrize("text", ["a,c\n1,2\n", "a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n1,"2\n', 'a,b\n1,"2"3\n'])
@@ -84,7 +110,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         read(tmp_path / "none.jsonl", FIELDS)
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory"):
         read(tmp_path, FIELDS)
-    with pytest.raises(ConfigError, match=r"x\.jsonl: expected UTF-8 text, but byte 1 is none"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl:1: not UTF-8 text: byte 1 of the line"):
         read(written(tmp_path, b"a\xff"), FIELDS)
 
 
@@ -119,5 +145,5 @@ def test_a_folder_or_the_file_itself(tmp_path: Path) -> None:
         files(tmp_path, "a.json", "b.json")
     with pytest.raises(ConfigError, match=r"nowhere: no such file or folder; expected a\.json, or its folder"):
         files(tmp_path / "nowhere", "a.json")
-    with pytest.raises(ConfigError, match=r"with --data: a\.json"):
+    with pytest.raises(ConfigError, match=r"with --data: a\.json, or its folder$"):
         files(None, "a.json")

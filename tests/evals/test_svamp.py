@@ -56,7 +56,7 @@ def test_any_answer_gets_a_verdict(answer: str, tmp_path_factory: pytest.TempPat
 def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(unmask.ConfigError, match="svamp has no worked examples"):
         load("svamp", Source(data=write(tmp_path), shots=1))
-    write_lines(tmp_path / "test.json", [ROWS[0], ROWS[1] | {"Answer": "4.5"}])
+    write_lines(tmp_path / "test.json", [ROWS[0], ROWS[1] | {"Answer": "four"}])
     with pytest.raises(unmask.ConfigError, match=r'test\.json:2: expected \{"ID": text, .*"Answer": number'):
         load("svamp", Source(data=tmp_path))
     write_lines(tmp_path / "test.json", [ROWS[0], ROWS[0]])

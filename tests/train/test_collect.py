@@ -9,11 +9,11 @@ import pyarrow.parquet
 import pytest
 
 import unmask
+from unmask.data.records import records
 from unmask.files import read_journal
 from unmask.methods import TABLE
 from unmask.tasks.answers import stated_number
 from unmask.train.collect import CollectConfig, collect
-from unmask.train.records import records
 from unmask.train.verdict import verdicts
 
 GOOD = '{"prompt": "Compute 3 + 4.", "answer": 7}\n'

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unmask
+from unmask.data.layout import training
+from unmask.data.records import records
 from unmask.engine.prompt import chat
 from unmask.errors import RequestError
 from unmask.models.denoiser import Denoiser
 from unmask.train.conversation import Turn, encode, turns
-from unmask.train.records import files, records
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -193,7 +194,7 @@ def test_files_and_folders(tmp_path: Path) -> None:
         pyarrow.Table.from_pylist([row | {"messages": None}, {"messages": TALK}]), tmp_path / "deep" / "c.parquet"
     )
     (tmp_path / "notes.txt").write_text("not data")
-    found = files(str(tmp_path))
+    found = training(str(tmp_path))
     assert [path.name for path in found] == ["a.json", "b.jsonl", "c.parquet"]
     read = [record for path in found for record in records(path)]
     assert [record.where.removeprefix(f"{tmp_path}/") for record in read] == [
@@ -201,10 +202,10 @@ def test_files_and_folders(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [record.error is None for record in read] == [True, False, True, True, True, True]
     assert [len(turns(record.values)) for record in read if not record.error] == [2, 2, 2, 2, 5]
-    assert files([str(tmp_path / "b.jsonl"), str(tmp_path / "a.json")]) == [tmp_path / "b.jsonl", tmp_path / "a.json"]
+    assert training([str(tmp_path / "b.jsonl"), str(tmp_path / "a.json")]) == [tmp_path / "b.jsonl", tmp_path / "a.json"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(unmask.ConfigError, match="holds no file that ends in"):
-        files(str(tmp_path / "empty"))
+        training(str(tmp_path / "empty"))
     (tmp_path / "a.json").write_text("[1, 2")
     with pytest.raises(unmask.ConfigError, match="begins like a JSON list"):
         list(records(tmp_path / "a.json"))

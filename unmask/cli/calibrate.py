@@ -44,7 +44,9 @@ def command(
         typer.Option(help="The baseline of the loss, a preset or a settings file; default: METHOD as it is."),
     ] = None,
     model: Model = "unmask-tiny",
-    data: Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The task's data: a file, a folder, or a data set of the hub such as openai/gsm8k.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(help="Number of items; default: all, or of a generated task 2000, for a budget below 2 points more."),

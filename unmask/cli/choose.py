@@ -22,6 +22,7 @@ METHODS = "vanilla,fast-dllm,streaming-dllm,r2-dllm,freedave"  # the default of 
 Model = Annotated[str, typer.Option(help="An embedded model, a checkpoint folder or a Hugging Face id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+KvDtype = Annotated[str | None, typer.Option(help="fp8 keeps keys and values in 8 bits; default: in the type of the weights.")]
 TensorParallel = Annotated[bool, typer.Option("--tensor-parallel", help="Share the model between torchrun's processes.")]
 Settings = Annotated[
     list[str] | None,
@@ -62,6 +63,7 @@ def loaded(
     dtype: str,
     tensor_parallel: bool,
     graphs: bool = True,
+    kv_dtype: str | None = None,
     chat_template: bool = True,
     add_bos: bool = False,
 ) -> Iterator["Denoiser"]:
@@ -69,7 +71,15 @@ def loaded(
     import unmask
 
     if not tensor_parallel:
-        yield unmask.load(model, device=device, dtype=dtype, graphs=graphs, chat_template=chat_template, add_bos=add_bos)
+        yield unmask.load(
+            model,
+            device=device,
+            dtype=dtype,
+            graphs=graphs,
+            kv_dtype=kv_dtype,
+            chat_template=chat_template,
+            add_bos=add_bos,
+        )
         return
 
     import torch
@@ -81,6 +91,7 @@ def loaded(
         device=_joined(device),
         dtype=dtype,
         tensor_parallel=True,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

@@ -39,7 +39,9 @@ Asked = Annotated[
     ),
 ]
 Methods = Annotated[str, typer.Option(help="Presets or settings files, separated by commas; the first is the baseline.")]
-Data = Annotated[Path | None, typer.Option(help="Folder or file with the task's data.")]
+Data = Annotated[
+    Path | None, typer.Option(help="The task's data: a file, a folder, or a data set of the hub such as openai/gsm8k.")
+]
 Limit = Annotated[int | None, typer.Option(help="Number of items; default: all, or 200 of a generated task.")]
 Shots = Annotated[int | None, typer.Option(help="Worked examples in the prompt; default: the task's usual number.")]
 Length = Annotated[int | None, typer.Option(help="Length of every answer in tokens.")]

@@ -13,6 +13,7 @@ from unmask.cli.choose import (
     Device,
     Dtype,
     Json,
+    KvDtype,
     MethodName,
     Model,
     NewTokens,
@@ -73,6 +74,7 @@ def command(
     as_json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
 ) -> None:
     """Answer PROMPT with one method."""
@@ -91,6 +93,7 @@ def command(
         device=device,
         dtype=dtype,
         tensor_parallel=tensor_parallel,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

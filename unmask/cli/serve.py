@@ -9,6 +9,7 @@ from unmask.cli.choose import (
     AddBos,
     Device,
     Dtype,
+    KvDtype,
     Model,
     Settings,
     Template,
@@ -79,6 +80,7 @@ def command(
     replicas: Annotated[int, typer.Option(min=1, help="Models that answer in parallel, each on a GPU or a core; on Ray.")] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
     graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
 ) -> None:
@@ -126,6 +128,7 @@ def command(
             model=model,
             dtype=dtype,
             graphs=graphs,
+            kv_dtype=kv_dtype,
             chat_template=chat_template,
             add_bos=add_bos,
             replicas=replicas,
@@ -141,6 +144,7 @@ def command(
         dtype=dtype,
         tensor_parallel=tensor_parallel,
         graphs=graphs,
+        kv_dtype=kv_dtype,
         chat_template=chat_template,
         add_bos=add_bos,
     )

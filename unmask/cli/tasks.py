@@ -71,12 +71,13 @@ def _weighed(name: str) -> tuple[str, float]:
 
 def _list() -> None:
     from unmask.cli.console import Column, print_table
-    from unmask.evals import read_from_disk
+    from unmask.evals import HUB, read_from_disk
     from unmask.evals.generated import MIXTURE
 
     example = [(name, next(problems(name, "train", 0)).question) for name in EVERY if name not in LIBRARY]
     example += [(name, "word problems of the library reasoning-gym, where it is installed") for name in LIBRARY]
     print_table((Column("task"), Column("a problem of it", text=True)), example, title="Generated, for training and eval")
     print(f"{MIXTURE}: equal shares of {', '.join(TASKS)}, which the embedded models were trained on\n")
-    listed = list(read_from_disk().items())
-    print_table((Column("task"), Column("what it is", text=True)), listed, title="Read from disk: unmask eval TASK --data PATH")
+    listed = [(name, HUB.get(name, ""), what) for name, what in read_from_disk().items()]
+    columns = (Column("task"), Column("data set of the hub"), Column("what it is", text=True))
+    print_table(columns, listed, title="Read from disk or the hub: unmask eval TASK --data PATH, or --data OWNER/NAME")

@@ -9,6 +9,8 @@ import bisect
 import torch
 from torch import Tensor
 
+from unmask.kernels.paged import as_bytes
+
 PAGE = 16  # slots; a row wastes less than a page, and a free list counts pages
 
 
@@ -29,13 +31,22 @@ class KVPool:
     """
 
     def __init__(
-        self, *, layers: int, pages: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        *,
+        layers: int,
+        pages: int,
+        kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        stored: torch.dtype | None = None,
     ) -> None:
-        self.pages = pages
+        """`dtype` is the type of what is read; `stored` the one in which it lies, if that is another."""
+        self.pages, self.dtype = pages, dtype
         self.scratch = pages  # one more, never lent: what pads a batch writes there, and it is never read
         shape = ((pages + 1) * PAGE, kv_heads, head_size)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = [torch.zeros(shape, dtype=stored or dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=stored or dtype, device=device) for _ in range(layers)]
         self._free = list(range(pages))  # in rising order
         self._holders = [0] * pages
 
@@ -81,26 +92,27 @@ class KVPool:
         """Forget what these pages of one holder hold: masked slots are read with weight 0, and 0 times NaN is NaN."""
         own = [page for page in pages if self._holders[page] == 1]
         for whole in (*self.keys, *self.values):
-            whole.view(-1, PAGE, *whole.shape[1:])[own] = 0
+            as_bytes(whole).view(self.pages + 1, -1)[own] = 0
 
     def view(self, layer: int, *, begin: int, slots: int, rows: int = 1, apart: int = 0) -> tuple[Tensor, Tensor]:
-        """The keys and values of rows that lie in one piece each, [B, G, S, D], where they are: nothing is copied.
+        """The keys and values of rows that lie in one piece each, [B, G, S, D], where they are if they are stored as read.
 
         The first row's slots begin at `begin`, each further one's `apart` later.
         """
 
         def rows_of(whole: Tensor) -> Tensor:
             slot, head, channel = whole.stride()
-            return whole.as_strided(
+            seen = whole.as_strided(
                 (rows, whole.shape[1], slots, whole.shape[2]), (apart * slot, head, slot, channel), begin * slot
             )
+            return seen.to(self.dtype)
 
         return rows_of(self.keys[layer]), rows_of(self.values[layer])
 
     def read(self, layer: int, slots_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values in these slots, [B, G, S, D]."""
         rows, slots = slots_BS.shape
-        keys, values = (whole[layer].index_select(0, slots_BS.flatten()) for whole in (self.keys, self.values))
+        keys, values = (whole[layer].index_select(0, slots_BS.flatten()).to(self.dtype) for whole in (self.keys, self.values))
         return (
             keys.view(rows, slots, *keys.shape[1:]).transpose(1, 2),
             values.view(rows, slots, *values.shape[1:]).transpose(1, 2),

@@ -28,6 +28,7 @@ _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
 # What was fetched in this process: of a commit that was seen, and of which files.
 _COMMITS: dict[tuple[object, ...], str] = {}
 _FOLDERS: dict[tuple[object, ...], Path] = {}
+_LISTS: dict[tuple[object, ...], list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,21 @@ class Repository:
         folder = self._download(_COMMITS.get(place, self.revision), patterns, besides)
         _COMMITS[place], _FOLDERS[wanted] = folder.name, folder
         return folder
+
+    def files(self) -> list[str]:
+        """The names of all its files; without a connection of those in the cache. Raises as `fetch`."""
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+        folder = self.fetch(("README.md", ".gitattributes"))  # which also says which commit is meant
+        place = (self, constants.ENDPOINT, folder)
+        if place not in _LISTS:
+            try:
+                names = HfApi().list_repo_files(self.name, repo_type=self.kind, revision=folder.name)
+            except (HTTPError, OfflineModeIsEnabled):
+                names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            _LISTS[place] = sorted(names)
+        return _LISTS[place]
 
     def _download(self, revision: str | None, patterns: Sequence[str], besides: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
@@ -109,7 +125,9 @@ class Repository:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return f"no room to download '{self}' into {cache}: free some, or name another place in HF_HOME"
         begun = (Path(cache) / f"{self.kind}s--{self.name.replace('/', '--')}" / "snapshots").is_dir()
-        held = f"the cache ({cache}) holds only a part of it" if begun else f"it is not in the cache ({cache})"
+        held = (
+            f"the cache ({cache}) holds only a part of it" if begun else f"neither a folder here nor the cache ({cache}) is it"
+        )
         if constants.is_offline_mode():
             return f"cannot download '{self}': offline, as HF_HUB_OFFLINE says, and {held}; unset it to download"
         if isinstance(error, errors.LocalEntryNotFoundError):

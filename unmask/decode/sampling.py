@@ -1,12 +1,14 @@
-"""Drawing a token from logits: temperature, top-k, top-p, and noise that is a hash and no generator. Pure.
+"""How rows draw tokens from logits: their temperatures, filters and seeds. Pure; the drawing is `unmask.kernels.sampling`.
 
 Shapes: B rows, L window positions, V vocabulary.
 """
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from unmask.kernels import sampling as kernel
+from unmask.kernels.sampling import gumbel as gumbel
 
 
 class Sampling(NamedTuple):
@@ -33,17 +35,27 @@ class Sampling(NamedTuple):
         return Sampling(*(part if part is None else part[some] for part in self))  # type: ignore[arg-type]
 
 
-def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
-    """Gumbel-max: argmax of logits / temperature + noise, over the tokens that top-k and top-p keep. Shape [B, L].
+def draw(logits_BLV: Tensor, sampling: Sampling | None, excluded: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """A token of each position and its probability in the untempered softmax over all logits, [B, L] each.
 
-    Rows of temperature 0 take the most probable token. The noise of a position stays the same from forward to forward
-    (common random numbers), so that a prediction changes only when the logits do.
+    None of the excluded is drawn; without sampling, and in rows of temperature 0, it is the most probable of the others.
     """
-    noise_BLV = gumbel(sampling.seed_B1, sampling.positions_BL, logits_BLV.shape[-1])
-    noisy = tempered(logits_BLV, sampling, mask_id) + noise_BLV
-    chosen = torch.where(sampling.temperature_B1[..., None] > 0, noisy, logits_BLV)
-    chosen[..., mask_id] = -torch.inf
-    return chosen.argmax(dim=-1)
+    if sampling is None:
+        return kernel.draw(logits_BLV, excluded)
+    return kernel.draw(
+        logits_BLV,
+        excluded,
+        temperature_B1=sampling.temperature_B1,
+        seed_B1=sampling.seed_B1,
+        positions_BL=sampling.positions_BL,
+        top_p_B1=sampling.top_p_B1,
+        top_k_B1=sampling.top_k_B1,
+    )
+
+
+def sample(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
+    """The token of each position alone, [B, L]."""
+    return draw(logits_BLV, sampling, (mask_id,))[0]
 
 
 def tempered(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
@@ -51,46 +63,4 @@ def tempered(logits_BLV: Tensor, sampling: Sampling, mask_id: int) -> Tensor:
 
     Rows of temperature 0 are divided by 1.
     """
-    hot = sampling.temperature_B1[..., None] > 0
-    kept = logits_BLV / torch.where(hot, sampling.temperature_B1[..., None], 1.0)
-    kept[..., mask_id] = -torch.inf  # before the filters: it must not take the place of a real token
-    if sampling.top_k_B1 is not None:
-        kept = _keep_top_k(kept, sampling.top_k_B1)
-    if sampling.top_p_B1 is not None:
-        kept = _keep_top_p(kept, sampling.top_p_B1)
-    return kept
-
-
-def _keep_top_k(logits_BLV: Tensor, top_k_B1: Tensor) -> Tensor:
-    ordered = logits_BLV.sort(dim=-1, descending=True).values
-    last = (top_k_B1.clamp(1, logits_BLV.shape[-1]) - 1)[..., None].expand(-1, logits_BLV.shape[1], 1)
-    return logits_BLV.masked_fill(logits_BLV < ordered.gather(-1, last), -torch.inf)
-
-
-def _keep_top_p(logits_BLV: Tensor, top_p_B1: Tensor) -> Tensor:
-    ordered, order = logits_BLV.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    # A token goes when those before it already hold top_p of the mass; the first one always stays.
-    # With a top_p of 1 none does, however the sum is rounded.
-    gone = (probabilities.cumsum(dim=-1) - probabilities >= top_p_B1[..., None]) & (top_p_B1[..., None] < 1)
-    gone[..., 0] = False
-    return logits_BLV.masked_fill(torch.zeros_like(gone).scatter(-1, order, gone), -torch.inf)
-
-
-_WORD = 0xFFFFFFFF
-
-
-def _mix(word: Tensor) -> Tensor:
-    """MurmurHash3's 32-bit finaliser on int64 tensors that hold unsigned words."""
-    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _WORD
-    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _WORD
-    return word ^ (word >> 16)
-
-
-def gumbel(seed_B1: Tensor, positions_BL: Tensor, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise [B, L, V] as a hash of (seed, position, token): no generator, the same on every device."""
-    tokens = torch.arange(vocabulary, device=positions_BL.device)
-    row_BL = _mix((_mix(seed_B1 & _WORD) + positions_BL * 0x9E3779B1) & _WORD)
-    words = _mix((row_BL[..., None] + tokens * 0x85EBCA77) & _WORD)
-    uniform = ((words >> 9).to(torch.float32) + 0.5) / 2**23  # exact in fp32, never 0 and never 1
-    return -(-uniform.log()).log()
+    return kernel.tempered(logits_BLV, (mask_id,), sampling.temperature_B1, sampling.top_p_B1, sampling.top_k_B1)

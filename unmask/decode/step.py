@@ -23,7 +23,7 @@ from unmask.decode.memory import Memory
 from unmask.decode.multi_block import ONE, MultiBlock, split
 from unmask.decode.proposal import Proposal, Score, without
 from unmask.decode.rule import Rule
-from unmask.decode.sampling import Sampling, sample
+from unmask.decode.sampling import Sampling, draw
 from unmask.kernels.vocabulary import Evidence, evidence
 
 Ending = Literal["never", "first", "written", "block", "whole block"]
@@ -266,11 +266,12 @@ def candidates(
         # Logits of less than fp32 are read as they are, the numbers are fp32 all the same.
         candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
         return candidate_BL, confidence_BL, score_BL
-    logits = logits_BLV.to(torch.promote_types(logits_BLV.dtype, torch.float32))
-    offered = without(logits, (mask_id, *never)) if never else logits
-    candidate_BL = offered.argmax(dim=-1) if sampling is None else sample(offered, sampling, mask_id)
-    confidence_BL = logits.softmax(dim=-1).gather(-1, candidate_BL[..., None])[..., 0]
-    return candidate_BL, confidence_BL, confidence_BL if score == "confidence" else evidence(logits, mask_id, score).score_BL
+    candidate_BL, confidence_BL = draw(logits_BLV, sampling, (mask_id, *never))
+    return (
+        candidate_BL,
+        confidence_BL,
+        confidence_BL if score == "confidence" else evidence(logits_BLV, mask_id, score).score_BL,
+    )
 
 
 def proposed(

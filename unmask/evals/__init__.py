@@ -12,7 +12,7 @@ from unmask.evals.generated import MIXTURE, held_out
 from unmask.evals.task import Source, Task
 from unmask.tasks import EVERY
 
-# Tasks whose data is read from disk; those of unmask.tasks are generated.
+# Tasks whose data is read from disk or the hub; those of unmask.tasks are generated.
 TABLE: Mapping[str, str] = {
     "gsm8k": "unmask.evals.gsm8k:gsm8k",
     "math500": "unmask.evals.math500:math500",
@@ -22,6 +22,14 @@ TABLE: Mapping[str, str] = {
     "sudoku": "unmask.evals.sudoku:sudoku",
     "countdown": "unmask.evals.countdown:countdown",
     "parallelbench": "unmask.evals.parallelbench:parallelbench",
+}
+# The data sets of the hub that hold a task's data as it reads them.
+HUB: Mapping[str, str] = {
+    "gsm8k": "openai/gsm8k",
+    "math500": "HuggingFaceH4/MATH-500",
+    "humaneval": "openai/openai_humaneval",
+    "mbpp": "google-research-datasets/mbpp",
+    "svamp": "ChilleD/SVAMP",
 }
 
 
@@ -38,7 +46,8 @@ def load(name: str, source: Source) -> Task:
     """
     if name in TABLE:
         if source.data is None:
-            raise ConfigError(f"{name} is read from disk: name its data with --data")
+            online = f", or --data {HUB[name]} for what the hub has" if name in HUB else ""
+            raise ConfigError(f"{name} is read from disk: name its data with --data{online}")
         module, function = TABLE[name].split(":")
         read: Callable[[Source], Task] = getattr(importlib.import_module(module), function)
         return read(source)

@@ -6,7 +6,7 @@ The answer may be the whole function, in a fenced block or bare, or the lines af
 import re
 
 from unmask.evals import sandbox, shots
-from unmask.evals.reading import Row, files, read
+from unmask.evals.reading import Row, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.evals.written import continuation, program
 
@@ -22,12 +22,12 @@ def humaneval(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, or shots, or if no sandbox can be made.
     """
     shots.refuse("humaneval", source)
-    path = files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl")[0]
-    items = [_item(row) for row in read(path, FIELDS, unique="task_id")]
+    paths = split_files(source.data, "HumanEval.jsonl.gz", "HumanEval.jsonl", configs=("openai_humaneval",))
+    items = [_item(row) for row in read(paths, FIELDS, unique="task_id")]
     sandbox.check()
     return Task(
         name="humaneval",
-        items=chosen(items, source, str(path)),
+        items=chosen(items, source, str(paths[0])),
         metrics=("pass",),
         score=lambda item, answer: {"pass": sandbox.run(_program(item, answer)).passed},
         max_new_tokens=512,

@@ -2,7 +2,7 @@
 
 from unmask.evals import shots
 from unmask.evals.math_verifier import MathVerifier
-from unmask.evals.reading import files, read
+from unmask.evals.reading import read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.tasks.answers import after_answer_is, boxed
 
@@ -18,9 +18,9 @@ def math500(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, for shots, or if math-verify is not installed.
     """
     shots.refuse("math500", source)
-    path = files(source.data, "test.jsonl")[0]
+    paths = split_files(source.data, "test.jsonl")
     items = []
-    for row in read(path, FIELDS, unique="unique_id"):
+    for row in read(paths, FIELDS, unique="unique_id"):
         if boxed(row["solution"]) is None:
             raise row.expected(r'a "solution" with its answer in \boxed{}')
         items.append(
@@ -35,7 +35,7 @@ def math500(source: Source) -> Task:
     verifier = MathVerifier()
     return Task(
         name="math500",
-        items=chosen(items, source, str(path)),
+        items=chosen(items, source, str(paths[0])),
         metrics=("exact",),
         score=lambda item, answer: {"exact": _right(verifier, item.facts["key"], answer)},
         max_new_tokens=512,

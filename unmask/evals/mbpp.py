@@ -1,20 +1,23 @@
 """MBPP: short Python functions from a sentence and its tests (Austin et al. 2021, arXiv 2108.07732; google-research/mbpp).
 
-mbpp.jsonl or its hand-checked subset sanitized-mbpp.json. Task ids 11 to 510 are the test split, 2 to 10 the examples.
+mbpp.jsonl or its hand-checked subset sanitized-mbpp.json. Task ids 11 to 510 are the test split, 2 to 10 the examples; the hub
+(google-research-datasets/mbpp) has the two as configurations, full and sanitized, and the examples as the split prompt.
 """
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError
 from unmask.evals import sandbox
 from unmask.evals.humaneval import STOP
-from unmask.evals.reading import Row, files, read
+from unmask.evals.reading import Row, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.evals.written import longest, program
 
 FIELDS = {"task_id": int, "code": str, "test_list": list}
+CONFIGS = ("full", "sanitized")
 TEST, EXAMPLES, SHOTS = range(11, 511), range(2, 11), 3
 REQUEST = "Answer with one Python code block."
 
@@ -26,8 +29,9 @@ def mbpp(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, too many shots, or if no sandbox can be made.
     """
     number = SHOTS if source.shots is None else source.shots
-    path = files(source.data, "mbpp.jsonl", "sanitized-mbpp.json")[0]
-    rows = [(row["task_id"], _item(row)) for row in read(path, FIELDS, unique="task_id")]
+    paths = _files(source, number)
+    path = paths[0]
+    rows = [(row["task_id"], _item(row)) for row in read(paths, FIELDS, unique="task_id")]
     examples = [item for task_id, item in rows if task_id in EXAMPLES]
     if number > len(examples):
         raise ConfigError(f"{path} has {len(examples)} examples, task ids 2 to 10: ask for no more --shots than that")
@@ -49,6 +53,15 @@ def mbpp(source: Source) -> Task:
         stop=("[DONE]",) if number else STOP,
         shots=number,
     )
+
+
+def _files(source: Source, examples: int) -> list[Path]:
+    """One file of all splits, or the test split and, for worked examples, the split prompt beside it."""
+    own = ("mbpp.jsonl", "sanitized-mbpp.json")
+    found = split_files(source.data, *own, configs=CONFIGS)
+    if found[0].name in own or found == [source.data] or not examples:
+        return found
+    return [*found, *split_files(source.data, *own, split="prompt", configs=CONFIGS)]
 
 
 def _item(row: Row) -> Item:

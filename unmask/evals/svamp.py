@@ -3,11 +3,11 @@
 from decimal import Decimal
 
 from unmask.evals import shots
-from unmask.evals.reading import Row, files, read
+from unmask.evals.reading import Row, number, read, split_files
 from unmask.evals.task import Item, Source, Task, chosen
 from unmask.tasks.answers import stated_number
 
-FIELDS = {"ID": str, "Body": str, "Question": str, "Answer": float, "Type": str}
+FIELDS = {"ID": str, "Body": str, "Question": str, "Answer": Decimal, "Type": str}
 FORMAT = 'Reason step by step and end with "The answer is" and the number.'
 
 
@@ -17,10 +17,11 @@ def svamp(source: Source) -> Task:
     Raises ConfigError for missing or malformed data, or shots.
     """
     shots.refuse("svamp", source)
-    path = files(source.data, "test.json", "test.jsonl")[0]
+    paths = split_files(source.data, "test.json", "test.jsonl")
     items = []
-    for row in read(path, FIELDS, unique="ID"):
-        key = Decimal(str(row["Answer"])).normalize()
+    for row in read(paths, FIELDS, unique="ID"):
+        key = number(row["Answer"])
+        assert key is not None
         items.append(
             Item(
                 id=row["ID"],
@@ -32,7 +33,7 @@ def svamp(source: Source) -> Task:
         )
     return Task(
         name="svamp",
-        items=chosen(items, source, str(path)),
+        items=chosen(items, source, str(paths[0])),
         metrics=("exact",),
         score=lambda item, answer: {"exact": stated_number(answer) == item.facts["key"]},
         max_new_tokens=256,

@@ -18,7 +18,7 @@ class Source:
     """The choice of a task's items.
 
     Attributes:
-        data: folder or file of a task that is read from disk; None for one that is generated.
+        data: file or folder of a task that is read from disk, or a data set of the hub; None for one that is generated.
         limit: number of items; None: all.
         seed: of the choice of items, if there are more than `limit`.
         shots: worked examples before the question; None: the task's own number.

@@ -18,15 +18,15 @@ from torch import Tensor
 from unmask.kernels import choice
 
 
-def accelerated(x: Tensor) -> bool:
-    """Whether a kernel handles this tensor: on a GPU that runs it, and not in float64, the published decoders' precision.
+def accelerated(x: Tensor, *others: Tensor) -> bool:
+    """Whether a kernel handles x: on a GPU that runs it, and not in float64, the precision of the published decoders.
 
     A tensor of the meta device stands for one on a GPU, so that what would be launched can be counted (bench/audit.py).
-    Where gradients are recorded no kernel runs, because none has any.
+    Where the gradient of x or of others is recorded no kernel runs, because none has any.
 
-    >>> accelerated(torch.zeros(1))
-    False
+    >>> accelerated(torch.zeros(1)), accelerated(torch.zeros(1, device="meta"))
+    (False, True)
     """
-    if x.dtype == torch.float64 or torch.is_grad_enabled():
+    if x.dtype == torch.float64 or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others))):
         return False
     return x.is_meta or (x.is_cuda and choice.runs(x.device, x.dtype))

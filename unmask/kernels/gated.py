@@ -13,7 +13,7 @@ def silu_times(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
     >>> silu_times(torch.tensor([[0.0, 1.0]]), torch.tensor([[5.0, 2.0]]))
     tensor([[0.0000, 1.4621]])
     """
-    if accelerated(gate_NF):
+    if accelerated(gate_NF, up_NF):
         from unmask.kernels.gpu import gated as gpu
 
         return gpu.silu_times(gate_NF, up_NF)

@@ -15,7 +15,7 @@ def rms_norm(x_NC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
     >>> rms_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([1.0, 2.0]), 0.0)
     tensor([[0.8485, 2.2627]])
     """
-    if accelerated(x_NC):
+    if accelerated(x_NC, weight_C):
         from unmask.kernels.gpu import norm as gpu
 
         return gpu.rms_norm(x_NC, weight_C, eps)
@@ -31,7 +31,7 @@ def add_rms_norm(x_NC: Tensor, more_NC: Tensor, weight_C: Tensor, eps: float) ->
     >>> states.tolist(), normed
     ([[3.0, 4.0]], tensor([[0.8485, 1.1314]]))
     """
-    if accelerated(x_NC):
+    if accelerated(x_NC, more_NC, weight_C):
         from unmask.kernels.gpu import norm as gpu
 
         return gpu.add_rms_norm(x_NC, more_NC, weight_C, eps)

@@ -26,14 +26,16 @@ def paged_attention(
 
     Row b sees its slots s < seen[b]. Slot s is the pool's slot pages[b, s // page] * page + s % page; slots from begin[b]
     to end[b] are replaced by the row's copies, shift[b] slots later. A row that sees nothing gets zeros. Slots that no row
-    sees may hold anything. Integers are int64, on the queries' device; the kernel does not copy them to the host.
+    sees may hold anything. Integers are int64, on the queries' device; the kernel does not copy them to the host. Keys and
+    values are of the queries' type, or kept in fp8 (e4m3).
 
     >>> q, k, v = torch.zeros(1, 1, 1, 1), torch.zeros(4, 1, 1), torch.tensor([1.0, 9.0, 2.0, 3.0])[:, None, None]
     >>> pages, zero = torch.tensor([[1, 0]]), torch.tensor([0])
     >>> paged_attention(q, k, v, pages, torch.tensor([3]), zero, zero, zero, page=2)  # the mean of the pool's slots 2, 3 and 0
     tensor([[[[2.]]]])
     """
-    assert q_BLHD.dtype == keys_SGD.dtype == values_SGD.dtype, "queries, keys and values are of one type"
+    assert keys_SGD.dtype == values_SGD.dtype, "keys and values are of one type"
+    assert keys_SGD.dtype in (q_BLHD.dtype, torch.float8_e4m3fn), "which is that of the queries, or fp8"
     if accelerated(q_BLHD):
         from unmask.kernels.gpu import paged as gpu
 
@@ -41,7 +43,8 @@ def paged_attention(
     slot_S = torch.arange(int(seen_B.max()), device=q_BLHD.device)
     visible_BS = slot_S < seen_B[:, None]
     pool_BS = places(slot_S.where(visible_BS, 0), pages_BP, begin_B, end_B, shift_B, page=page)
-    q_BHLD, k_BGSD, v_BGSD = (x.transpose(1, 2) for x in (q_BLHD, keys_SGD[pool_BS], values_SGD[pool_BS]))
+    k_BSGD, v_BSGD = keys_SGD[pool_BS].to(q_BLHD.dtype), values_SGD[pool_BS].to(q_BLHD.dtype)
+    q_BHLD, k_BGSD, v_BGSD = (x.transpose(1, 2) for x in (q_BLHD, k_BSGD, v_BSGD))
     mask_B11S = None
     if not visible_BS.all():
         mask_B11S = visible_BS[:, None, None]
@@ -71,11 +74,21 @@ def stored(pages_BP: Tensor, row: Tensor, slot: Tensor, *, page: int) -> Tensor:
 
 
 def write(memory_SGD: Tensor, x_MGD: Tensor, slots_M: Tensor) -> None:
-    """Store fresh keys or values in the pool's slots, in place.
+    """Store fresh keys or values in the pool's slots, in place and in its type: numbers beyond it become its largest.
 
     >>> memory = torch.zeros(3, 1, 1)
     >>> write(memory, torch.ones(1, 1, 1), torch.tensor([2]))
     >>> memory.flatten()
     tensor([0., 0., 1.])
     """
-    memory_SGD.index_copy_(0, slots_M, x_MGD)
+    if memory_SGD.dtype == x_MGD.dtype:
+        memory_SGD.index_copy_(0, slots_M, x_MGD)
+        return
+    most = torch.finfo(memory_SGD.dtype).max
+    stored = x_MGD.clamp(-most, most).to(memory_SGD.dtype)
+    as_bytes(memory_SGD).index_copy_(0, slots_M, as_bytes(stored))
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """The bytes of a tensor's numbers, of which every operator knows what to do."""
+    return x.view(torch.uint8)

@@ -30,6 +30,7 @@ class Denoiser:
         graphs: whether block forwards may be replayed as CUDA graphs.
         steps: how the form that decodes is made from it (models/running.py).
         own: what its checkpoint says about decoding it (models/own.py).
+        kv: the type in which keys and values are kept, where it is not that of the weights.
         head: the commit head that was trained for these weights, if there is one (models/commit_head.py).
         prompting: how text becomes a prompt (engine/prompt.py).
     """
@@ -41,6 +42,7 @@ class Denoiser:
     steps: tuple[Step, ...] = ()
     own: Own = field(default_factory=Own)
     head: CommitHead | None = None
+    kv: torch.dtype | None = None
     prompting: Prompting = field(default_factory=Prompting)
 
     @property
@@ -149,7 +151,7 @@ class Denoiser:
     def page_bytes(self) -> int:
         """Bytes of a page of key/value memory, in this process."""
         shape = self.network.shape
-        return 2 * shape.layers * self.network.kv_heads * shape.head_size * PAGE * self.dtype.itemsize
+        return 2 * shape.layers * self.network.kv_heads * shape.head_size * PAGE * (self.kv or self.dtype).itemsize
 
     def pool(self, pages: int) -> KVPool:
         """Empty key/value memory of the model's shape."""
@@ -160,5 +162,6 @@ class Denoiser:
             kv_heads=self.network.kv_heads,
             head_size=shape.head_size,
             dtype=self.dtype,
+            stored=self.kv,
             device=self.device,
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unmask.context.plan import ForwardPlan
 from unmask.context.pool import KVPool
+from unmask.kernels import accelerated
 from unmask.kernels.gated import silu_times
 from unmask.kernels.norm import add_rms_norm, rms_norm
 from unmask.kernels.rotary import HeadNorms, rotate
@@ -49,7 +50,7 @@ def added(states: Tensor, part: Part, x: Tensor) -> Tensor:
 
 def onward(states: Tensor, part: Part, x: Tensor, norm: Part) -> tuple[Tensor, Tensor]:
     """`states` plus what a part makes of x, and the norm of the sum: from one part of a layer to the next."""
-    if isinstance(norm, RMSNorm) and not isinstance(part, Adds):
+    if isinstance(norm, RMSNorm) and accelerated(states, norm.weight):
         return add_rms_norm(states, part(x), norm.weight, norm.eps)
     states = added(states, part, x)
     return states, norm(states)

@@ -41,6 +41,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     tensor_parallel: "bool | ProcessGroup" = False,
     graphs: bool = True,
+    kv_dtype: str | None = None,
     chat_template: bool = True,
     add_bos: bool = False,
 ) -> Denoiser:
@@ -56,6 +57,7 @@ def load(
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
         graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
+        kv_dtype: "fp8" keeps keys and values in 8 bits (e4m3), which halves their memory of 16 bits; None: in `dtype`.
         chat_template: a string becomes the user's turn of a chat where the tokenizer has a template. False, for a base model:
             it is continued as it is.
         add_bos: every prompt begins with the tokenizer's BOS token, as papers ask base models.
@@ -69,6 +71,7 @@ def load(
     2
     """
     place, kind, mine = find_device(device), _dtype(dtype), share(tensor_parallel)
+    kept = memory_type(kv_dtype, place)
     name = str(name) if revision is None else _at(str(name), revision)
     folder = locate(str(name))
     network = build(read_json(folder / "config.json"), folder)
@@ -88,6 +91,7 @@ def load(
         steps=steps(network),
         own=own.read(folder),
         head=_head(folder, network, place),
+        kv=kept,
     ).asked(chat_template=chat_template, add_bos=add_bos)
 
 
@@ -129,6 +133,21 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no device '{name}' here ({str(error).splitlines()[0][:100]}); try auto or cpu") from None
     return device
+
+
+def memory_type(name: str | None, device: torch.device) -> torch.dtype | None:
+    """The type in which keys and values are kept; None: that of the weights. Raises ConfigError where there is none.
+
+    >>> memory_type("fp8", torch.device("cpu"))
+    torch.float8_e4m3fn
+    """
+    if name is None:
+        return None
+    if name != "fp8":
+        raise ConfigError(f"kv_dtype must be fp8, or be left out for keys and values in the weights' type, got {name!r}")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ConfigError(f"kv_dtype fp8 needs a GPU of compute capability 8.9 or newer, which {device} is not: leave it out")
+    return torch.float8_e4m3fn
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype | None:

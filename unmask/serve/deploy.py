@@ -46,6 +46,7 @@ class Plan:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
         graphs: whether block forwards are replayed as CUDA graphs.
+        kv_dtype: of keys and values, as for `unmask.load`.
         chat_template, add_bos: how texts become prompts, as for `unmask.load`.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
         max_replicas: the most of them, while requests fill the rows of all; None: always `replicas`.
@@ -59,6 +60,7 @@ class Plan:
     model: str = "unmask-tiny"
     dtype: str = "auto"
     graphs: bool = True
+    kv_dtype: str | None = None
     chat_template: bool = True
     add_bos: bool = False
     replicas: int = 1
@@ -175,6 +177,7 @@ def _application(plan: Plan, device: str) -> FastAPI:
         device=device,
         dtype=plan.dtype,
         graphs=plan.graphs,
+        kv_dtype=plan.kv_dtype,
         chat_template=plan.chat_template,
         add_bos=plan.add_bos,
     )

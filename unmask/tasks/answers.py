@@ -1,6 +1,6 @@
-r"""The result that an answer's text states: a number after ####, in a box, after "the answer is", or its last number.
+r"""The result that a text states: a number after ####, in <answer>, in a box, after "the answer is", or its last number.
 
-Numbers are compared by value: 1,007 is $1007.00, and a percent sign or a full stop after it is ignored.
+Numbers are compared by value: 1,007 is $1007.00 and 1e3 is 1000, and a percent sign or a full stop after it is ignored.
 """
 
 import re
@@ -8,11 +8,16 @@ from decimal import Decimal
 
 _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 # \u2212 is a typeset minus; after a digit, a letter or a bracket, either sign means subtraction.
-# LaTeX writes 1{,}007 and 1,\!007.
-_THOUSANDS = r"[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\})[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
-_NUMBER = rf"(?:(?<![\w)}}\]])[-\u2212])?(?:\\?\$[-\u2212]?)?(?:{_THOUSANDS}|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+# LaTeX writes 1{,}007, 1,\!007 and 1\,007, typesetters put a space between thousands that does not break.
+_COMMA = r"(?:,(?:\\!)?|\{,\}|\\,|[\u00a0\u2009\u202f])"
+_THOUSANDS = rf"[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}})+(?![0-9])(?:\.[0-9]+)?"
+_POWER = r"(?:[eE][-+]?[0-9]{1,2}(?![0-9A-Za-z]|\.[0-9]))?"
+_NUMBER = rf"(?:(?<![\w)}}\]])[-\u2212])?(?:\\?\$[-\u2212]?)?(?:{_THOUSANDS}|(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+){_POWER})"
 _ANY = re.compile(_NUMBER)
-_MARKED = re.compile(rf"####[ *]*({_NUMBER})")
+# Behind the mark thousands may stand apart (1 234), and a fraction is a number (3/4).
+_APART = r"[-\u2212]?\$?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?(?![0-9])"
+_MARKED = re.compile(rf"####[ *]*({_APART}|{_NUMBER})(?: ?/ ?([0-9]+)(?![0-9/]|\.[0-9]))?")
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _LINE = re.compile(r"####[ \t]*([^\n]*)")
 # Beside a number this makes a formula of it, which words and units do not: x^2, 3 + y, \sqrt{2}, 18x.
 _FORMULA = re.compile(
@@ -41,6 +46,21 @@ def boxed(text: str) -> str | None:
     return found
 
 
+def in_tags(text: str) -> str | None:
+    """The content of the last complete <answer>...</answer> of a text, as reasoning prompts ask for it.
+
+    >>> in_tags("<answer>1</answer> or rather <ANSWER> 2 </ANSWER>"), in_tags("<answer>1")
+    (' 2 ', None)
+    """
+    end = None
+    for tag in reversed(list(_TAG.finditer(text))):
+        if tag[1]:
+            end = tag.start() if end is None else end
+        elif end is not None:
+            return text[tag.end() : end]
+    return None
+
+
 def after_answer_is(text: str) -> str | None:
     """The rest of the sentence after the last "answer is".
 
@@ -56,13 +76,21 @@ def marked_number(text: str) -> Decimal | None:
 
     >>> marked_number("#### Sum: 3 + 4\n#### 1,007.00") == 1007
     True
+    >>> marked_number("#### 1 234"), marked_number("#### 3/4")
+    (Decimal('1234'), Decimal('0.75'))
     """
-    found: list[str] = _MARKED.findall(text)
-    return _value(found[-1]) if found else None
+    found: list[tuple[str, str]] = _MARKED.findall(text)
+    if not found:
+        return None
+    above, below = found[-1]
+    number = _value(above)
+    if not below:
+        return number
+    return number / Decimal(below) if Decimal(below) else None
 
 
 def stated_number(text: str) -> Decimal | None:
-    r"""The number that a text gives as its result: after ####, boxed, after "answer is", or the last one.
+    r"""The number that a text gives as its result: after ####, in <answer>, boxed, after "answer is", or the last one.
 
     The most explicit form decides, even if it does not hold a number.
 
@@ -70,10 +98,15 @@ def stated_number(text: str) -> Decimal | None:
     (Decimal('7'), Decimal('7'))
     >>> stated_number("10-3 is 7"), stated_number("The answer is 36/5."), stated_number("none")
     (Decimal('7'), None, None)
+    >>> stated_number("<answer>42</answer> then 7")
+    Decimal('42')
     """
     marked = marked_number(text)
     if marked is not None:
         return marked
+    tagged = in_tags(text)
+    if tagged is not None:
+        return stated_number(tagged)
     box = boxed(text)
     if box is not None:
         return _result(box)
@@ -85,12 +118,15 @@ def stated_number(text: str) -> Decimal | None:
 
 
 def statement(text: str) -> str | None:
-    r"""What a text states as its result, in words or in figures: the line after ####, a box, or what follows "answer is".
+    r"""What a text states, in words or figures: the line after ####, in <answer>, in a box, or behind "answer is".
 
     >>> statement("Hm. The answer is **Paris**."), statement(r"\boxed{\frac{1}{2}} of 3"), statement("It is 4.")
     ('**Paris**', '\\frac{1}{2}', None)
     """
     lines: list[str] = _LINE.findall(text)
+    tagged = in_tags(text)
+    if not lines and tagged is not None:
+        return statement(tagged) or tagged.strip() or None
     said = lines[-1] if lines else boxed(text)
     said = after_answer_is(text) if said is None else said
     return None if said is None else said.strip() or None
@@ -117,5 +153,6 @@ def _result(statement: str) -> Decimal | None:
 
 
 def _value(number: str) -> Decimal:
-    sign = "-" if re.search(r"[-\u2212]", number) else ""
-    return Decimal(sign + re.sub(r"[^0-9.]", "", number))
+    figures, _, power = number.lower().partition("e")
+    sign = "-" if re.search(r"[-\u2212]", figures) else ""
+    return Decimal(sign + re.sub(r"[^0-9.]", "", figures)) * Decimal(10) ** int(power or 0)

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from unmask.data.layout import training
+from unmask.data.records import records
 from unmask.decode.settings import from_mapping, whole
 from unmask.engine.generate import answer, make_request
 from unmask.engine.request import Completion, Request
@@ -33,7 +35,6 @@ from unmask.models import loading
 from unmask.models.denoiser import Denoiser, ModelSpec
 from unmask.tasks import problems
 from unmask.tasks.problem import Problem
-from unmask.train.records import files, records
 from unmask.train.selection import COLLECTED
 from unmask.train.trainer import check_number
 from unmask.train.trajectory import Recorder
@@ -51,7 +52,8 @@ class CollectConfig:
         model: an embedded model, a checkpoint folder or a Hugging Face id.
         output: the JSONL file.
         mixture: task -> weight of generated training problems; None: `prompts` are used.
-        prompts: a JSONL or parquet file, or a folder of them, with "prompt" and, if there is a key, "answer".
+        prompts: a JSONL or parquet file, a folder of them or a data set on the hub, with "prompt" and, where there is a key,
+            "answer".
         limit: number of prompts.
         candidates: answers per prompt; one if the temperature is 0.
         method: a preset, or settings, without R2-dLLM's rules.
@@ -120,7 +122,7 @@ def sources(config: CollectConfig) -> Iterator[Prompt]:
                 seen.add(problem.question)
                 yield Prompt(problem.question, problem.key, problem, f"training problem {len(seen)}")
         return
-    for path in files(str(config.prompts)):
+    for path in training(str(config.prompts)):
         for record in records(path):
             asked, key = record.values.get("prompt"), record.values.get("answer")
             error = record.error

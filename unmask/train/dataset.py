@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from unmask.data.layout import training
+from unmask.data.records import records
 from unmask.decode.settings import whole
 from unmask.engine.prompt import encode as encode_prompt
 from unmask.errors import ConfigError, RequestError, unknown
 from unmask.models.denoiser import Denoiser
 from unmask.train.conversation import Piece, encode, turns
-from unmask.train.records import files, records
 from unmask.train.rows import Encoded, Fill
 from unmask.train.selection import Example, Select, Spatial, collected, examples
 
@@ -24,7 +25,8 @@ class DataConfig:
     """The settings of the data.
 
     Attributes:
-        data: a file of `unmask train collect`, or JSONL, JSON or parquet files of conversations, or folders, or a list.
+        data: a file of `unmask train collect`, or JSONL, JSON or parquet files of conversations, or folders, or a data set on
+            the hub (owner/name, of which the split train is read), or a list.
         select: which right answer per collected prompt: that of lowest or highest redundancy, or a random one.
         spatial, per_token: how redundancy is counted; see selection.score.
         length: most tokens of an example, EOS included; longer ones are left out.
@@ -78,7 +80,7 @@ def samples(config: DataConfig, model: Denoiser, *, block_length: int, seed: int
     Raises ConfigError for a path that does not exist, or a file that cannot be read at all.
     """
     on_grid = model.spec.block is not None
-    for found in itertools.chain.from_iterable(_samples(path, config, model, seed) for path in files(config.data)):
+    for found in itertools.chain.from_iterable(_samples(path, config, model, seed) for path in training(config.data)):
         if isinstance(found, Sample):
             width = found.encoded.width(block_length, on_grid=on_grid)
             if width > config.length:
@@ -123,13 +125,13 @@ def chosen(path: Path, config: DataConfig, seed: int) -> list[Example]:
 
 def fill(config: DataConfig) -> Fill:
     """How far rows are filled up."""
-    return config.fill or ("length" if all(map(collected, files(config.data))) else "step")
+    return config.fill or ("length" if all(map(collected, training(config.data))) else "step")
 
 
 def count(config: DataConfig) -> int:
     """How many examples there are, those that are too long included: without a tokenizer that is not known."""
     total = 0
-    for path in files(config.data):
+    for path in training(config.data):
         if collected(path):
             total += len(chosen(path, config, 0))
             continue

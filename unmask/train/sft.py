@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from accelerate import Accelerator, DistributedType
 
+from unmask.data.layout import training
 from unmask.decode.settings import from_mapping
 from unmask.errors import ConfigError, unknown
 from unmask.files import write_atomically, writing
@@ -27,7 +28,6 @@ from unmask.models.network import Network
 from unmask.train import checkpoint
 from unmask.train.batches import BatchConfig, questions
 from unmask.train.dataset import DataConfig, LeftOut, fill, samples
-from unmask.train.records import files
 from unmask.train.rows import Encoded, Examples
 from unmask.train.trainer import Report, Schedule, fit, start
 
@@ -95,7 +95,7 @@ def sft(config: SFTConfig, report: Report | None = None, left_out: Callable[[Lef
     Raises ConfigError if no example can be used, or if the folder holds a run with other settings or is being written by
     another process.
     """
-    files(config.data)  # before the model is loaded
+    training(config.data)  # before the model is loaded
     accelerator, folder = start(config), Path(config.output)
     with checkpoint.writing(accelerator, folder):
         _sft(accelerator, config, folder, report, left_out)

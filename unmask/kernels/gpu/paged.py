@@ -61,7 +61,7 @@ def paged_attention(
             length, groups, math.log2(math.e) / math.sqrt(size),
             SHARED=heads // groups, SIZE=size, PAGE=page, SPLIT=SPLIT, WHOLE=whole, BLOCK=block, KEYS=keys, WIDTH=width,
             # A tile's page numbers are loaded before its keys: with five stages two tiles of keys are in flight.
-            num_warps=8 if block == 64 else 4, num_stages=5, enable_fp_fusion=True,
+            num_warps=8 if block == 64 else 4, num_stages=5 if width <= 128 else 4, enable_fp_fusion=True,
         )  # fmt: skip
         if not whole:
             _join[rows * length * heads,](
@@ -109,6 +109,7 @@ def _attend(
         there = visible[:, None] & (d < SIZE)[None, :]
         k = tl.load(keys_SGD + pool[:, None] * key_slot + group * key_head + d[None, :], mask=there, other=0.0)
         v = tl.load(values_SGD + pool[:, None] * value_slot + group * value_head + d[None, :], mask=there, other=0.0)
+        k, v = k.to(q.dtype), v.to(q.dtype)  # where they are kept in fp8
         # fp32 as three products of tf32, which is its precision at the speed of tensor cores; bf16 and fp16 as they are.
         score = tl.where(visible[None, :], tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale, -float("inf"))
         higher = tl.maximum(high, tl.max(score, axis=1))

@@ -48,7 +48,8 @@ def rotate_and_write(
             heads, groups, remembered, eps,
             NORMED=norms is not None, SIZE=size, HALF=channels // 2, TILE=tile,
             WIDTH=triton.next_power_of_2(channels // 2), REST=triton.next_power_of_2(max(1, size - channels)),
-            WHOLE=triton.next_power_of_2(size), num_warps=4 if tile * size >= 512 else 1,
+            WHOLE=triton.next_power_of_2(size),
+            MOST=0.0 if keys_SGD.dtype == k_NGD.dtype else torch.finfo(keys_SGD.dtype).max, num_warps=4 if tile * size >= 512 else 1,
             enable_fp_fusion=False,  # the sums of products are rounded as the plain form's
         )  # fmt: skip
     return q_NHD, k_NGD
@@ -60,7 +61,7 @@ def _turn(
     q_row, q_head, k_row, k_head, v_row, v_head, slot_row, slot_head, table_row,
     heads, groups, remembered, eps,
     NORMED: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr, TILE: tl.constexpr,
-    WIDTH: tl.constexpr, REST: tl.constexpr, WHOLE: tl.constexpr
+    WIDTH: tl.constexpr, REST: tl.constexpr, WHOLE: tl.constexpr, MOST: tl.constexpr
 ):  # fmt: skip
     token, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     of_queries, of_keys = tl.cdiv(heads, TILE), tl.cdiv(groups, TILE)
@@ -72,28 +73,28 @@ def _turn(
         begin = q_NHD + token * q_row + head * q_head
         _turned(
             begin, begin, head < heads, head < heads, cos_NR + table, sin_NR + table, q_weight, eps,
-            False, NORMED, SIZE, HALF, WIDTH, REST
+            False, NORMED, SIZE, HALF, WIDTH, REST, MOST
         )  # fmt: skip
     elif tile < of_queries + of_keys:
         head = (tile - of_queries) * TILE + tl.arange(0, TILE)
         _turned(
             k_NGD + token * k_row + head * k_head, keys_SGD + slot + head * slot_head,
             head < groups, head < tl.where(kept, groups, 0),
-            cos_NR + table, sin_NR + table, k_weight, eps, True, NORMED, SIZE, HALF, WIDTH, REST
+            cos_NR + table, sin_NR + table, k_weight, eps, True, NORMED, SIZE, HALF, WIDTH, REST, MOST
         )  # fmt: skip
     elif kept:
         head = (tile - of_queries - of_keys) * TILE + tl.arange(0, TILE)
         d = tl.arange(0, WHOLE)
         there = (head < groups)[:, None] & (d < SIZE)[None, :]
         v = tl.load(v_NGD + token * v_row + head[:, None] * v_head + d[None, :], mask=there, other=0.0)
-        tl.store(values_SGD + slot + head[:, None] * slot_head + d[None, :], v, mask=there)
+        _keep(values_SGD + slot + head[:, None] * slot_head + d[None, :], v, there, MOST)
 
 
 @triton.jit
 def _turned(
     begin_H, copy_H, there_H, kept_H, cos_R, sin_R, weight_D, eps,
     COPIED: tl.constexpr, NORMED: tl.constexpr, SIZE: tl.constexpr, HALF: tl.constexpr,
-    WIDTH: tl.constexpr, REST: tl.constexpr
+    WIDTH: tl.constexpr, REST: tl.constexpr, MOST: tl.constexpr
 ):  # fmt: skip
     """Heads at these places, normalised and rotated where they are; where kept, the new ones are copied too."""
     d, r = tl.arange(0, WIDTH)[None, :], 2 * HALF + tl.arange(0, REST)[None, :]
@@ -118,9 +119,17 @@ def _turned(
         tl.store(begin + r, last, mask=rest)
     if COPIED:
         kept = kept_H[:, None]
-        tl.store(copy + d, first, mask=turned & kept)
-        tl.store(copy + HALF + d, second, mask=turned & kept)
-        tl.store(copy + r, last, mask=rest & kept)
+        _keep(copy + d, first, turned & kept, MOST)
+        _keep(copy + HALF + d, second, turned & kept, MOST)
+        _keep(copy + r, last, rest & kept, MOST)
+
+
+@triton.jit
+def _keep(place, x, mask, MOST: tl.constexpr):
+    """Stored in the memory's type: numbers beyond it become its largest."""
+    if MOST > 0:
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -MOST), MOST)
+    tl.store(place, x.to(place.dtype.element_ty), mask=mask)
 
 
 @triton.jit

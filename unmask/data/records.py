@@ -1,17 +1,23 @@
-"""Records of data files, one by one: JSON lines, one JSON list, or parquet, alone or in folders.
+"""Records of data files, one by one: JSON lines, one JSON list, CSV or parquet, gzipped or not.
 
-A record that cannot be read costs itself: it comes with what is wrong with it, and the reader goes on. It knows nothing of
-what a record should hold (train/conversation.py, train/collect.py).
+What a file is shows in its first bytes; its name matters for CSV alone. A record that cannot be read costs itself: it comes
+with what is wrong with it, and the reader goes on. What a record should hold is its reader's business (evals/reading.py,
+train/conversation.py, train/collect.py).
 """
 
+import csv
+import gzip
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from unmask.errors import ConfigError, require
 
-ENDINGS = (".jsonl", ".json", ".parquet")
+_BOM = b"\xef\xbb\xbf"
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
 
 class Record(NamedTuple):
@@ -22,44 +28,37 @@ class Record(NamedTuple):
     error: str | None = None
 
 
-def files(places: str | Sequence[str]) -> list[Path]:
-    """The data files of one or more paths; of a folder all below it that end in .jsonl, .json or .parquet, in order.
-
-    Raises ConfigError for a path that does not exist, or for a folder without such files.
-    """
-    found: list[Path] = []
-    for place in [places] if isinstance(places, str) else places:
-        path = Path(place).expanduser()
-        below = [path] if path.is_file() else sorted(below for below in path.rglob("*") if below.suffix in ENDINGS)
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder")
-        if not below:
-            raise ConfigError(f"{path}: this folder holds no file that ends in {', '.join(ENDINGS)}")
-        found += below
-    return found
-
-
 def records(path: Path) -> Iterator[Record]:
     """The records of a file, read as they are asked for. Blank lines are none.
 
     Raises ConfigError where the file as a whole cannot be read.
     """
     try:
-        if path.suffix == ".parquet":
-            yield from _parquet(path)
-            return
         with path.open("rb") as file:
-            begin = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-            file.seek(0)
-            if begin.startswith(b"["):
-                yield from _list(path, file.read())
-                return
-            for number, line in enumerate(file, start=1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield _record(f"{path}:{number}", line)
+            magic = file.read(4)
+        if magic == _PARQUET or path.suffix == ".parquet":
+            yield from _parquet(path)
+        else:
+            with gzip.open(path) if magic[:2] == _GZIP or path.suffix == ".gz" else path.open("rb") as file:
+                yield from _text(path, file)  # type: ignore[arg-type]
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise ConfigError(f"{path}: not a gzip file, or cut short") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _text(path: Path, file: BinaryIO) -> Iterator[Record]:
+    begin = file.read(4096).removeprefix(_BOM).lstrip()
+    file.seek(0)
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        yield from _csv(path, file)
+    elif begin.startswith(b"["):
+        yield from _list(path, file.read())
+    else:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(_BOM) if number == 1 else line
+            if line.strip():
+                yield _record(f"{path}:{number}", line)
 
 
 def _record(where: str, line: bytes) -> Record:
@@ -84,6 +83,23 @@ def _list(path: Path, content: bytes) -> Iterator[Record]:
         raise ConfigError(f"{path}: begins like a JSON list and is none ({error})") from None
     for number, value in enumerate(entries, start=1):
         yield _checked(f"{path}: entry {number}", value)
+
+
+def _csv(path: Path, file: BinaryIO) -> Iterator[Record]:
+    """The rows under a header, every value a text."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    table = csv.DictReader(text, strict=True)
+    try:
+        for values in table:
+            where = f"{path}:{table.line_num}"
+            whole = None not in values and None not in values.values()
+            yield Record(where, values) if whole else Record(where, {}, "not as many fields as the header has")
+    except csv.Error as error:
+        yield Record(f"{path}:{table.reader.line_num}", {}, f"not CSV ({error})")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from None
+    finally:
+        text.detach()  # or it would close the file, which is not its own
 
 
 def _parquet(path: Path) -> Iterator[Record]:
