@@ -87,6 +87,7 @@ def _draw(
         before = _above(row, vocabulary, divisor, best, fewest, least + 1, False, EXCLUDED, TILE)
         each = tl.exp(_number(least) - best)
         ties = tl.maximum(tl.ceil((wanted - before) / each), 1.0).to(tl.int32)
+        whole = tl.load(top_p_B + b) >= 1.0  # all stay, however the sums are rounded
 
     word = tl.full([], 0, tl.uint32)
     if HOT:
@@ -101,7 +102,7 @@ def _draw(
         if TOP_P:
             tie = (order == least).to(tl.int32)
             rank = seen + tl.cumsum(tie, axis=0) - tie
-            stays = stays & ((order > least) | ((tie > 0) & (rank < ties)))
+            stays = stays & (whole | (order > least) | ((tie > 0) & (rank < ties)))
             seen += tl.sum(tie, axis=0)
         if HOT:
             y = tl.where(hot, tl.where(stays, y + _gumbel(word, ids), -float("inf")), y)
