@@ -88,6 +88,7 @@ def _draw(
         each = tl.exp(_number(least) - best)
         ties = tl.maximum(tl.ceil((wanted - before) / each), 1.0).to(tl.int32)
         whole = tl.load(top_p_B + b) >= 1.0  # all stay, however the sums are rounded
+        least, ties = tl.where(whole, fewest, least), tl.where(whole, NOWHERE, ties)
 
     word = tl.full([], 0, tl.uint32)
     if HOT:
@@ -102,7 +103,7 @@ def _draw(
         if TOP_P:
             tie = (order == least).to(tl.int32)
             rank = seen + tl.cumsum(tie, axis=0) - tie
-            stays = stays & (whole | (order > least) | ((tie > 0) & (rank < ties)))
+            stays = stays & ((order > least) | ((tie > 0) & (rank < ties)))
             seen += tl.sum(tie, axis=0)
         if HOT:
             y = tl.where(hot, tl.where(stays, y + _gumbel(word, ids), -float("inf")), y)
