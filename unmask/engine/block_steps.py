@@ -271,7 +271,7 @@ class BlockSteps:
 
     def reserve(self, structure: Structure) -> None:
         """Room for rows of this structure, which may come up."""
-        self._known.tables.reserve(self._known.state.padding * _queries_of(structure), structure)
+        self._known.tables.reserve(padded(self._known.state.padding * _queries_of(structure)), structure)
         self._scores.setdefault(form_of(structure), set()).add(structure.score)
 
     def __call__(self, form: Form, rows: Sequence[RequestState]) -> BlockStep:
