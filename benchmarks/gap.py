@@ -26,7 +26,7 @@ STEPS = 200
 def gaps(rows: int) -> tuple[float, float]:
     """Median seconds from results to launch of rows that go on, launched again, and of the same launched from their states."""
     engine = Engine(toy("llada", seed=5), Limits(rows=rows, tokens=100 * rows), ahead=True)
-    method = replay(2 * BLOCK, cache="dual", block_length=BLOCK)  # one token per step: the last results stay true for long
+    method = replay(2 * BLOCK, cache="dual")  # one token per step: the last results stay true for long
     for number in range(rows):
         engine.submit(Request(prompt=(1, 2, 3), method=method, max_new_tokens=ANSWER, seed=number))
     for _ in range(6):  # refreshes, and captures

@@ -57,7 +57,7 @@ def equal_alone(own: list[StepSettings], seed: int, width: int = LENGTH) -> None
     logits, window = evidence(len(own), width, seed)
     shared = structure(own[0])
     assert all(structure(one) == shared for one in own)
-    numbers_FB = torch.tensor([numbers(one) for one in own], dtype=torch.float64).t().contiguous()
+    numbers_FB = torch.tensor([numbers(one) for one in own], dtype=torch.int64).view(len(own), -1).t().contiguous()
     together = decided(of_rows(shared, numbers_FB, shared.precision), logits, window)
     for row, one in enumerate(own):
         repeated = logits[row : row + 1].expand(len(own), -1, -1), window[row : row + 1].expand(len(own), -1)

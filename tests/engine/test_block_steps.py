@@ -139,7 +139,7 @@ def test_nothing_is_copied_while_the_same_rows_go_on(steps: list[int], monkeypat
     asked = [Request(prompt=(1, 2), method=method, max_new_tokens=tokens) for tokens in (32, 32, 16)]
     answer(model("llada", "cpu"), asked)
     assert len(steps) == 4 * 7
-    queries, rows = 4 * padded(3), 3 + 3
+    queries, rows = 6 * padded(3), 3 + 3
     assert copies == [queries, rows, queries, rows]
 
 

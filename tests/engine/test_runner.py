@@ -123,6 +123,7 @@ def test_memory_is_flat_in_blocks_and_forwards(stays: bool, monkeypatch: pytest.
         over = [row.settle() for row in rows]
         if any(over):
             break
+    made = made[1:]  # the first block forward makes what the others find
     assert len(made) > 20
     assert len(set(made)) == len(dict(made))
     assert sorted(dict(made).values()) == [size for _, size in sorted(set(made))]

@@ -11,6 +11,7 @@ Shapes: B rows, F numbers.
 """
 
 import copy
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -36,17 +37,27 @@ Settings = TypeVar("Settings", bound=StepSettings)
 _Change = Callable[[Any, Kind], Any]
 
 
-def numbers(settings: StepSettings) -> list[float]:
-    """The numbers in their order, as many as `structure` leaves out.
+def bits(number: float) -> int:
+    """A real number's bits as float64 has them, so that it can stand among whole numbers.
+
+    >>> bits(1.0) == 0x3FF0000000000000
+    True
+    """
+    (whole,) = struct.unpack("<q", struct.pack("<d", number))
+    return int(whole)
+
+
+def numbers(settings: StepSettings) -> list[int]:
+    """The numbers in their order, as many as `structure` leaves out: whole ones as they are, real ones as their bits.
 
     >>> from unmask.decode.rules import Quota, Threshold
-    >>> numbers(StepSettings(rules=(Threshold(threshold=0.8, alpha=0.3), Quota(steps=4))))
-    [0.8, 0.3, 4.0]
+    >>> numbers(StepSettings(rules=(Threshold(threshold=0.8), Quota(steps=4)))) == [bits(0.8), 4]
+    True
     """
-    found: list[float] = []
+    found: list[int] = []
 
     def note(value: Any, kind: Kind) -> Any:
-        found.append(float(value))
+        found.append(int(value) if kind == "whole" else bits(value))
         return value
 
     _changed(settings, note)
@@ -70,22 +81,23 @@ def structure(settings: Settings) -> Settings:
 
 
 def of_rows(settings: Settings, numbers_FB: Tensor, precision: torch.dtype) -> Settings:
-    """A structure with the numbers of rows, float64 [F, B], as columns: real ones in the precision of confidences.
+    """A structure with the numbers of rows, int64 [F, B], as columns: real ones in the precision of confidences.
 
     Of several blocks at once a rule sees every block as a row, so that its columns are [B N, 1].
     """
     count = settings.blocks.count
-    whole_FB, real_FB = numbers_FB.long(), numbers_FB.to(precision)
+    exact_FB = numbers_FB.contiguous().view(torch.float64)
+    real_FB = exact_FB.to(precision)
     place = iter(range(len(numbers_FB)))
 
     def column(value: Any, kind: Kind) -> Any:
         if not isinstance(value, PerRow):
             return value
-        column_B = (whole_FB if kind == "whole" else real_FB)[next(place)]
+        column_B = (numbers_FB if kind == "whole" else real_FB)[next(place)]
         return (column_B if count == 1 else column_B.repeat_interleave(count))[:, None]
 
     def share(value: Any, kind: Kind) -> Any:  # of a window's blocks, compared in float64 as on the host
-        return numbers_FB[next(place)][:, None] if isinstance(value, PerRow) else value
+        return exact_FB[next(place)][:, None] if isinstance(value, PerRow) else value
 
     return _changed(settings, column, share)
 

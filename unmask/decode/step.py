@@ -267,11 +267,8 @@ def candidates(
         candidate_BL, confidence_BL, _, score_BL = evidence(logits_BLV, mask_id, score)
         return candidate_BL, confidence_BL, score_BL
     candidate_BL, confidence_BL = draw(logits_BLV, sampling, (mask_id, *never))
-    return (
-        candidate_BL,
-        confidence_BL,
-        confidence_BL if score == "confidence" else evidence(logits_BLV, mask_id, score).score_BL,
-    )
+    score_BL = confidence_BL if score == "confidence" else evidence(logits_BLV, mask_id, score).score_BL
+    return candidate_BL, confidence_BL, score_BL
 
 
 def proposed(

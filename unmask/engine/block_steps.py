@@ -57,17 +57,24 @@ class _Queries(NamedTuple):
 
     Attributes:
         place: of its tokens among the versions of all windows (`DeviceState.version`).
-        row, version: of which row, and which version of its window.
+        row: of which row.
+        shift, draft: of a draft how far its copy lies behind the first possible place of one, and 1; else 0.
+        clean: 1 if it is the finished block before the row's, else 0.
         before: the place in the forward of the token before its first one; its first one's where there is none.
     """
 
     place: list[int]
     row: list[int]
-    version: list[int]
+    shift: list[int]
+    draft: list[int]
+    clean: list[int]
     before: list[int]
 
-    def add(self, place: int, row: int, version: int, before: int) -> None:
-        for whole, number in zip(self, (place, row, version, before), strict=True):
+    def add(self, place: int, row: int, version: int, before: int, query: int) -> None:
+        """One more, of `query` tokens."""
+        draft = max(0, version - CLEAN)
+        numbers = (place, row, draft * query, int(draft > 0), int(version == CLEAN), before)
+        for whole, number in zip(self, numbers, strict=True):
             whole.append(number)
 
 
@@ -89,8 +96,8 @@ class _Forward:
         self._state, self._tables = known
         (self._size, self._pages), padding = size, self._state.padding
         place, query = self._state.version(padding, WINDOW), form.before + form.width
-        nothing = [place] * self._size, [padding] * self._size, [WINDOW] * self._size, range(0, self._size * query, query)
-        self._padding = [list(numbers) for numbers in nothing]
+        firsts = range(0, self._size * query, query)
+        self._padding = [[one] * self._size for one in (place, padding, 0, 0, 0)] + [list(firsts)]
         self._taking = _Taking([number for numbers in self._padding for number in numbers], model.device)
 
     def take(self, queries: _Queries) -> None:
@@ -99,10 +106,10 @@ class _Forward:
         self._taking.set([one for some, rest in zip(queries, self._padding, strict=True) for one in (*some, *rest[count:])])
 
     def __call__(self) -> None:
-        place_N, index_N, version_N, before_N = self._taking.tensor.view(4, -1).unbind()
+        place_N, index_N, *where = self._taking.tensor.view(6, -1).unbind()
         facts, form = self._state.facts(index_N), self._form
         token_NL = self._state.versions(place_N, form.width)
-        tokens_N, plan = self._plan(token_NL, facts, index_N, version_N, before_N)
+        tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N, self._pages), *where)
         logits_RV, hidden_RC = self._model.predict(tokens_N, plan, self._pool, hidden=self._like.reads_hidden)
         logits_NLV = logits_RV.view(self._size, form.width, -1)
         if self._like.hole_ends:
@@ -111,7 +118,6 @@ class _Forward:
         candidate_NL, confidence_NL, scores = self._candidates(logits_NLV, facts)
         self._tables.put(
             Said(
-                token=token_NL,
                 candidate=candidate_NL,
                 confidence=confidence_NL,
                 scores=scores,
@@ -123,17 +129,21 @@ class _Forward:
         )
 
     def _plan(
-        self, token_NL: Tensor, facts: Facts[Tensor], index_N: Tensor, version_N: Tensor, before_N: Tensor
+        self,
+        token_NL: Tensor,
+        facts: Facts[Tensor],
+        pages_NP: Tensor,
+        shift_N: Tensor,
+        draft_N: Tensor,
+        clean_N: Tensor,
+        before_N: Tensor,
     ) -> tuple[Tensor, ForwardPlan]:
         """The forward's tokens and plan: a draft keeps a copy of its query, the block before stands a block before."""
         form, begin_N, seen_N, length_N = self._form, facts.begin, facts.seen, None
-        query = form.before + form.width
-        behind_N = torch.add(facts.copies - begin_N, version_N - (CLEAN + 1), alpha=query)
-        shift_N = torch.where(version_N > CLEAN, behind_N, 0)
+        shift_N = torch.addcmul(shift_N, facts.apart, draft_N)
         if form.grid is not None:
-            clean_N = version_N == CLEAN
-            begin_N, seen_N = begin_N - clean_N * form.length, torch.where(clean_N, begin_N, seen_N)
-            length_N = torch.where(clean_N, form.length, form.width) if form.blocks > 1 else None
+            begin_N, seen_N = begin_N - clean_N * form.length, torch.where(clean_N > 0, begin_N, seen_N)
+            length_N = form.width - clean_N * (form.width - form.length) if form.blocks > 1 else None
         if form.before:
             token_NL = torch.cat((facts.before[:, None], token_NL), dim=1)
         return assemble_blocks(
@@ -143,7 +153,7 @@ class _Forward:
                 begin_B=begin_N,
                 seen_B=seen_N,
                 shift_B=shift_N,
-                pages_BP=self._state.pages(index_N, self._pages),
+                pages_BP=pages_NP,
                 block=form.grid if form.blocks > 1 else None,
                 length_B=length_N,
                 before_B=None if form.grid is None else before_N,
@@ -198,31 +208,25 @@ class _Decision:
     def __call__(self) -> None:
         key, structure, mask_id = self._key, self._key.structure, self._model.spec.mask_id
         index_B, query_N = self._taking.tensor[: key.rows], self._taking.tensor[key.rows :]
-        known = Known.of(structure, index_B, self._state, self._model.dtype, drawn=False)
-        token_NL, candidate_NL, confidence_NL, score_NL = (
-            self._tables.get(name, query_N, structure.width)
-            for name in ("token", "candidate", "confidence", f"score {structure.score}")
-        )
-        precision = known.precision
+        known = Known.of(structure, index_B, self._state, drawn=False)
+        states_BKL = self._state.states(index_B, structure, key.states)
+        candidate_NL, confidence_NL, score_NL = self._tables.seen(structure, query_N)
         proposal = proposed(
             candidate_NL,
-            confidence_NL.to(precision),
-            score_NL.to(precision),
-            token_NL,
+            confidence_NL,
+            score_NL,
+            states_BKL.flatten(0, 1),
             known.facts.repeat(key.states),
             mask_id=mask_id,
             eos_E=self._eos_E,
         )
         proposal = proposal._replace(**self._tables.beside(structure, query_N))
-        states_BKL = token_NL.view(key.rows, key.states, -1)
         broken_B = proposal.confidence_BL.isnan().view(key.rows, -1).any(dim=1)
         outcome, left_B = conclude(
             known.settings, proposal, broken_B, states_BKL, known.facts, known.memories, mask_id=mask_id, eos_E=self._eos_E
         )
-        if structure.leaves:  # a step that was launched before the host knew may find a row done: it changes nothing of it
-            index_B = torch.where(self._state.goes_on(index_B), index_B, self._state.padding)
-        self._state.keep(index_B, outcome, left_B, known.settings, mask_id)
-        self.numbers_BW.copy_(told(outcome, left_B, states_BKL))
+        self._state.keep(index_B, outcome, known.settings, mask_id)
+        told(outcome, left_B, states_BKL, out=self.numbers_BW)
 
 
 class _Shared(NamedTuple):
@@ -260,14 +264,14 @@ class BlockSteps:
 
     def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState, fallbacks: Fallbacks) -> None:
         self._model, self._pool = model, pool
-        self._known = _Shared(device_state, EvidenceTables(model))
+        self._known = _Shared(device_state, EvidenceTables(model, device_state.precision))
         self.replays = Replays(model.device, fallbacks)
         self._scores: dict[Form, set[Score]] = {}  # that any row of a form has ranked by: a forward makes all of them
         self._shapes = self._shape()
 
     def reserve(self, structure: Structure) -> None:
         """Room for rows of this structure, which may come up."""
-        self._known.tables.reserve(self._known.state.padding * _queries_of(structure), structure)
+        self._known.tables.reserve(padded(self._known.state.padding * _queries_of(structure)), structure)
         self._scores.setdefault(form_of(structure), set()).add(structure.score)
 
     def __call__(self, form: Form, rows: Sequence[RequestState]) -> BlockStep:
@@ -335,19 +339,19 @@ class BlockSteps:
     def _queries(self, form: Form, parts: Sequence[Part]) -> tuple[_Queries, list[list[int]]]:
         """All queries of the rows, and of each part the numbers of those that it decides by."""
         state, query = self._known.state, form.before + form.width
-        queries, asked = _Queries([], [], [], []), []
+        queries, asked = _Queries([], [], [], [], [], []), []
         for key, some in parts:
             mine = []
             for row in some:
                 last = NONE
                 if form.grid is not None and row.turn().clean is not None:
                     number = len(queries.row)
-                    queries.add(state.version(row.index, CLEAN), row.index, CLEAN, number * query)
+                    queries.add(state.version(row.index, CLEAN), row.index, CLEAN, number * query, query)
                     last = number * query + form.length - 1
                 for version in (WINDOW, *range(CLEAN + 1, CLEAN + key.states)):
                     number = len(queries.row)
                     before = number * query if last == NONE else last
-                    queries.add(state.version(row.index, version), row.index, version, before)
+                    queries.add(state.version(row.index, version), row.index, version, before, query)
                     mine.append(number)
             asked.append(mine)
         return queries, asked

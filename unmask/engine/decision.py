@@ -83,23 +83,17 @@ class DecisionKey(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the device knows of rows that decide together: their settings, with each row's numbers, and their blocks.
-
-    Real numbers are of `precision`.
-    """
+    """What the device knows of rows that decide together: their settings, with each row's numbers, and their blocks."""
 
     settings: Structure
     facts: BlockFacts
     memories: tuple[Memory, ...]
-    precision: torch.dtype
 
     @classmethod
-    def of(
-        cls, structure: Structure, index_B: Tensor, device_state: DeviceState, dtype: torch.dtype, *, drawn: bool = True
-    ) -> "Known":
-        """Of rows at these places, whose logits are of that type; `drawn`: tokens are still to be drawn, where they are."""
-        precision = torch.promote_types(torch.promote_types(dtype, torch.float32), structure.precision)
-        facts, numbers_FB = device_state.facts(index_B), device_state.numbers(index_B)
+    def of(cls, structure: Structure, index_B: Tensor, device_state: DeviceState, *, drawn: bool = True) -> "Known":
+        """Of rows at these places; `drawn`: tokens are still to be drawn, where they are."""
+        precision = device_state.precision(structure)
+        facts, numbers_FB = device_state.known(index_B)
         kind_BL = device_state.kind(index_B, structure.width)
         sampled = structure.sampled if drawn else None
         return cls(
@@ -111,8 +105,7 @@ class Known(NamedTuple):
                 sampling=None if sampled is None else drawing(facts, structure.width, sampled),
                 kind_BL=kind_BL if structure.hole_ends else None,
             ),
-            device_state.memories(index_B, structure, precision),
-            precision,
+            device_state.memories(index_B, structure),
         )
 
 
@@ -121,7 +114,6 @@ class Decided(NamedTuple):
 
     settings: Structure
     outcome: Outcome
-    left_B: Tensor
     numbers_BW: Tensor
 
 
@@ -164,7 +156,7 @@ class DecisionBatch:
 
     def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Decided:
         """What the evidence leads to. Nothing is committed yet."""
-        known = Known.of(self.key.structure, self.index_B, self.device_state, self.model.dtype)
+        known = Known.of(self.key.structure, self.index_B, self.device_state)
         outcome, left_B = decide(
             known.settings,
             logits_RV,
@@ -178,12 +170,12 @@ class DecisionBatch:
             shown_S=self.shown_S,
         )
         refused = self.key.structure.constrained
-        return Decided(known.settings, outcome, left_B, told(outcome, left_B, states_BKL, refused=refused))
+        return Decided(known.settings, outcome, told(outcome, left_B, states_BKL, refused=refused))
 
     def commit(self, decided: Decided) -> None:
         """What was decided becomes what the next forward starts from."""
         settings, mask_id = decided.settings, self.model.spec.mask_id
-        self.device_state.keep(self.index_B, decided.outcome, decided.left_B, settings, mask_id)
+        self.device_state.keep(self.index_B, decided.outcome, settings, mask_id)
 
 
 def decide_all(
@@ -222,7 +214,7 @@ def _alternatives(ids_N: Tensor, sure_N: Tensor, most: int) -> list[list[Alterna
     return [[Alternative(*one) for one in zip(*place, strict=True)] for place in places]
 
 
-def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool = False) -> Tensor:
+def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool = False, out: Tensor | None = None) -> Tensor:
     """What the host is told of each row, as `DecisionKey` reads it: int64 [B, W]; `refused` candidates too, if asked for."""
 
     def bits(part: Tensor) -> Tensor:
@@ -238,4 +230,4 @@ def told(outcome: Outcome, left_B: Tensor, states_BKL: Tensor, *, refused: bool 
     if refused:
         refused_BL, none_BL = outcome.last.refused_BL, torch.full_like(outcome.window_BL, -1)
         evidence += (none_BL if refused_BL is None else refused_BL,)  # type: ignore[assignment]
-    return torch.cat((*output, *said, *evidence), dim=1)
+    return torch.cat((*output, *said, *evidence), dim=1, out=out)

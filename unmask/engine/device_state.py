@@ -8,7 +8,6 @@ Shapes: S places, the last of which is padding, which no request holds; B rows o
 the longest window; K states of a window, T = K + 1 versions of it: the true state, the finished block before it, the drafts.
 """
 
-import struct
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -18,7 +17,7 @@ from torch.nn.functional import pad
 
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.memory import Memory, State
-from unmask.decode.numbers import MOST, numbers
+from unmask.decode.numbers import MOST, bits, numbers
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Structure
 
@@ -32,7 +31,7 @@ class Facts(NamedTuple, Generic[Number]):
         begin: the slot at which a block forward's query begins, before the block by the model's lookbehind.
         seen: slots that the row sees.
         suffix: how many of them lie behind the window.
-        copies: the slot behind which drafts keep their copies.
+        apart: how far behind the slots of a draft's query its copy is kept, but for the length of a query per further draft.
         before: the token at `begin`.
         offset: where the window stands in the answer; below 0 where it holds the prompt's end.
         stays, moved: how many of its tokens were in the row's last window too, and how far behind its beginning.
@@ -42,7 +41,7 @@ class Facts(NamedTuple, Generic[Number]):
     begin: Number
     seen: Number
     suffix: Number
-    copies: Number
+    apart: Number
     before: Number
     offset: Number
     stays: Number
@@ -62,39 +61,37 @@ class Facts(NamedTuple, Generic[Number]):
             begin=begin,
             seen=len(plan.positions),
             suffix=len(plan.positions) - window.end,
-            copies=window.total,
+            apart=window.total - window.end,
             before=row.canvas.tokens[begin],
             offset=window.start - window.prompt,
             stays=max(0, window.end - window.start - row.moved) if row.moved else 0,
             moved=row.moved,
             seed=request.seed,
-            temperature=_bits(request.temperature),
-            top_p=_bits(1.0 if request.top_p is None else request.top_p),
+            temperature=bits(request.temperature),
+            top_p=bits(1.0 if request.top_p is None else request.top_p),
             top_k=row.model.spec.vocab_size if request.top_k is None else request.top_k,
         )
 
 
 WINDOW, CLEAN = 0, 1  # versions of a window; drafts stand behind them
-FACTS = len(Facts._fields) + MOST  # and the rules' numbers, as the bits of float64s too
+FACTS = len(Facts._fields) + MOST  # and the rules' numbers
 
 
 def row_facts(row: RequestState) -> list[int]:
     """All of them of a request that stands before its window's first forward."""
     own = numbers(row.recipe)
-    return [*Facts.of(row), *map(_bits, (*own, *[1.0] * (MOST - len(own))))]
-
-
-def _bits(number: float) -> int:
-    (whole,) = struct.unpack("<q", struct.pack("<d", number))
-    return int(whole)
+    return [*Facts.of(row), *own, *[1] * (MOST - len(own))]
 
 
 class DeviceState:
     """Places for this many requests; `padding` is the index that none holds, and its pages are the pool's scratch page."""
 
-    def __init__(self, rows: int, *, pages: int, scratch: int, device: torch.device) -> None:
-        """`pages` are as many as a row is likely to have at most: tables that need not grow need not move."""
-        self.padding, self._scratch = rows, scratch
+    def __init__(self, rows: int, *, pages: int, scratch: int, dtype: torch.dtype, device: torch.device) -> None:
+        """`pages` are as many as a row is likely to have at most: tables that need not grow need not move.
+
+        `dtype` is the logits'.
+        """
+        self.padding, self._scratch, self._dtype = rows, scratch, dtype
         self._free = list(range(rows))
 
         def table(dtype: torch.dtype) -> Tensor:
@@ -102,16 +99,14 @@ class DeviceState:
 
         self._facts_FS = torch.zeros((FACTS, rows + 1), dtype=torch.int64, device=device)
         self._facts_FS[Facts._fields.index("seen"), rows] = 1
-        self._facts_FS[-MOST:, rows] = _bits(1.0)  # a number that divides
+        self._facts_FS[-MOST:, rows] = 1  # a number that divides
         self._pages_SP = torch.zeros((rows + 1, pages), dtype=torch.int64, device=device)
         self._pages_SP[rows] = scratch
         self._step_SL = table(torch.int64)  # of each position's block
-        self._left_S = torch.ones(rows + 1, dtype=torch.int64, device=device)
         self._kind_SL = table(torch.int64)
         self._tokens_STL = torch.zeros((rows + 1, CLEAN + 1, 0), dtype=torch.int64, device=device)
-        # By the rule's place among its method's rules and the kind of its state. Real numbers of every precision go into
-        # float64 and come back as they were.
-        self._memories: dict[tuple[int, type[State]], State] = {}
+        # By the rule's place among its method's rules, the kind of its state, and the precision of its real numbers.
+        self._memories: dict[tuple[int, type[State], torch.dtype], State] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,9 +133,9 @@ class DeviceState:
             )
             for key, tables in self._memories.items():
                 self._memories[key] = type(tables)(*(_longer(table, longer) for table in tables))
-        for key in _states(structure):
+        for key in self._states(structure):
             if key not in self._memories:
-                self._memories[key] = self._empty(key[1], self.padding + 1)
+                self._memories[key] = self._empty(key[1], self.padding + 1, key[2])
         return self._free.pop()
 
     def give(self, index: int) -> None:
@@ -157,10 +152,9 @@ class DeviceState:
         self._pages_SP[:, : pages_BP.shape[1]].index_copy_(0, index_B, pages_BP)
         self._tokens_STL[:, WINDOW].index_copy_(0, index_B, window_BL)
         self._kind_SL.index_copy_(0, index_B, kind_BL)
-        self._left_S.index_fill_(0, index_B, 1)
         kept = [(self._step_SL, torch.zeros_like(window_BL))]
-        for tables in self._memories.values():
-            kept += zip(tables, self._empty(type(tables), len(index_B)), strict=True)
+        for (_, kind, precision), tables in self._memories.items():
+            kept += zip(tables, self._empty(kind, len(index_B), precision), strict=True)
         place_BL = torch.arange(window_BL.shape[1], device=window_BL.device).expand_as(window_BL)
         from_BL = torch.where(place_BL < stays_B1, place_BL + moved_B1, 0)
         for table, new in kept:  # [B, L], or more numbers per place
@@ -173,11 +167,12 @@ class DeviceState:
 
     def facts(self, index_B: Tensor) -> Facts[Tensor]:
         """What `open` was given of the rows, columns [B]."""
-        return Facts(*self._facts_FS[:-MOST].index_select(1, index_B).unbind(0))
+        return self.known(index_B)[0]
 
-    def numbers(self, index_B: Tensor) -> Tensor:
-        """The numbers of their rules, float64 [F, B]."""
-        return self._facts_FS[-MOST:].index_select(1, index_B).view(torch.float64)
+    def known(self, index_B: Tensor) -> tuple[Facts[Tensor], Tensor]:
+        """The same, and the numbers of their rules as the bits that `numbers.bits` made of them, int64 [F, B]."""
+        facts_FB = self._facts_FS.index_select(1, index_B)
+        return Facts(*facts_FB[:-MOST].unbind(0)), facts_FB[-MOST:]
 
     def pages(self, index_B: Tensor, widest: int) -> Tensor:
         """The first pages of each row, [B, widest]."""
@@ -212,22 +207,21 @@ class DeviceState:
         """What may be written at each of them, [B, L]."""
         return _rows(self._kind_SL, index_B, length)
 
-    def goes_on(self, index_B: Tensor) -> Tensor:
-        """Whether anything was left of each row's block when its last decision was made, [B]."""
-        return self._left_S.index_select(0, index_B) > 0
+    def precision(self, structure: Structure) -> torch.dtype:
+        """Of confidences: float32 at least, or what the model or the method has."""
+        return torch.promote_types(torch.promote_types(self._dtype, torch.float32), structure.precision)
 
-    def memories(self, index_B: Tensor, structure: Structure, precision: torch.dtype) -> tuple[Memory, ...]:
-        """What each rule carries, real numbers in `precision`."""
+    def memories(self, index_B: Tensor, structure: Structure) -> tuple[Memory, ...]:
+        """What each rule carries."""
 
         def rows(table: Tensor) -> Tensor:
-            part = _rows(table, index_B, structure.width)
-            return part.to(precision) if table.is_floating_point() else part
+            return _rows(table, index_B, structure.width)
 
         kept = {place: type(tables)(*map(rows, tables)) for place, tables in self._tables(structure)}
         return tuple(kept.get(place) for place in range(len(structure.rules)))
 
-    def keep(self, index_B: Tensor, outcome: Outcome, left_B: Tensor, structure: Structure, mask_id: int) -> None:
-        """What a forward decided becomes what the next one starts from, drafts included; `left_B` as in `step.status`."""
+    def keep(self, index_B: Tensor, outcome: Outcome, structure: Structure, mask_id: int) -> None:
+        """What a forward decided becomes what the next one starts from, drafts included."""
         step_BN, window_BL = outcome.step_B.view(len(index_B), -1), outcome.window_BL
         kept = [
             (self._tokens_STL[:, WINDOW], window_BL),
@@ -241,21 +235,19 @@ class DeviceState:
             guess = outcome.last.candidate_BL, outcome.last.score_BL
             made_BKL = drafts(window_BL, *guess, structure.branches, mask_id, structure.blocks)[:, 1:]
             self._tokens_STL[:, CLEAN + 1 : CLEAN + structure.branches, : structure.width].index_copy_(0, index_B, made_BKL)
-        if structure.leaves:
-            self._left_S.index_copy_(0, index_B, left_B)
         for table, part_BL in kept:
             table[:, : structure.width].index_copy_(0, index_B, part_BL.to(table.dtype))
 
-    def _empty(self, kind: type[State], rows: int) -> State:
-        return kind.empty(rows, self.longest, self._kind_SL.device, torch.float64)
+    def _empty(self, kind: type[State], rows: int, precision: torch.dtype) -> State:
+        return kind.empty(rows, self.longest, self._kind_SL.device, precision)
 
     def _tables(self, structure: Structure) -> Iterator[tuple[int, State]]:
         """The places of the rules that carry a state, and its tables."""
-        return ((key[0], self._memories[key]) for key in _states(structure))
+        return ((key[0], self._memories[key]) for key in self._states(structure))
 
-
-def _states(structure: Structure) -> Iterator[tuple[int, type[State]]]:
-    return ((place, rule.state) for place, rule in enumerate(structure.rules) if rule.state is not None)
+    def _states(self, structure: Structure) -> Iterator[tuple[int, type[State], torch.dtype]]:
+        precision = self.precision(structure)
+        return ((place, rule.state, precision) for place, rule in enumerate(structure.rules) if rule.state is not None)
 
 
 def widened(pages: int) -> int:

@@ -18,7 +18,7 @@ class Fallbacks:
     """The counts of one engine."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Fallback] = Counter(dict.fromkeys(get_args(Fallback), 0))
+        self.counts: Counter[str] = Counter(dict.fromkeys(get_args(Fallback), 0))
 
     def note(self, what: Fallback, error: Exception) -> None:
         """Count one, with a warning where it is the first of its kind."""

@@ -43,7 +43,7 @@ def roomed(pages: int) -> int:
     [64, 64, 256, 1024]
     """
     times = max(1, -(-pages // 64))
-    return int(64 * 4 ** (((times - 1).bit_length() + 1) // 2))
+    return 64 << 2 * (((times - 1).bit_length() + 1) // 2)
 
 
 class Form(NamedTuple):

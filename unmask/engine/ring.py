@@ -20,7 +20,8 @@ class Ring:
         """Numbers, one part behind the other, to be read after the event; until TURNS later ones are asked for."""
         if self._device.type != "cuda":
             whole = parts[0] if len(parts) == 1 else torch.cat(list(parts)) if parts else torch.empty(0, dtype=torch.int64)
-            return (whole.cpu() if self._device.type == "meta" else whole.clone()), None
+            home = whole.cpu()
+            return (home.clone() if home is whole else home), None  # the next step writes its numbers where these are
         self._turn = (self._turn + 1) % TURNS
         size = sum(part.numel() for part in parts)
         if self._buffers[self._turn].numel() < size:

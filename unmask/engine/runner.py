@@ -63,7 +63,7 @@ class Runner:
         self.prefixes = PrefixCache(self.pool, shared=shared)
         self.fallbacks = Fallbacks()
         longest = min(pages, pages_for(model.spec.max_length))
-        self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, device=model.device)
+        self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, dtype=model.dtype, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
         self._ring = Ring(model.device)
         if model.device.type == "cuda":

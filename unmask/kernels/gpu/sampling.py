@@ -88,6 +88,8 @@ def _draw(
         before = _above(row, vocabulary, divisor, best, fewest, least + 1, False, EXCLUDED, TILE)
         each = tl.exp(_number(least) - best)
         ties = tl.maximum(tl.ceil((wanted - before) / each), 1.0).to(tl.int32)
+        whole = tl.load(top_p_B + b) >= 1.0  # all stay, however the sums are rounded
+        least, ties = tl.where(whole, fewest, least), tl.where(whole, NOWHERE, ties)
 
     word = tl.full([], 0, tl.uint32)
     if HOT:
