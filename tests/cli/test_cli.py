@@ -148,7 +148,7 @@ def test_a_fault_of_ours_is_one_line_and_exit_code_1(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("unmask.models.loading.locate", broken)
+    monkeypatch.setattr("unmask.models.loading.fill", broken)
     code, _, err = run(capsys, "generate", QUESTION)
     assert (code, err) == (1, "error: RuntimeError: two lines (--traceback shows where)\n")
     code, _, err = run(capsys, "generate", QUESTION, "--traceback")
@@ -171,7 +171,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unmask.models.loading.locate", interrupted)
+    monkeypatch.setattr("unmask.models.loading.fill", interrupted)
     assert run(capsys, *arguments) == (130, "", f"interrupted: {line}\n")
 
 

@@ -202,13 +202,6 @@ def test_trusted_remote_code_comes_before_ours(brought: tuple[str, ...], tmp_pat
     assert type(AutoModel.from_pretrained(tmp_path, trust_remote_code=True)).__module__ == "unmask.models.hf"
 
 
-def test_a_folder_of_an_adapter_alone_names_the_way_to_a_model(tmp_path: Path) -> None:
-    model = get_peft_model(AutoModel.from_pretrained(FOLDERS[0]), LoraConfig(r=2, target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path)
-    with pytest.raises(unmask.ModelError, match=f"adapter for .*llada-seed3.*unmask train merge .*--set output={tmp_path}"):
-        unmask.load(tmp_path)
-
-
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
 def test_an_adapter_made_elsewhere_is_merged_by_the_command(task_type: str | None, tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ def test_the_command_line_prints_once(tmp_path: Path) -> None:
     checkpoint(tmp_path / "model", LLADA | {"vocab_size": 512})
     for file in locate("unmask-tiny").glob("tokenizer*"):
         shutil.copy(file, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"mask_token_id": 2}  # the tokenizer's
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unmask"]
     asked = ["generate", "How many?", "--model", str(tmp_path / "model"), "--max-new-tokens", "32", "--json"]
     done = subprocess.run(

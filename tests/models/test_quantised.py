@@ -274,9 +274,11 @@ def test_loading_and_the_first_decode_take_little_more_than_the_result(large: Pa
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},  # the same heap every time
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 18)},  # as for real matrices
     )
     loaded, decoded = map(int, made.stdout.split())
-    own = 32 << 20  # of the process itself, whatever the network: holes of the heap, oneDNN's kernels, Python's objects
+    # glibc keeps blocks below 32 MB when they are freed, holes included; matrices of real checkpoints are larger, and those of
+    # this network are given back at once as well. What is left is the process's own: oneDNN's kernels, Python's objects.
+    own = 16 << 20
     assert 0.8 * result <= loaded <= 1.2 * result + largest + own
     assert decoded <= 1.2 * result + largest + layer + own  # while it is laid out

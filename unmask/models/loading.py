@@ -144,8 +144,8 @@ def _stored(folder: Path, network: Network) -> tuple[str, str]:
 
     bf16 where there are no files yet.
     """
-    said = network.config.get("quantization_config") or {}
-    if said.get("quant_method") == "torchao":
+    said = network.config.get("quantization_config")
+    if isinstance(said, dict) and said.get("quant_method") == "torchao":  # models/formats.py refuses what is no object
         written = str(said)
         return "int4" if "Int4" in written else "fp8" if "Float8" in written else "int8", "bf16"
     found = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
