@@ -25,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .venv/installed: .venv/demo
 	@echo "installing all extras: 2.3 GB more, some minutes"
-	$(PIP) --editable '.[dev,train,gym,eval,serve,scale]'
+	$(PIP) --editable '.[dev,train,gym,eval,serve,scale,quant]'
 	touch $@
 
 demo: .venv/demo

@@ -71,7 +71,7 @@ def test_a_demo_installs_no_extra_and_a_test_all_of_them_each_once(tmp_path: Pat
     _, lines = clone.make("demo")
     assert not any("pip" in line for line in lines)
     _, lines = clone.make("test")
-    assert next(line for line in lines if "pip" in line).endswith("[dev,train,gym,eval,serve,scale]")
+    assert next(line for line in lines if "pip" in line).endswith("[dev,train,gym,eval,serve,scale,quant]")
     assert lines[-1] == "-m pytest"
     _, lines = clone.make("test")
     assert lines == ["-m pytest"]
@@ -80,6 +80,6 @@ def test_a_demo_installs_no_extra_and_a_test_all_of_them_each_once(tmp_path: Pat
 def test_a_test_alone_does_all_on_a_clean_clone(tmp_path: Path) -> None:
     _, lines = Clone(tmp_path, gpu=False).make("test")
     assert [line.split()[-1] for line in lines if "install" in line] == [
-        "pip", "torch", ".", ".[dev,train,gym,eval,serve,scale]",
+        "pip", "torch", ".", ".[dev,train,gym,eval,serve,scale,quant]",
     ]  # fmt: skip
     assert lines[-1] == "-m pytest"
