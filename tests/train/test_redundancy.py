@@ -559,7 +559,7 @@ def test_the_estimate_counts_what_is_trained(bases: dict[str, Path], tmp_path: P
     assert budget.trained == trained
     assert (budget.examples, budget.steps) == (12, 6)
     with pytest.raises(unmask.ConfigError, match=r"config\.json as `shape`"):
-        estimate(tuning(Path("./nowhere"), tmp_path), None, 10)
+        estimate(tuning(Path("owner/nowhere"), tmp_path), None, 10)
 
 
 def test_the_estimate_counts_both_copies_of_a_block_causal_model(bases: dict[str, Path], tmp_path: Path) -> None:
