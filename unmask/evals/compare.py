@@ -37,7 +37,8 @@ def read(folder: Path) -> Evaluation:
     path = folder / "summary.json"
     try:
         document = json.loads(path.read_text())
-        task, model, end_id = document["task"], document["model"], document["end_id"]
+        task, end_id, kind = document["task"], document["end_id"], document.get("weights")
+        model = document["model"] if kind is None else f"{document['model']} ({kind})"
         names = [row["method"] for row in document["rows"]]
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); `{HINT} --output {folder}` makes it") from None
