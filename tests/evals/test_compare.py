@@ -38,8 +38,8 @@ def test_weights_side_by_side(measured: Path, tmp_path: Path) -> None:
     document = compare([measured, copy(measured, tmp_path / "other", model="two")])
     first, second = document["rows"]
     assert (first["model"], second["model"]) == ("one", "two")
-    document = compare([measured, copy(measured, tmp_path / "small", weights="int8")])
-    assert document["models"] == ["one", "one (int8)"]
+    smaller = compare([measured, copy(measured, tmp_path / "small", weights="int8")])
+    assert smaller["models"] == ["one", "one (int8)"]
     assert second["against_first"]["accuracy_change"] == 0
     assert first["tpf_all"] == second["tpf_all"] > 0
     assert [curve["model"] for curve in document["curves"]] == ["one", "two"]
