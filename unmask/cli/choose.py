@@ -1,5 +1,6 @@
 """Shared by several commands: the options that pick a model and a method, and reading a method."""
 
+import functools
 import itertools
 import os
 import re
@@ -83,35 +84,25 @@ def loaded(
     """Load the model, whole or shared by torchrun's processes: only the first of them gets it, the others follow and exit."""
     import unmask
 
+    load = functools.partial(
+        unmask.load,
+        model,
+        dtype=dtype,
+        weights=weights,
+        adapter=adapter,
+        kv_dtype=kv_dtype,
+        chat_template=chat_template,
+        add_bos=add_bos,
+    )
     if not tensor_parallel:
-        yield unmask.load(
-            model,
-            device=device,
-            dtype=dtype,
-            weights=weights,
-            adapter=adapter,
-            graphs=graphs,
-            kv_dtype=kv_dtype,
-            chat_template=chat_template,
-            add_bos=add_bos,
-        )
+        yield load(device=device, graphs=graphs)
         return
 
     import torch
 
     from unmask.models.follow import follow, lead
 
-    shared = unmask.load(
-        model,
-        device=_joined(device),
-        dtype=dtype,
-        weights=weights,
-        adapter=adapter,
-        tensor_parallel=True,
-        kv_dtype=kv_dtype,
-        chat_template=chat_template,
-        add_bos=add_bos,
-    )
+    shared = load(device=_joined(device), tensor_parallel=True)
     # On an error the group stays open: closing it would wait for the other processes, which the launcher ends anyway.
     if torch.distributed.get_rank() != 0:
         follow(shared)
