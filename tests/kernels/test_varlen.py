@@ -60,6 +60,21 @@ def test_one_call_is_as_one_per_length(groups: int, calls: list[list[int]]) -> N
     torch.testing.assert_close(together, alone)
 
 
+def test_an_older_torch_has_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of 2.11 takes fewer key heads as they are, and never splits."""
+    taken = []
+
+    def plain(query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int) -> Tensor:
+        taken.append((max_q, max_k))
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(varlen, "together", lambda x: True)
+    monkeypatch.setattr(varlen, "_varlen", lambda: plain)
+    q, k = torch.zeros(5, 4, 8), torch.zeros(5, 2, 8)
+    packed_attention(q, k, k, [(1, 2), (1, 3)], torch.tensor([0, 2, 5], dtype=torch.int32))
+    assert taken == [(3, 3)]
+
+
 def test_a_plan_says_where_its_sequences_begin(calls: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a forward on a GPU; its queries lie by length."""
     queries = [entire([1] * length, 0, length) for length in (5, 3, 5)]

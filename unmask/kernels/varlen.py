@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 ARGUMENTS = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
-OPTIONS = ("enable_gqa", "num_splits")
 
 
 def packed_attention(
@@ -38,8 +37,11 @@ def packed_attention(
     if starts_C is not None and together(q_NHD):
         longest = max(length for _, length in lengths)
         numbers = starts_C, starts_C, longest, longest
-        # Never split: a row's numbers would depend on the longest of its batch.
-        attended_NHD: Tensor = _varlen()(q_NHD, k_NGD, v_NGD, *numbers, enable_gqa=grouped, num_splits=1)
+        # Never split: a row's numbers would depend on the longest of its batch. Before torch 2.12 there is neither option:
+        # key heads may be fewer, and nothing is ever split.
+        function = _varlen()
+        options = {name: value for name, value in (("enable_gqa", grouped), ("num_splits", 1)) if name in _taken(function)}
+        attended_NHD: Tensor = function(q_NHD, k_NGD, v_NGD, *numbers, **options)
         return attended_NHD
     attended, begin = [], 0
     for count, length in lengths:
@@ -71,5 +73,10 @@ def _varlen() -> Any:
         function = importlib.import_module("torch.nn.attention.varlen").varlen_attn
     except (ModuleNotFoundError, AttributeError):
         return None
-    taken = list(inspect.signature(function).parameters)
-    return function if taken[: len(ARGUMENTS)] == list(ARGUMENTS) and set(OPTIONS) <= set(taken) else None
+    return function if _taken(function)[: len(ARGUMENTS)] == ARGUMENTS else None
+
+
+@functools.cache
+def _taken(function: Any) -> tuple[str, ...]:
+    """The names of what it takes."""
+    return tuple(inspect.signature(function).parameters)
