@@ -45,7 +45,8 @@ def test_nothing_is_spilled_in_16_bit(card: int) -> None:
     """Real models' heads at any length of the context."""
     rows = compiler().submit(compiled, card, torch.bfloat16).result()
     expected = (
-        "paged.attend paged.join rotary.turn norm.norm gated.gate vocabulary.read vocabulary.join sampling.draw slots.place"
+        "paged.attend paged.join rotary.turn norm.norm gated.gate vocabulary.read vocabulary.join sampling.draw slots.place "
+        "routing.choose grouping.group grouping.mix"
     )
     assert {row[2] for row in rows} == set(expected.split())
     check(rows)
