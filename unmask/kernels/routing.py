@@ -102,8 +102,9 @@ def best(scores: Tensor, count: int) -> Tensor:
     # Whole numbers in the order of the scores, no two equal: a score's bits, and behind them its id, backwards. A top-k of
     # them takes a fifth of a stable sort's time.
     bits = scores.detach().view(torch.int32)
-    rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32
-    return (rank | torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)).topk(count, dim=-1).indices
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    back = torch.arange(scores.shape[-1] - 1, -1, -1, device=scores.device)
+    return torch.add(back, ordered, alpha=1 << 32).topk(count, dim=-1).indices
 
 
 def _admitted(scores_RQE: Tensor, block: int, capacity: int) -> Tensor:
