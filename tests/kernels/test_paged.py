@@ -167,3 +167,14 @@ def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
     run = kernel(device, paged_attention)
     alone = Call(made.q_BLHD[:1], *made[1:3], made.pages_BP[:1, :17], *(x_B[:1] for x_B in made[4:]))
     assert torch.equal(run(*alone, page=16), run(*made, page=16)[:1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=10)
+@given(calls(longest=300), st.booleans())
+def test_keys_and_values_are_read_from_8_bits(device: str, made: tuple[Call, int], halved: bool) -> None:
+    given, page = made[0].to(HALF[device] if halved else torch.float32), made[1]
+    given = given._replace(keys_SGD=given.keys_SGD.to(torch.float8_e4m3fn), values_SGD=given.values_SGD.to(torch.float8_e4m3fn))
+    found = kernel(device, paged_attention)(*given, page=page)
+    assert found.dtype == given.q_BLHD.dtype
+    assert_close(found, paged_attention(*given, page=page))
