@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmask.kernels.grouping import by_expert, weighted_sum
+from unmask.kernels.grouping import by_expert, grouped_product, in_torch, weighted_sum
 
 BOUND = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -41,6 +41,50 @@ def test_the_plain_order_is_that_of_the_experts(made: tuple[Tensor, int]) -> Non
 @given(choices(600))  # more pairs than are read at a time
 def test_the_kernels_order_is_that_of_the_experts(device: str, made: tuple[Tensor, int]) -> None:
     check(kernel(device, by_expert)(*made), *made)
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of experts with any number of them: none, one, or more than a tile has; widths that fill no tile."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    counts = draw(st.lists(st.sampled_from([0, 0, 1, 5, 17, 70]), min_size=1, max_size=5))
+    inputs, outputs = draw(st.sampled_from([4, 40, 200])), draw(st.sampled_from([8, 136]))
+    whole = torch.randn(sum(counts), inputs + draw(st.sampled_from([0, 4])), generator=generator)
+    weight = torch.randn(len(counts), 2 * outputs, inputs, generator=generator)[:, outputs * draw(st.booleans()) :][:, :outputs]
+    return whole[:, :inputs], weight, torch.tensor(counts).cumsum(0, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=25, deadline=None)
+@given(products(), st.booleans())
+def test_the_kernels_products_are_those_of_each_expert(device: str, made: tuple[Tensor, Tensor, Tensor], halved: bool) -> None:
+    x, weight, end = made
+    if halved:
+        x, weight = x.to(torch.float16), weight.to(torch.float16)
+    found = kernel(device, grouped_product)(x, weight, end)
+    begins = [0, *end.tolist()]
+    parts = [x[begins[e] : begins[e + 1]].double() @ weight[e].double().t() for e in range(len(end))]
+    assert found.dtype == x.dtype
+    bound = 2e-2 if halved else 1e-4
+    torch.testing.assert_close(found.double(), torch.cat(parts), rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "there"),
+    [((9, 0), "bfloat16", True), ((10, 0), "bfloat16", True), ((9, 0), "float16", False), ((8, 0), "bfloat16", False),
+     ((12, 0), "bfloat16", False)],
+)  # fmt: skip
+def test_torch_has_the_product_for_some_cards(
+    card: tuple[int, int], dtype: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    assert in_torch(torch.zeros(1, dtype=getattr(torch, dtype))) is there
+
+
+def test_the_plain_product_is_torchs() -> None:
+    x, weight = torch.randn(5, 8), torch.randn(3, 4, 8)
+    found = grouped_product(x, weight, torch.tensor([2, 2, 5], dtype=torch.int32))
+    torch.testing.assert_close(found, torch.cat((x[:2] @ weight[0].t(), x[2:] @ weight[2].t())))
 
 
 @st.composite

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from unmask.kernels.gated import silu_times
-from unmask.kernels.grouping import by_expert, weighted_sum
+from unmask.kernels.grouping import by_expert, grouped_product, weighted_sum
 from unmask.kernels.routing import route
 from unmask.models.layout import Piece
 from unmask.models.shape import MoE
@@ -129,14 +129,11 @@ def grouped(
 ) -> Tensor:
     """Tokens in the order of their experts, one grouped product per matrix. No number of the device is read."""
     token_M, place_NK, end_E = by_expert(experts_NK, len(down_ECF))
-
-    def product(rows: Tensor, weight: Tensor) -> Tensor:
-        return nn.functional.grouped_mm(rows, weight.to(rows.dtype).transpose(1, 2), offs=end_E)
-
     rows_MC = x_NC[token_M]
-    made = [product(rows_MC, weight) for weight in inner]
+    made = [grouped_product(rows_MC, weight, end_E) for weight in inner]
     gate_MF, up_MF = made if len(made) == 2 else made[0].chunk(2, dim=-1)
-    return weighted_sum(product(silu_times(gate_MF, up_MF), down_ECF), place_NK, weights_NK, beside_NC)
+    made_MC = grouped_product(silu_times(gate_MF, up_MF), down_ECF, end_E)
+    return weighted_sum(made_MC, place_NK, weights_NK, beside_NC)
 
 
 def dense(

@@ -1,4 +1,7 @@
-"""The order of experts on a GPU, without a sort, and the weighted sum behind it. Shapes: as in `unmask.kernels.grouping`."""
+"""The order of experts on a GPU, without a sort, their products where torch has none, and the weighted sum behind them.
+
+Shapes: as in `unmask.kernels.grouping`.
+"""
 
 import torch
 import triton
@@ -6,7 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 PAIRS = 1024  # that are read at a time
-TILE = 1024  # channels per program
+TILE = 1024  # channels per program of a sum
+OUTPUTS = 128  # per program of a product
 
 
 def by_expert(experts_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,6 +46,54 @@ def _group(expert_M, token_M, place_M, end_E, pairs, CHOSEN: tl.constexpr, TILE:
             tl.store(place_M + begin + m, (place + nth - 1).to(tl.int64), mask=here)
             tl.store(token_M + place + nth - 1, ((begin + m) // CHOSEN).to(tl.int64), mask=here)
             place += tl.sum(here.to(tl.int32))
+
+
+def grouped_product(x_MC: Tensor, weight_EFC: Tensor, end_E: Tensor) -> Tensor:
+    """As in the seam. A program makes some outputs of some rows of one expert, which it finds by the ends."""
+    experts, outputs, inputs = weight_EFC.shape
+    pairs = len(x_MC)
+    assert x_MC.dtype == weight_EFC.dtype, "states and weights are of one type"
+    assert x_MC.stride(1) == weight_EFC.stride(2) == 1, "the channels of a row must be contiguous"
+    out_MF = torch.empty(pairs, outputs, dtype=x_MC.dtype, device=x_MC.device)
+    rows = min(64, max(16, triton.next_power_of_2(pairs // experts)))  # of a tile; most experts have no more
+    if pairs:
+        with torch.cuda.device_of(x_MC):
+            _product[triton.cdiv(outputs, OUTPUTS), triton.cdiv(pairs, rows) + min(experts, pairs)](
+                x_MC, weight_EFC, end_E, out_MF, x_MC.stride(0), *weight_EFC.stride()[:2], experts, outputs, inputs,
+                WIDTH=triton.next_power_of_2(experts), ROWS=rows, OUTPUTS=OUTPUTS, INPUTS=128 // x_MC.element_size(),
+                num_warps=4, num_stages=3, enable_fp_fusion=True,
+            )  # fmt: skip
+    return out_MF
+
+
+@triton.jit
+def _product(
+    x_MC, weight_EFC, end_E, out_MF, x_row, weight_expert, weight_row, experts, outputs, inputs,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr
+):  # fmt: skip
+    tile = tl.program_id(1)
+    e = tl.arange(0, WIDTH)
+    begin = tl.load(end_E + e - 1, mask=(e > 0) & (e < experts), other=0)
+    end = tl.load(end_E + e, mask=e < experts, other=0)
+    tiles = tl.where(e < experts, tl.cdiv(end - begin, ROWS), 0)
+    behind = tl.cumsum(tiles, axis=0)
+    expert = tl.sum((behind <= tile).to(tl.int32))
+    if expert >= experts:  # there are fewer tiles than there could be
+        return
+    mine = e == expert
+    m = tl.sum(tl.where(mine, begin + (tile - behind + tiles) * ROWS, 0)) + tl.arange(0, ROWS)
+    there = m < tl.sum(tl.where(mine, end, 0))
+    f = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    c = tl.arange(0, INPUTS)
+    x_at = x_MC + m.to(tl.int64)[:, None] * x_row + c[None, :]
+    weight_at = weight_EFC + expert.to(tl.int64) * weight_expert + f[None, :] * weight_row + c[:, None]
+    acc = tl.zeros([ROWS, OUTPUTS], tl.float32)
+    for first in range(0, inputs, INPUTS):
+        x = tl.load(x_at + first, mask=there[:, None] & (first + c < inputs)[None, :], other=0.0)
+        weight = tl.load(weight_at + first, mask=(f < outputs)[None, :] & (first + c < inputs)[:, None], other=0.0)
+        acc = tl.dot(x, weight, acc, input_precision="tf32x3")
+    place = out_MF + m.to(tl.int64)[:, None] * outputs + f[None, :]
+    tl.store(place, acc.to(out_MF.dtype.element_ty), mask=there[:, None] & (f < outputs)[None, :])
 
 
 def weighted_sum(made_MC: Tensor, place_NK: Tensor, weights_NK: Tensor, beside_NC: Tensor | None = None) -> Tensor:

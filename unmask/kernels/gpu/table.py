@@ -159,16 +159,18 @@ def small(dtype: torch.dtype, *, width: int, hidden: int) -> dict[str, Run]:
 
 
 def experts(dtype: torch.dtype, *, tokens: int, experts: int, chosen: int, width: int, **rules: Any) -> dict[str, Run]:
-    """A block's or a refresh's way through a mixture of experts, but for its products."""
+    """A block's or a refresh's way through a mixture of experts of 512 hidden channels."""
     said = {"score": "softmax", "weigh_biased": False, "normalise": True, "scale": 1.0, "groups": 1, "best_groups": 1}
     ways = SimpleNamespace(**(said | {"chosen": chosen, "capacity": None, "block": None} | rules))
     logits, bias = _empty(1, tokens, experts, dtype=torch.float32), _empty(experts, dtype=torch.float32)
     made, states = _empty(tokens * chosen, width, dtype=dtype), _empty(tokens, width, dtype=dtype)
+    matrices, ends = _empty(experts, width, 512, dtype=dtype), _empty(experts, dtype=torch.int32)
     pairs, weights = _whole(tokens, chosen), _empty(tokens, chosen, dtype=torch.float32)
     what = f"{chosen} of {experts} experts for {tokens} tokens"
     return {
         f"choice of {what}": lambda: routing.choose(logits, bias, ways),
         f"order of {what}": lambda: grouping.by_expert(pairs, experts),
+        f"products of {what}": lambda: grouping.grouped_product(made[:, :512], matrices, ends),
         f"sum of {what}": lambda: grouping.weighted_sum(made, pairs, weights, states),
     }
 
