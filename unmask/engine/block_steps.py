@@ -1,6 +1,6 @@
 """Steps of block forwards whose numbers all lie on the device: the host only says which rows take part, when that changes.
 
-    forward     one graph per form, number of queries and pages: whatever the rows' methods, lengths and numbers
+    forward     one graph per form and number of queries: whatever the rows' methods, lengths and numbers
     decisions   one graph per structure of a method, over all places for rows: whatever the rows' numbers, and how many rows
 
 So a few graphs serve any mix of clients. A row's block, each of its drafts and the finished block before it are queries of
@@ -11,7 +11,6 @@ Shapes: N queries, padding included, B rows of a decision, K states of a row's b
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ from unmask.engine.decision import DecisionKey, Known, drawing, told
 from unmask.engine.device_state import CLEAN, WINDOW, DeviceState, Facts
 from unmask.engine.evidence import EvidenceTables, Said
 from unmask.engine.fallbacks import Fallbacks
-from unmask.engine.forms import Form, form_of, forms, padded, roomed
+from unmask.engine.forms import Form, form_of, forms, padded
 from unmask.engine.graphs import OFTEN, Replay, Replays
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Sampled, Structure
@@ -79,22 +78,22 @@ class _Queries(NamedTuple):
 
 
 class _Forward:
-    """A block forward of any rows of one form, up to a number of queries and pages; what it says goes into the tables."""
+    """A block forward of any rows of one form, up to a number of queries; what it says goes into the tables."""
 
     def __init__(
         self,
         form: Form,
         scores: tuple[Score, ...],
         like: Structure,
-        size: tuple[int, int],
+        size: int,
         model: Denoiser,
         pool: KVPool,
         known: "_Shared",
     ) -> None:
-        """`scores` are what rows may rank by, `like` is the structure of one of them, `size` queries and pages."""
+        """`scores` are what rows may rank by, `like` is the structure of one of them, `size` is the number of queries."""
         self._form, self._scores, self._like, self._model, self._pool = form, scores, like, model, pool
         self._state, self._tables = known
-        (self._size, self._pages), padding = size, self._state.padding
+        self._size, padding = size, self._state.padding
         place, query = self._state.version(padding, WINDOW), form.before + form.width
         firsts = range(0, self._size * query, query)
         self._padding = [[one] * self._size for one in (place, padding, 0, 0, 0)] + [list(firsts)]
@@ -109,7 +108,7 @@ class _Forward:
         place_N, index_N, *where = self._taking.tensor.view(6, -1).unbind()
         facts, form = self._state.facts(index_N), self._form
         token_NL = self._state.versions(place_N, form.width)
-        tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N, self._pages), *where)
+        tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N), *where)
         logits_RV, hidden_RC = self._model.predict(tokens_N, plan, self._pool, hidden=self._like.reads_hidden)
         logits_NLV = logits_RV.view(self._size, form.width, -1)
         if self._like.hole_ends:
@@ -279,8 +278,7 @@ class BlockSteps:
         self._follow()
         parts = self._parts(rows)
         queries, asked = self._queries(form, parts)
-        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._shapes[0][0])
-        forward = self._forward(form, rows[0].structure, size)
+        forward = self._forward(form, rows[0].structure, padded(len(queries.row)))
         forward.compute.take(queries)
         decisions = []
         for (key, some), of_rows in zip(parts, asked, strict=True):
@@ -292,14 +290,13 @@ class BlockSteps:
     def warm_up(self, rows: Sequence[RequestState]) -> None:
         """Capture what steps of rows like these will replay: the largest first, whose memory the others then share."""
         self._follow()
-        places, widest = self._known.state.padding, self._known.state.shape[0]
+        places = self._known.state.padding
         most = places * max(_queries_of(row.structure) for row in rows)
         sizes = sorted({padded(queries) for queries in range(1, most + 1)}, reverse=True)
-        pages = sorted({min(roomed(pages), widest) for pages in range(1, widest + 1)}, reverse=True)
         warm: list[Callable[[], object]] = []
         for form, some in forms(rows):
             asked = [form._replace(sampled=sampled) for sampled in {False, form.sampled}]
-            warm += [self._forward(one, some[0].structure, size) for one in asked for size in itertools.product(sizes, pages)]
+            warm += [self._forward(one, some[0].structure, size) for one in asked for size in sizes]
             # On a grid the first block forward of a window drafts nothing yet.
             for drafts in (True, False) if form.grid is not None else (True,):
                 warm += [self._decision(key) for key, _ in self._parts(some, drafts)]
@@ -316,7 +313,7 @@ class BlockSteps:
     def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self._known.state.shape, self._known.tables.shape
 
-    def _forward(self, form: Form, like: Structure, size: tuple[int, int]) -> Replay[_Forward]:
+    def _forward(self, form: Form, like: Structure, size: int) -> Replay[_Forward]:
         scores = tuple(sorted(self._scores[form_of(like)]))
         make = functools.partial(_Forward, form, scores, like, size, self._model, self._pool, self._known)
         return self.replays.get((form, scores, size), make)

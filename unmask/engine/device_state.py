@@ -174,9 +174,9 @@ class DeviceState:
         facts_FB = self._facts_FS.index_select(1, index_B)
         return Facts(*facts_FB[:-MOST].unbind(0)), facts_FB[-MOST:]
 
-    def pages(self, index_B: Tensor, widest: int) -> Tensor:
-        """The first pages of each row, [B, widest]."""
-        return _rows(self._pages_SP, index_B, widest)
+    def pages(self, index_B: Tensor) -> Tensor:
+        """The pages of each row, as many as the longest may have, [B, P]."""
+        return self._pages_SP.index_select(0, index_B)
 
     def step(self, index_B: Tensor, structure: Structure) -> Tensor:
         """Commit steps made in the block, [B], or in each of N, [B, N]."""

@@ -55,12 +55,13 @@ def grouped_product(x_MC: Tensor, weight_EFC: Tensor, end_E: Tensor) -> Tensor:
     assert x_MC.dtype == weight_EFC.dtype, "states and weights are of one type"
     assert x_MC.stride(1) == weight_EFC.stride(2) == 1, "the channels of a row must be contiguous"
     out_MF = torch.empty(pairs, outputs, dtype=x_MC.dtype, device=x_MC.device)
-    rows = min(64, max(16, triton.next_power_of_2(pairs // experts)))  # of a tile; most experts have no more
+    most = 128 // x_MC.element_size()  # rows of a tile, and channels at a time: more would spill in fp32
+    rows = min(most, max(16, triton.next_power_of_2(pairs // experts)))
     if pairs:
         with torch.cuda.device_of(x_MC):
             _product[triton.cdiv(outputs, OUTPUTS), triton.cdiv(pairs, rows) + min(experts, pairs)](
                 x_MC, weight_EFC, end_E, out_MF, x_MC.stride(0), *weight_EFC.stride()[:2], experts, outputs, inputs,
-                WIDTH=triton.next_power_of_2(experts), ROWS=rows, OUTPUTS=OUTPUTS, INPUTS=128 // x_MC.element_size(),
+                WIDTH=triton.next_power_of_2(experts), ROWS=rows, OUTPUTS=OUTPUTS, INPUTS=most,
                 num_warps=4, num_stages=3, enable_fp_fusion=True,
             )  # fmt: skip
     return out_MF
