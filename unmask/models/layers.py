@@ -134,11 +134,12 @@ class Mixture(NamedTuple):
     shared: Part | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        tokens_NC, chosen = x.flatten(0, -2), self.router(x)
+        tokens_NC = x.flatten(0, -2)
+        experts_NK, weights_NK = self.router(x)
         if isinstance(self.shared, Adds):
-            return self.shared.onto(self.experts(tokens_NC, *chosen, None).view_as(x), x)
+            return self.shared.onto(self.experts(tokens_NC, experts_NK, weights_NK, None).view_as(x), x)
         beside_NC = None if self.shared is None else self.shared(x).flatten(0, -2)
-        return self.experts(tokens_NC, *chosen, beside_NC).view_as(x)
+        return self.experts(tokens_NC, experts_NK, weights_NK, beside_NC).view_as(x)
 
 
 class AttentionInputs(NamedTuple):
