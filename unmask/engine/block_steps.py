@@ -235,6 +235,10 @@ class _Shared(NamedTuple):
     state: DeviceState
     tables: EvidenceTables
 
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where they change, the tables have moved, and no step may look into the old ones."""
+        return self.state.shape, self.tables.shape
+
 
 Part = tuple[DecisionKey, list[RequestState]]
 
@@ -265,9 +269,8 @@ class BlockSteps:
     def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState, fallbacks: Fallbacks) -> None:
         self._model, self._pool = model, pool
         self._known = _Shared(device_state, EvidenceTables(model, device_state.precision))
-        self.replays = Replays(model.device, fallbacks)
+        self.replays = Replays(model.device, fallbacks, self._known.shapes)
         self._scores: dict[Form, set[Score]] = {}  # that any row of a form has ranked by: a forward makes all of them
-        self._shapes = self._shape()
 
     def reserve(self, structure: Structure) -> None:
         """Room for rows of this structure, which may come up."""
@@ -276,10 +279,9 @@ class BlockSteps:
 
     def __call__(self, form: Form, rows: Sequence[RequestState]) -> BlockStep:
         """A step of these rows, all of one form."""
-        self._follow()
         parts = self._parts(rows)
         queries, asked = self._queries(form, parts)
-        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._shapes[0][0])
+        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._known.state.shape[0])
         forward = self._forward(form, rows[0].structure, size)
         forward.compute.take(queries)
         decisions = []
@@ -291,7 +293,6 @@ class BlockSteps:
 
     def warm_up(self, rows: Sequence[RequestState]) -> None:
         """Capture what steps of rows like these will replay: the largest first, whose memory the others then share."""
-        self._follow()
         places, widest = self._known.state.padding, self._known.state.shape[0]
         most = places * max(_queries_of(row.structure) for row in rows)
         sizes = sorted({padded(queries) for queries in range(1, most + 1)}, reverse=True)
@@ -306,15 +307,6 @@ class BlockSteps:
         for step in warm:
             for _ in range(OFTEN):
                 step()
-
-    def _follow(self) -> None:
-        """Where the tables have moved, no step may look into the old ones."""
-        if self._shapes != self._shape():
-            self.replays.clear()
-            self._shapes = self._shape()
-
-    def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self._known.state.shape, self._known.tables.shape
 
     def _forward(self, form: Form, like: Structure, size: tuple[int, int]) -> Replay[_Forward]:
         scores = tuple(sorted(self._scores[form_of(like)]))

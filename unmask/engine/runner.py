@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from unmask.context.plan import assemble, page_table, ship
+from unmask.context.plan import ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
 from unmask.decode.constraint import Constraint, Held, held
@@ -27,6 +27,7 @@ from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_
 from unmask.engine.device_state import FACTS, DeviceState, row_facts
 from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.forms import Form, forms, graphable
+from unmask.engine.packed_forwards import PackedForwards
 from unmask.engine.pending import PendingStep, Rows, idle
 from unmask.engine.request import StepOutput, StepRecord
 from unmask.engine.ring import Ring
@@ -45,7 +46,6 @@ class _Launch(NamedTuple, Generic[Part]):
 
     opened: Part  # indices of the rows whose block begins; of each:
     facts: Part
-    pages: Part
     windows: Part  # its tokens, masks up to the longest window
     kinds: Part  # what may be written at each of them
     indices: Part  # indices of all rows, batch after batch
@@ -65,6 +65,7 @@ class Runner:
         longest = min(pages, pages_for(model.spec.max_length))
         self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, dtype=model.dtype, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
+        self._forwards = PackedForwards(model, self.pool, self._device_state, self._steps.replays)
         self._ring = Ring(model.device)
         if model.device.type == "cuda":
             # It plans each length anew, on the host, and keeps every plan: a stall with each new prompt.
@@ -80,11 +81,12 @@ class Runner:
             scope=row.request.cache_scope,
         )
 
+    @torch.inference_mode()
     def allocate(self, row: RequestState) -> None:
         """Lend a prepared request what it needs; the caller knows that there are pages and an index."""
         self.prefixes.lend(row.lease)
         row.pages, row.kept = row.lease.pages, row.lease.cached
-        row.index = self._device_state.take(row.structure, len(row.pages))
+        row.index = self._device_state.take(row.structure, row.pages)
         if self.model.replayable:
             self._steps.reserve(row.structure)
 
@@ -94,10 +96,11 @@ class Runner:
         if not self.model.replayable:
             return
         for row in rows:
-            self._device_state.give(self._device_state.take(row.structure, 0))
+            self._device_state.give(self._device_state.take(row.structure))
             self._steps.reserve(row.structure)
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
             self._steps.warm_up(rows)
+            self._forwards.warm_up(rows)
 
     def publish(self, row: RequestState) -> None:
         """Let other requests find what has become final of one."""
@@ -121,8 +124,10 @@ class Runner:
         replayed = [row for row, one in zip(rows, stays, strict=True) if one]
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
-            halves = [(of_packed, packed)] if packed else []
+            seen = {id(row) for row, one in zip(rows, watched, strict=True) if one}
+            halves: list[tuple[_Half, list[RequestState]]] = [
+                (partial(self._packed, tile, watched=seen), some) for tile, some in self._forwards.parts(packed)
+            ]
             steps = list[BlockStep]()
             halves += [(partial(self._replayed, form, steps), some) for form, some in forms(replayed)]
             launched, taking, failed = list[tuple[list[Rows], list[Tensor]]](), set[int](), None
@@ -189,10 +194,10 @@ class Runner:
                     records[id(row)] = record
         return [records.get(id(row)) for row in step.rows]
 
-    def _packed(self, rows: list[RequestState], *, watched: Set[int]) -> tuple[list[Rows], list[Tensor]]:
+    def _packed(self, tile: int | None, rows: list[RequestState], *, watched: Set[int]) -> tuple[list[Rows], list[Tensor]]:
         """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers.
 
-        `watched` are the ids of the rows whose evidence is recorded, of every position.
+        `tile` as in `PackedForwards`. `watched` are the ids of the rows whose evidence is recorded, of every position.
         """
         deciding = [row for row in rows if row.turn().block is not None]
         parts = _together(deciding)
@@ -220,19 +225,19 @@ class Runner:
                 strict=True,
             )
         ]
-        queries = [query for key, some in parts for row in some for query in row.queries(key.states)]
-        queries += [query for row in rows if row.turn().block is None for query in row.queries(1)]
-        tokens_N, plan = assemble(queries, device=model.device)
+        asked = [(row, key.states) for key, some in parts for row in some]
+        asked += [(row, 1) for row in rows if row.turn().block is None]
+        queries = [(query, row.index) for row, states in asked for query in row.queries(states)]
+        forward = self._forwards(tile, *zip(*queries, strict=True))
         if not parts:
-            model.states(tokens_N, plan, self.pool)
+            forward.remember()
             return [], []
         states = [batch.states() for batch in batches]
-        for states_BKL, read_R in zip(states, torch.split(plan.read_R, [part.numel() for part in states]), strict=True):
+        reads = torch.split(forward.read_R, [part.numel() for part in states])
+        for states_BKL, read_R in zip(states, reads, strict=True):
             if states_BKL.shape[1] > 1:
-                tokens_N[read_R] = states_BKL.flatten()
-        if shown:
-            plan = plan._replace(read_R=plan.read_R[numbers.shown], before_R=plan.before_R[numbers.shown])
-        predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
+                forward.tokens_N[read_R] = states_BKL.flatten()
+        predicted = forward.predict(numbers.shown if shown else None, hidden=reads_hidden(batches))
         return parts, [decide_all(batches, states, *predicted)]
 
     def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:
@@ -253,7 +258,6 @@ class Runner:
             self._device_state.open(
                 numbers.opened,
                 numbers.facts.view(-1, FACTS),
-                numbers.pages.view(count, -1),
                 numbers.windows.view(count, longest),
                 numbers.kinds.view(count, longest),
             )
@@ -267,7 +271,6 @@ class Runner:
         host = _Launch(
             opened=[row.index for row in opening],
             facts=[number for row in opening for number in row_facts(row)],
-            pages=page_table([row.pages for row in opening], max((len(row.pages) for row in opening), default=0)),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
             kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from unmask.context.pieces import chained
 from unmask.context.plan import Query
 from unmask.context.policy import (
     ContextPolicy,
@@ -254,7 +255,7 @@ class RequestState:
         return asked
 
     def _query(self, plan: RowPlan, *, start: int, length: int) -> Query:
-        tokens = [self.canvas.tokens[place] for place in plan.queried]
+        tokens = chained(self.canvas.tokens[span.start : span.stop] for span in plan.spans)
         return Query(plan=plan, tokens=tokens, start=start, length=length, pages=self.pages, copies=self.total)
 
     def tried(self, states: int) -> int:
