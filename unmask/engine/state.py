@@ -193,6 +193,14 @@ class RequestState:
         return self.block_forwards == 0
 
     @property
+    def recomputes(self) -> bool:
+        """Whether its next forward is more than a step of its block: a refresh, or of a block-causal model a prompt's part."""
+        clean = self.turn().clean
+        if self.recipe.block is None:
+            return self.refreshes
+        return clean is not None and clean.tokens > self.recipe.length
+
+    @property
     def drafts(self) -> bool:
         """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
         return self.recipe.branches > 1 and not self.refreshes and not self.closing
