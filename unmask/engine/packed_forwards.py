@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.context.buckets import SIZES, WHOLE, Bucket, Numbers, buckets
-from unmask.context.plan import ForwardPlan, Query, assemble, ship, stage
+from unmask.context.plan import ForwardPlan, assemble, ship, stage
 from unmask.context.pool import KVPool
 from unmask.engine.device_state import DeviceState
 from unmask.engine.forms import roomed, tile_of, tiles_of
@@ -97,29 +97,43 @@ class PackedForwards:
             self._together = varlen.together(torch.empty(0, dtype=model.dtype, device=model.device))
             states = SIZES[-1]
         # Graphs share memory for what they compute on: what one of them hands on must lie elsewhere.
-        self._states_RC = torch.zeros((states, model.network.shape.width), dtype=model.dtype, device=model.device)
+        self.states_RC = torch.zeros((states, model.network.shape.width), dtype=model.dtype, device=model.device)
 
     def parts(self, rows: Sequence[RequestState]) -> list[tuple[int | None, list[RequestState]]]:
-        """Which of these rows share a forward, and the tile of its bucket; None: it is launched kernel by kernel."""
-        found: dict[int | None, list[RequestState]] = {}
+        """Which of these rows share a forward, and the tile of its bucket; None: it is launched kernel by kernel.
+
+        Rows with a constraint, whose decisions no graph holds, go apart from the others.
+        """
+        found: dict[tuple[int | None, bool], list[RequestState]] = {}
         for row in rows:
             tile = tile_of(row, together=self._together) if self._model.replayable else None
-            found.setdefault(tile, []).append(row)
-        long = [tile for tile, some in found.items() if sum(row.tokens for row in some) > SIZES[-1]]
-        plain = [row for tile in dict.fromkeys((None, *long)) for row in found.pop(tile, ())]
-        return [*([(None, plain)] if plain else []), *found.items()]
+            found.setdefault((tile, tile is not None and row.constraint is not None), []).append(row)
+        plain = found.pop((None, False), [])
+        for kind, some in list(found.items()):
+            if sum(row.tokens for row in some) > SIZES[-1]:
+                plain += found.pop(kind)
+        return [*([(None, plain)] if plain else []), *((tile, some) for (tile, _), some in found.items())]
 
-    def __call__(self, tile: int | None, queries: Sequence[Query], indices: Sequence[int]) -> Launched | Replayed:
-        """A forward of these queries, each of the row at its index of the device state."""
-        network = None
-        if tile is not None:
-            rows = [index if query.pages else self._state.padding for query, index in zip(queries, indices, strict=True)]
-            numbers = Numbers.asked(queries, rows, tile, self._state.padding)
-            network = self._holding(numbers, tile, max(len(query.pages) for query in queries))
-        if network is None:
-            tokens_N, plan = assemble(queries, device=self._model.device)
-            return Launched(self._model, self._pool, tokens_N, plan.read_R, plan)
-        return Replayed(self._model, network, *network.compute.take(numbers), self._states_RC)
+    def launched(self, asked: Sequence[tuple[RequestState, int]]) -> Launched:
+        """A forward of rows, each with that many states of its block, launched kernel by kernel."""
+        queries = [query for row, states in asked for query in row.queries(states)]
+        tokens_N, plan = assemble(queries, device=self._model.device)
+        return Launched(self._model, self._pool, tokens_N, plan.read_R, plan)
+
+    def replayed(self, tile: int | None, asked: Sequence[tuple[RequestState, int]]) -> Replayed | None:
+        """The same in the smallest bucket of this tile that holds it; None: none does, or there is no tile."""
+        if tile is None:
+            return None
+        padding, widest = self._state.padding, self._state.page_table.shape[1]
+        queries = [(query, row) for row, states in asked for query in row.queries(states)]
+        rows = [row.index if query.pages else padding for query, row in queries]
+        numbers = Numbers.asked([query for query, _ in queries], rows, tile, padding)
+        pages = 0 if tile == WHOLE else min(roomed(max(len(row.pages) for row, _ in asked)), widest)
+        bucket = next((bucket for bucket in buckets(tile, pages) if bucket.holds(numbers)), None)
+        if bucket is None:
+            return None
+        network = self._network(bucket)
+        return Replayed(self._model, network, *network.compute.take(numbers), self.states_RC)
 
     def warm_up(self, rows: Sequence[RequestState]) -> None:
         """Capture what forwards of rows like these will replay: the largest first, whose memory the others then share."""
@@ -132,12 +146,6 @@ class PackedForwards:
                     for _ in range(OFTEN):
                         self._network(bucket)()
 
-    def _holding(self, numbers: Numbers[list[int]], tile: int, pages: int) -> Replay[_Network] | None:
-        """The smallest that holds them; None: none does."""
-        width = 0 if tile == WHOLE else min(roomed(pages), self._state.page_table.shape[1])
-        bucket = next((bucket for bucket in buckets(tile, width) if bucket.holds(numbers)), None)
-        return None if bucket is None else self._network(bucket)
-
     def _network(self, bucket: Bucket) -> Replay[_Network]:
-        make = functools.partial(_Network, bucket, self._model, self._pool, self._state, self._states_RC)
+        make = functools.partial(_Network, bucket, self._model, self._pool, self._state, self.states_RC)
         return self._replays.get(bucket, make)

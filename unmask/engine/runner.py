@@ -9,7 +9,6 @@ in batches, the rows of equal structure, on their slice of the logits. No loop i
 
 import itertools
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,13 +22,14 @@ from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
 from unmask.engine.block_steps import BlockStep, BlockSteps
 from unmask.engine.completion import publishable
-from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
+from unmask.engine.decision import DecisionBatch, DecisionKey, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, row_facts
 from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.forms import Form, forms, graphable
 from unmask.engine.packed_forwards import PackedForwards
 from unmask.engine.pending import PendingStep, Rows, idle
-from unmask.engine.request import StepOutput, StepRecord
+from unmask.engine.records import record_of
+from unmask.engine.request import StepRecord
 from unmask.engine.ring import Ring
 from unmask.engine.state import RequestState
 from unmask.kernels import choice
@@ -99,7 +99,7 @@ class Runner:
             self._device_state.give(self._device_state.take(row.structure))
             self._steps.reserve(row.structure)
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            self._steps.warm_up(rows)
+            self._steps.warm_up(rows, self._forwards.states_RC)
             self._forwards.warm_up(rows)
 
     def publish(self, row: RequestState) -> None:
@@ -177,7 +177,7 @@ class Runner:
         for row in step.rows:
             if row.turn().block is None:
                 if id(row) in watched:
-                    records[id(row)] = _record(row, None, None)
+                    records[id(row)] = record_of(row, None, None)
                 row.remember(row.turn().tokens)
         begin = 0
         for key, rows in step.parts:
@@ -187,7 +187,7 @@ class Runner:
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
                 if step.ahead and idle(row):
                     continue
-                record = _record(row, output, key.evidence(numbers_W)) if id(row) in watched else None
+                record = record_of(row, output, key.evidence(numbers_W)) if id(row) in watched else None
                 row.remember(row.turn().tokens * row.tried(key.states))
                 row.commit(output)
                 if record is not None and not row.broken:
@@ -199,6 +199,8 @@ class Runner:
 
         `tile` as in `PackedForwards`. `watched` are the ids of the rows whose evidence is recorded, of every position.
         """
+        if tile is not None and rows[0].constraint is None and (made := self._bucketed(tile, rows)) is not None:
+            return made
         deciding = [row for row in rows if row.turn().block is not None]
         parts = _together(deciding)
         model, state = self.model, self._device_state
@@ -225,10 +227,8 @@ class Runner:
                 strict=True,
             )
         ]
-        asked = [(row, key.states) for key, some in parts for row in some]
-        asked += [(row, 1) for row in rows if row.turn().block is None]
-        queries = [(query, row.index) for row, states in asked for query in row.queries(states)]
-        forward = self._forwards(tile, *zip(*queries, strict=True))
+        asked = _asked(rows, parts)
+        forward = self._forwards.replayed(tile, asked) or self._forwards.launched(asked)
         if not parts:
             forward.remember()
             return [], []
@@ -240,6 +240,28 @@ class Runner:
         predicted = forward.predict(numbers.shown if shown else None, hidden=reads_hidden(batches))
         return parts, [decide_all(batches, states, *predicted)]
 
+    def _bucketed(self, tile: int, rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]] | None:
+        """The same in a bucket, with the decisions of block steps; None: no bucket holds it."""
+        deciding = [row for row in rows if row.turn().block is not None]
+        parts = [(form, self._steps.parts(some)) for form, some in forms(deciding)]
+        everyone = [part for _, some in parts for part in some]
+        forward = self._forwards.replayed(tile, _asked(rows, everyone))
+        if forward is None:
+            return None
+        self._open_new(deciding)
+        sizes = [len(some) * key.states * key.structure.width for key, some in everyone]
+        for (key, some), read_R in zip(everyone, torch.split(forward.read_R, sizes), strict=True):
+            if key.states > 1:
+                (index_B,) = ship([[row.index for row in some]], device=self.model.device)
+                forward.tokens_N[read_R] = self._device_state.states(index_B, key.structure, key.states).flatten()
+        forward.remember()
+        numbers, begin = list[Tensor](), 0
+        for form, mine in parts:
+            made = self._steps.behind(form, mine, forward.states_RC, begin).launch()
+            numbers += [part.clone() for part in made]  # the same decisions may be launched again in this step
+            begin += sum(len(some) * key.states * form.width for key, some in mine)
+        return everyone, numbers
+
     def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:
         """Of each part's tokens to predict the places of those that decide; empty: all are predicted.
 
@@ -250,6 +272,14 @@ class Runner:
         shown = [_deciding(key, some, watched) for key, some in parts]
         sizes = [key.states * key.structure.width * key.rows for key, _ in parts]
         return shown if sum(map(len, shown)) < sum(sizes) else []
+
+    def _open_new(self, rows: Sequence[RequestState]) -> None:
+        """Put down what the device must know of those of these rows whose block begins."""
+        opening = [row for row in rows if not row.opened]
+        if opening:
+            self._open(self._shipped([], opening))
+        for row in opening:
+            row.opened = True
 
     def _open(self, numbers: _Launch[Tensor]) -> None:
         """Put down what the device must know of the rows whose block begins."""
@@ -281,11 +311,7 @@ class Runner:
 
     def _replayed(self, form: Form, steps: list[BlockStep], rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]]:
         """Block forwards over buffers that stay; likewise. The step goes to `steps`."""
-        opening = [row for row in rows if not row.opened]
-        if opening:
-            self._open(self._shipped([], opening))
-        for row in opening:
-            row.opened = True
+        self._open_new(rows)
         behind = [row for row in rows if form.grid is not None and row.turn().clean is not None]
         if behind:
             self._open_behind(behind)
@@ -305,44 +331,10 @@ class Runner:
         self._device_state.open_behind(index_B, clean.view(-1, longest))
 
 
-def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | None) -> StepRecord:
-    """The record of a row that has not committed the step yet; one that decided nothing has no evidence."""
-    turn, begin = row.turn(), row.window.start
-    queries = [] if turn.clean is None else [row.canvas.tokens[place] for place in turn.clean.queried]
-    if turn.block is not None and evidence is not None:
-        for state in evidence.states[: row.tried(len(evidence.states))]:
-            tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
-            queries += [tokens[position] for position in turn.block.queried]
-    taken = [] if output is None else output.taken
-    new = {begin + offset: (output.block[offset], rule) for offset, rule in enumerate(taken) if rule and output}
-    new = dict(sorted((row.filled | new).items()))
-    return StepRecord(
-        forward=row.forwards,
-        rows=[0],
-        refresh=[row.refreshes],
-        query_tokens=[queries],
-        committed=[list(new)],
-        tokens=[[token for token, _ in new.values()]],
-        rule=[[row.recipe.rules[rule - 1].name for _, rule in new.values()]],
-        prompt=[row.canvas.prompt],
-        start=[begin],
-        block=[row.block()],
-        candidate=[row.block() if evidence is None else evidence.candidate],
-        confidence=[[0.0] * row.recipe.width if evidence is None else evidence.confidence],
-        refused=[[] if evidence is None else evidence.refused],
-        looks=[{rule.name: rule.look for rule in row.recipe.rules}],
-    )
-
-
-def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
-    """The record of the row's last forward, with what a constraint has filled in since."""
-    new = sorted(row.filled.items())
-    return replace(
-        record,
-        committed=[record.committed[0] + [place for place, _ in new]],
-        tokens=[record.tokens[0] + [token for _, (token, _) in new]],
-        rule=[record.rule[0] + [row.recipe.rules[rule - 1].name for _, (_, rule) in new]],
-    )
+def _asked(rows: Sequence[RequestState], parts: Sequence[Rows]) -> list[tuple[RequestState, int]]:
+    """The rows of a packed forward in the order of their queries, and how many states of its block each tries."""
+    asked = [(row, key.states) for key, some in parts for row in some]
+    return asked + [(row, 1) for row in rows if row.turn().block is None]
 
 
 def _together(rows: Sequence[RequestState]) -> list[Rows]:
