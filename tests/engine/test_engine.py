@@ -311,3 +311,28 @@ def test_drafts_go_on_from_the_text_and_end_in_the_answer() -> None:
             assert set(made.draft.masked) <= set(range(begin, begin + length))
         assert text == final.text
     assert drafts > 50
+
+
+def test_streams_go_on_while_prompts_take_turns() -> None:
+    """Six prompts of 60 tokens beside a row in its block, 100 tokens of refreshes per step: one prompt each."""
+    model = toy("llada", seed=5)
+    method = unmask.method("vanilla-official", block_length=8, cache="dual")
+    engine = Engine(model, Limits(rows=8, refresh=100), ahead=False)
+    first = engine.submit(Request(prompt=(1, 2), method=method, max_new_tokens=8))
+    engine.step()
+    others = [engine.submit(Request(prompt=(1,) * 60, method=method, max_new_tokens=8)) for _ in range(6)]
+    begun: list[int] = []
+    for number in range(6):
+        made = {progress.number for progress in engine.step()}
+        assert first in made
+        begun += [other for other in others if other in made and other not in begun]
+        assert begun == others[: number + 1]
+
+
+def test_a_batch_waits_for_no_stream() -> None:
+    model, asked = toy("llada", seed=5), [Request(prompt=(1,) * 60, method=unmask.method("vanilla"), max_new_tokens=32)] * 3
+    limits = Limits.fitting(model, asked)
+    assert limits.refreshes(model) == limits.budget(model)
+    assert Limits(tokens=512).refreshes(model) == 512
+    with pytest.raises(unmask.ConfigError, match="refresh"):
+        Limits(refresh=0)

@@ -6,7 +6,10 @@ from collections.abc import Callable
 import pytest
 
 import unmask
+from tests.together import attend_together
+from unmask.context.buckets import SIZES, Bucket
 from unmask.engine import graphs
+from unmask.engine.block_steps import Behind
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
 from unmask.models.denoiser import Denoiser
@@ -71,9 +74,19 @@ class Counted:
         return lambda: compute()
 
 
-@pytest.mark.parametrize("client", [own_threshold, four_methods, four_methods_with_own_numbers, drafts_beside_others])
-def test_a_handful_of_graphs_serves_them_all(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("client", "together"),
+    [
+        (own_threshold, False),
+        (four_methods, True),
+        (four_methods_with_own_numbers, False),
+        (drafts_beside_others, False),
+    ],
+)
+def test_a_handful_of_graphs_serves_them_all(together: bool, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a warm-up with one request of each method no step is launched kernel by kernel."""
+    if together:
+        attend_together(monkeypatch)
     counted, rng, arrivals = Counted(monkeypatch), random.Random(0), random.Random(1)
     todo = [
         Request(
@@ -91,8 +104,11 @@ def test_a_handful_of_graphs_serves_them_all(client: Client, monkeypatch: pytest
         while todo and arrivals.random() < 0.5 and engine.load.running + engine.load.waiting < ROWS:
             engine.submit(todo.pop())
         engine.step()
-    kinds = len(engine._runner._steps.replays)
+    kinds = engine._runner._steps.replays.kinds
+    packed = sum(isinstance(kind, Bucket | Behind) for kind in kinds)
     # Four states per row are four times the queries: up to 64, so that there are more sizes.
-    assert counted.kinds == kinds <= MOST + (client is drafts_beside_others)
+    assert len(kinds) - packed <= MOST + (client is drafts_beside_others)
+    assert counted.kinds == len(kinds)
+    assert packed <= 3 * len(SIZES)  # whole sequences, rows that see what they remember, and what is made of their windows
     assert counted.plain == 0
     assert counted.replayed > 200

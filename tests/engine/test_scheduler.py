@@ -144,3 +144,38 @@ def test_whatever_fits_alone_is_served(requests: list[tuple[Owner, int, int, int
         if not any(left):
             break
     assert not any(left)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=30), st.integers(30, 200), st.integers(1, 200))
+def test_refreshes_keep_their_budget_in_the_order_of_their_age_and_delay_no_block(
+    rows: list[tuple[int, bool]], budget: int, most: int
+) -> None:
+    line = [Row(UNNAMED, cost, refresh) for cost, refresh in rows]
+    picked = Turns(budget=budget, share=1, refresh=most).pick(line)
+    mine = [place for place in picked if line[place].refresh]
+    # As many of the oldest as hold, at least one, but for those that the forward itself does not hold.
+    assert len(mine) <= 1 or sum(line[place].cost for place in mine) <= most
+    blocks = [row for row in line if not row.refresh]
+    if sum(row.cost for row in line) <= budget:
+        refreshes = [place for place, row in enumerate(line) if row.refresh]
+        assert mine == refreshes[: len(mine)]
+        assert bool(mine) == bool(refreshes)
+        assert len(picked) - len(mine) == len(blocks)
+        if len(mine) < len(refreshes):
+            assert sum(line[place].cost for place in refreshes[: len(mine) + 1]) > most
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 100), st.integers(0, 5))
+def test_every_refresh_gets_its_turn_while_blocks_go_on(costs: list[int], most: int, blocks: int) -> None:
+    """As many steps as there are refreshes at most, in their order; rows in a block take part in each."""
+    turns = Turns(budget=1000, share=1, refresh=most)
+    line = [(number, Row(UNNAMED, cost, True)) for number, cost in enumerate(costs)]
+    line += [(-1, Row(UNNAMED, 32))] * blocks
+    done: list[int] = []
+    for _ in costs:
+        picked = turns.pick([row for _, row in line])
+        taken = [line[place] for place in picked]
+        assert sum(number < 0 for number, _ in taken) == blocks
+        done += [number for number, _ in taken if number >= 0]
+        line = [one for place, one in enumerate(line) if place not in picked] + [one for one in taken if one[0] < 0]
+    assert done == list(range(len(costs)))

@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from unmask.bench.workload import ANSWER, SHAPES
 from unmask.context.pool import pages_for
+from unmask.engine import graphs
+from unmask.engine.graphs import OFTEN
 from unmask.engine.request import Request
 from unmask.engine.runner import Runner
 from unmask.engine.state import RequestState
@@ -96,11 +98,48 @@ class Case:
 
 
 def audit(case: Case, *, refresh: bool = False) -> Audit:
-    """One step of all the case's rows, as a warm engine makes it: a block step that a graph would replay, or a refresh.
+    """One step of all the case's rows, as a warm engine makes it: a block step, or a refresh in its bucket of tokens.
+
+    What a graph would replay is counted too.
 
     >>> audit(Case(shape="LLaDA-30M")).waits
     []
     """
+    runner, rows = _begun(case)
+    watched = [False] * len(rows)
+    with counted() as first:
+        runner.launch(rows, watched)
+    if refresh:
+        return first
+    for row in rows:
+        row.block_forwards, row.kept = 1, row.window.start
+    with counted():
+        runner.launch(rows, watched)  # makes the buffers that stay
+    with counted() as second:
+        runner.launch(rows, watched)
+    return second
+
+
+def by_the_host(case: Case) -> Audit:
+    """What the host launches of a refresh, where what can be replayed is: each replay is one launch.
+
+    >>> [op.name for op in by_the_host(Case(shape="LLaDA-30M")).ops].count("graph")
+    1
+    """
+    with _replayed() as replays:
+        runner, rows = _begun(case)
+        for _ in range(OFTEN + 1):
+            replays.clear()
+            for row in rows:
+                row.opened = False
+            with counted() as found:
+                runner.launch(rows, [False] * len(rows))
+    found.ops += replays
+    return found
+
+
+def _begun(case: Case) -> tuple[Runner, list[RequestState]]:
+    """An engine's runner and all the case's rows before their first forward."""
     model = _model(case.shape)
     model.running  # noqa: B018 - what is made once is not the step's
     request = Request(
@@ -117,18 +156,18 @@ def audit(case: Case, *, refresh: bool = False) -> Audit:
     for row in rows:
         runner.prepare(row)
         runner.allocate(row)
-    watched = [False] * len(rows)
-    with counted() as first:
-        runner.launch(rows, watched)
-    if refresh:
-        return first
-    for row in rows:
-        row.block_forwards, row.kept = 1, row.window.start
-    with counted():
-        runner.launch(rows, watched)  # makes the buffers that stay
-    with counted() as second:
-        runner.launch(rows, watched)
-    return second
+    return runner, rows
+
+
+@contextmanager
+def _replayed() -> Iterator[list[Op]]:
+    """Within it whatever a GPU would capture is, and a replay computes nothing; all replays."""
+    replays: list[Op] = []
+    made, graphs.capturing = graphs.capturing, lambda device: lambda compute: lambda: replays.append(Op("graph", 0))
+    try:
+        yield replays
+    finally:
+        graphs.capturing = made
 
 
 class _Replayable(Denoiser):

@@ -65,6 +65,9 @@ def command(
     share: Annotated[
         int | None, typer.Option(help="Of these for all answers of one request together; default: a quarter.")
     ] = None,
+    refresh: Annotated[
+        int | None, typer.Option(help="Of these for refreshes and prompts in one step; default: 2048 on a GPU, else all.")
+    ] = None,
     queue: Annotated[int, typer.Option(help="Choices that may wait; further requests get a 429.")] = 256,
     choices: Annotated[int, typer.Option(help="Most answers of one request: n, times its prompts.")] = 128,
     draft_steps: Annotated[int, typer.Option(help="Most draft steps of a request's method.")] = 16,
@@ -123,6 +126,7 @@ def command(
         rows=rows,
         tokens=tokens,
         share=share,
+        refresh=refresh,
         prefix_cache=prefix_cache,
     )
     if replicas > 1:

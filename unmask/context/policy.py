@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from unmask.context.runs import spans
 from unmask.decode.spec import Keeping
 
 
@@ -95,6 +96,15 @@ class RowPlan(NamedTuple):
     def queried(self) -> list[int]:
         """The positions handed to the model."""
         return self.positions[self.query]
+
+    @property
+    def spans(self) -> list[range]:
+        """The same as runs without a gap.
+
+        >>> RowPlan([0, 1, 2, 3, 8, 9], slice(2, 6)).spans
+        [range(2, 4), range(8, 10)]
+        """
+        return spans(self.positions, self.query.start, self.query.stop)
 
     @property
     def tokens(self) -> int:

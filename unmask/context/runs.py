@@ -1,7 +1,26 @@
-"""Rows whose keys and values lie in one piece of the pool each, so that they can be read where they lie."""
+"""What lies one behind the other: positions without a gap, and keys and values in one piece of the pool."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+
+def spans(positions: Sequence[int], begin: int, end: int) -> list[range]:
+    """The runs without a gap of positions[begin:end], which rise.
+
+    By halves, so that a run takes no longer than its number of gaps.
+
+    >>> spans([0, 1, 2, 3, 8, 9], 1, 6)
+    [range(1, 4), range(8, 10)]
+    """
+    if begin == end:
+        return []
+    first, last = positions[begin], positions[end - 1]
+    if last - first == end - 1 - begin:
+        return [range(first, last + 1)]
+    middle = (begin + end) // 2
+    (*left, one), (other, *right) = spans(positions, begin, middle), spans(positions, middle, end)
+    joined = [range(one.start, other.stop)] if one.stop == other.start else [one, other]
+    return [*left, *joined, *right]
 
 
 class Run(NamedTuple):

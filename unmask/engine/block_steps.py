@@ -12,6 +12,7 @@ Shapes: N queries, padding included, B rows of a decision, K states of a row's b
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,18 +21,17 @@ from torch import Tensor
 from unmask.context.blocks import Blocks, assemble_blocks
 from unmask.context.plan import ForwardPlan, ship, stage
 from unmask.context.pool import PAGE, KVPool
-from unmask.decode.holes import without_ends
 from unmask.decode.proposal import Score
-from unmask.decode.sampling import Sampling
-from unmask.decode.step import candidates, conclude, more, proposed
-from unmask.engine.decision import DecisionKey, Known, drawing, told
+from unmask.decode.step import conclude, proposed
+from unmask.engine.decision import DecisionKey, Known, told
 from unmask.engine.device_state import CLEAN, WINDOW, DeviceState, Facts
-from unmask.engine.evidence import EvidenceTables, Said
+from unmask.engine.evidence import EvidenceTables
 from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.forms import Form, form_of, forms, padded
 from unmask.engine.graphs import OFTEN, Replay, Replays
+from unmask.engine.scoring import Scoring, Shared
 from unmask.engine.state import RequestState
-from unmask.methods.recipe import Sampled, Structure
+from unmask.methods.recipe import Structure
 from unmask.models.denoiser import Denoiser
 
 NONE = -1  # in place of a place in a forward
@@ -80,24 +80,15 @@ class _Queries(NamedTuple):
 class _Forward:
     """A block forward of any rows of one form, up to a number of queries; what it says goes into the tables."""
 
-    def __init__(
-        self,
-        form: Form,
-        scores: tuple[Score, ...],
-        like: Structure,
-        size: int,
-        model: Denoiser,
-        pool: KVPool,
-        known: "_Shared",
-    ) -> None:
-        """`scores` are what rows may rank by, `like` is the structure of one of them, `size` is the number of queries."""
-        self._form, self._scores, self._like, self._model, self._pool = form, scores, like, model, pool
-        self._state, self._tables = known
+    def __init__(self, scoring: Scoring, size: int, pool: KVPool) -> None:
+        """`size` is the number of queries."""
+        self._scoring, self._pool, self._state = scoring, pool, scoring.shared.state
+        self._form = form = scoring.form
         self._size, padding = size, self._state.padding
         place, query = self._state.version(padding, WINDOW), form.before + form.width
         firsts = range(0, self._size * query, query)
         self._padding = [[one] * self._size for one in (place, padding, 0, 0, 0)] + [list(firsts)]
-        self._taking = _Taking([number for numbers in self._padding for number in numbers], model.device)
+        self._taking = _Taking([number for numbers in self._padding for number in numbers], scoring.model.device)
 
     def take(self, queries: _Queries) -> None:
         """These queries, and padding behind them."""
@@ -109,23 +100,8 @@ class _Forward:
         facts, form = self._state.facts(index_N), self._form
         token_NL = self._state.versions(place_N, form.width)
         tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N), *where)
-        logits_RV, hidden_RC = self._model.predict(tokens_N, plan, self._pool, hidden=self._like.reads_hidden)
-        logits_NLV = logits_RV.view(self._size, form.width, -1)
-        if self._like.hole_ends:
-            logits_NLV = without_ends(logits_NLV, self._state.kind(index_N, form.width), self._like.hole_ends)
-        beside = more(self._like, logits_NLV, self._model.spec.mask_id)
-        candidate_NL, confidence_NL, scores = self._candidates(logits_NLV, facts)
-        self._tables.put(
-            Said(
-                candidate=candidate_NL,
-                confidence=confidence_NL,
-                scores=scores,
-                hidden=None if hidden_RC is None else hidden_RC.view(self._size, form.width, -1),
-                logits=beside.get("logits_BLV"),
-                top_id=beside.get("top_id_BLA"),
-                top=beside.get("top_BLA"),
-            )
-        )
+        model, hidden = self._scoring.model, self._scoring.like.reads_hidden
+        self._scoring(*model.predict(tokens_N, plan, self._pool, hidden=hidden), index_N, facts)
 
     def _plan(
         self,
@@ -160,38 +136,35 @@ class _Forward:
             )
         )
 
-    def _candidates(self, logits_NLV: Tensor, facts: Facts[Tensor]) -> tuple[Tensor, Tensor, dict[Score, Tensor]]:
-        """Candidate, confidence and scores of all queries: those of a row that is not sampled are as if none were."""
-        form, like = self._form, self._like
 
-        def found(sampling: Sampling | None, score: Score) -> tuple[Tensor, Tensor, Tensor]:
-            return candidates(
-                logits_NLV,
-                sampling,
-                mask_id=self._model.spec.mask_id,
-                score=score,
-                precision=like.precision,
-                never=like.never,
-            )
+class _Behind:
+    """What a packed forward says of windows of one form, up to a number of them; it goes into the tables too."""
 
-        made = {score: found(None, score) for score in self._scores}
-        if form.sampled:
-            sampling = drawing(facts, form.width, Sampled(top_p=True, top_k=True))
-            hot_N1 = sampling.temperature_B1 > 0
-            for score, plain in made.items():
-                drawn = found(sampling, score)
-                candidate, sure, ranked = (torch.where(hot_N1, new, old) for new, old in zip(drawn, plain, strict=True))
-                made[score] = candidate, sure, ranked
-        candidate_NL, confidence_NL, _ = made[self._scores[0]]
-        return candidate_NL, confidence_NL, {name: one[2] for name, one in made.items()}
+    def __init__(self, scoring: Scoring, size: int, states_RC: Tensor) -> None:
+        """`states` is where forwards leave the states of what they read."""
+        self._scoring, self._size, self._states_RC = scoring, size, states_RC
+        self._padding = scoring.shared.state.padding
+        self._taking = _Taking([0] * size + [self._padding] * size, scoring.model.device)
+
+    def take(self, places: Sequence[int], indices: Sequence[int]) -> None:
+        """The windows whose states begin at these places, of these rows."""
+        rest = self._size - len(places)
+        self._taking.set([*places, *[0] * rest, *indices, *[self._padding] * rest])
+
+    def __call__(self) -> None:
+        place_N, index_N = self._taking.tensor.view(2, -1).unbind()
+        state_NL = place_N[:, None] + torch.arange(self._scoring.form.width, device=place_N.device)
+        states_RC = self._states_RC.index_select(0, state_NL.flatten())
+        hidden_RC = states_RC if self._scoring.like.reads_hidden else None
+        self._scoring(self._scoring.model.project(states_RC), hidden_RC, index_N, self._scoring.shared.state.facts(index_N))
 
 
 class _Decision:
     """The decision of rows of one structure, of all places for rows, by what the tables say of their queries."""
 
-    def __init__(self, key: DecisionKey, model: Denoiser, known: "_Shared") -> None:
+    def __init__(self, key: DecisionKey, model: Denoiser, shared: Shared) -> None:
         self._key, self._model = key, model
-        self._state, self._tables = known
+        self._state, self._tables = shared
         padding = [self._state.padding] * key.rows + [self._tables.padding] * (key.rows * key.states)
         self._taking = _Taking(padding, model.device)
         (self._eos_E,) = ship([key.structure.eos_ids], device=model.device)
@@ -228,11 +201,13 @@ class _Decision:
         told(outcome, left_B, states_BKL, out=self.numbers_BW)
 
 
-class _Shared(NamedTuple):
-    """What all steps compute on."""
+@dataclass(frozen=True)
+class Behind:
+    """What the graphs of windows behind packed forwards are told apart by; no other graph's key equals one."""
 
-    state: DeviceState
-    tables: EvidenceTables
+    form: Form
+    scores: tuple[Score, ...]
+    windows: int
 
 
 Part = tuple[DecisionKey, list[RequestState]]
@@ -242,7 +217,7 @@ class BlockStep(NamedTuple):
     """A step that can be launched, and again as long as its rows go on: the parts of it that decide together."""
 
     parts: list[Part]
-    forward: Replay[_Forward]
+    forward: Replay[_Forward] | Replay[_Behind]
     decisions: list[Replay[_Decision]]
 
     def launch(self) -> list[Tensor]:
@@ -263,71 +238,86 @@ class BlockSteps:
 
     def __init__(self, model: Denoiser, pool: KVPool, device_state: DeviceState, fallbacks: Fallbacks) -> None:
         self._model, self._pool = model, pool
-        self._known = _Shared(device_state, EvidenceTables(model, device_state.precision))
-        self.replays = Replays(model.device, fallbacks)
+        self._shared = Shared(device_state, EvidenceTables(model, device_state.precision))
+        self.replays = Replays(model.device, fallbacks, self._shared.shapes)
         self._scores: dict[Form, set[Score]] = {}  # that any row of a form has ranked by: a forward makes all of them
-        self._shapes = self._shape()
 
     def reserve(self, structure: Structure) -> None:
         """Room for rows of this structure, which may come up."""
-        self._known.tables.reserve(padded(self._known.state.padding * _queries_of(structure)), structure)
+        self._shared.tables.reserve(padded(self._shared.state.padding * _queries_of(structure)), structure)
         self._scores.setdefault(form_of(structure), set()).add(structure.score)
 
     def __call__(self, form: Form, rows: Sequence[RequestState]) -> BlockStep:
         """A step of these rows, all of one form."""
-        self._follow()
-        parts = self._parts(rows)
+        parts = self.parts(rows)
         queries, asked = self._queries(form, parts)
         forward = self._forward(form, rows[0].structure, padded(len(queries.row)))
         forward.compute.take(queries)
-        decisions = []
-        for (key, some), of_rows in zip(parts, asked, strict=True):
-            decision = self._decision(key)
-            decision.compute.take([row.index for row in some], of_rows)
-            decisions.append(decision)
-        return BlockStep(parts, forward, decisions)
+        return BlockStep(parts, forward, self._decisions(parts, asked))
 
-    def warm_up(self, rows: Sequence[RequestState]) -> None:
-        """Capture what steps of rows like these will replay: the largest first, whose memory the others then share."""
-        self._follow()
-        places = self._known.state.padding
+    def behind(self, form: Form, parts: list[Part], states_RC: Tensor, begin: int) -> BlockStep:
+        """The decisions of rows of one form behind a packed forward, the states of whose windows begin at that place."""
+        indices, asked = list[int](), list[list[int]]()
+        for key, some in parts:
+            asked.append(list(range(len(indices), len(indices) + len(some) * key.states)))
+            indices += [row.index for row in some for _ in range(key.states)]
+        places = range(begin, begin + len(indices) * form.width, form.width)
+        forward = self._behind(form, parts[0][0].structure, padded(len(indices)), states_RC)
+        forward.compute.take(places, indices)
+        return BlockStep(parts, forward, self._decisions(parts, asked))
+
+    def warm_up(self, rows: Sequence[RequestState], states_RC: Tensor) -> None:
+        """Capture what steps of rows like these will replay: the largest first, whose memory the others then share.
+
+        `states` as in `behind`.
+        """
+        places = self._shared.state.padding
         most = places * max(_queries_of(row.structure) for row in rows)
         sizes = sorted({padded(queries) for queries in range(1, most + 1)}, reverse=True)
         warm: list[Callable[[], object]] = []
         for form, some in forms(rows):
             asked = [form._replace(sampled=sampled) for sampled in {False, form.sampled}]
             warm += [self._forward(one, some[0].structure, size) for one in asked for size in sizes]
+            windows = sorted({padded(queries) for queries in range(1, places + 1)}, reverse=True)
+            like = some[0].structure
+            warm += [self._behind(one, like, size, states_RC) for one in asked for size in windows]
             # On a grid the first block forward of a window drafts nothing yet.
             for drafts in (True, False) if form.grid is not None else (True,):
-                warm += [self._decision(key) for key, _ in self._parts(some, drafts)]
+                warm += [self._decision(key) for key, _ in self.parts(some, drafts)]
         for step in warm:
             for _ in range(OFTEN):
                 step()
 
-    def _follow(self) -> None:
-        """Where the tables have moved, no step may look into the old ones."""
-        if self._shapes != self._shape():
-            self.replays.clear()
-            self._shapes = self._shape()
-
-    def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return self._known.state.shape, self._known.tables.shape
-
     def _forward(self, form: Form, like: Structure, size: int) -> Replay[_Forward]:
-        scores = tuple(sorted(self._scores[form_of(like)]))
-        make = functools.partial(_Forward, form, scores, like, size, self._model, self._pool, self._known)
-        return self.replays.get((form, scores, size), make)
+        scoring = self._scoring(form, like)
+        return self.replays.get((form, scoring.scores, size), functools.partial(_Forward, scoring, size, self._pool))
+
+    def _behind(self, form: Form, like: Structure, size: int, states_RC: Tensor) -> Replay[_Behind]:
+        scoring = self._scoring(form, like)
+        return self.replays.get(Behind(form, scoring.scores, size), functools.partial(_Behind, scoring, size, states_RC))
+
+    def _scoring(self, form: Form, like: Structure) -> Scoring:
+        return Scoring(form, tuple(sorted(self._scores[form_of(like)])), like, self._model, self._shared)
+
+    def _decisions(self, parts: Sequence[Part], asked: Sequence[list[int]]) -> list[Replay[_Decision]]:
+        """Of each part, by the numbers of its rows' queries."""
+        decisions = []
+        for (key, some), queries in zip(parts, asked, strict=True):
+            decision = self._decision(key)
+            decision.compute.take([row.index for row in some], queries)
+            decisions.append(decision)
+        return decisions
 
     def _decision(self, key: DecisionKey) -> Replay[_Decision]:
-        return self.replays.get(key, functools.partial(_Decision, key, self._model, self._known))
+        return self.replays.get(key, functools.partial(_Decision, key, self._model, self._shared))
 
-    def _parts(self, rows: Sequence[RequestState], drafts: bool | None = None) -> list[Part]:
+    def parts(self, rows: Sequence[RequestState], drafts: bool | None = None) -> list[Part]:
         """Which rows decide together: those of one structure that all draft, or all do not. None: as each is about to."""
         found: dict[tuple[Structure, bool], list[RequestState]] = {}
         for row in rows:
             drafting = row.drafts if drafts is None else drafts and row.structure.branches > 1
             found.setdefault((row.structure, drafting), []).append(row)
-        places = self._known.state.padding
+        places = self._shared.state.padding
         return [
             (DecisionKey(structure, structure.branches if drafts else 1, places), some)
             for (structure, drafts), some in found.items()
@@ -335,7 +325,7 @@ class BlockSteps:
 
     def _queries(self, form: Form, parts: Sequence[Part]) -> tuple[_Queries, list[list[int]]]:
         """All queries of the rows, and of each part the numbers of those that it decides by."""
-        state, query = self._known.state, form.before + form.width
+        state, query = self._shared.state, form.before + form.width
         queries, asked = _Queries([], [], [], [], [], []), []
         for key, some in parts:
             mine = []

@@ -8,13 +8,14 @@ Shapes: S places, the last of which is padding, which no request holds; B rows o
 the longest window; K states of a window, T = K + 1 versions of it: the true state, the finished block before it, the drafts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from unmask.context.plan import ship
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.memory import Memory, State
 from unmask.decode.numbers import MOST, bits, numbers, of_rows
@@ -120,8 +121,22 @@ class DeviceState:
         """L."""
         return self._kind_SL.shape[1]
 
-    def take(self, structure: Structure, pages: int) -> int:
-        """An index for a request of this structure and that many pages; the caller knows that there is one."""
+    @property
+    def page_table(self) -> Tensor:
+        """The pages of all places, [S, P]."""
+        return self._pages_SP
+
+    def take(self, structure: Structure, pages: Sequence[int] = ()) -> int:
+        """An index for a request of this structure that is lent these pages; the caller knows that there is one."""
+        self._make_room(structure, len(pages))
+        self._settings.clear()  # of the row that had the place before
+        index = self._free.pop()
+        if pages:
+            (self._pages_SP[index, : len(pages)],) = ship([pages], device=self._pages_SP.device)
+        return index
+
+    def _make_room(self, structure: Structure, pages: int) -> None:
+        """Tables that hold a request of this structure and that many pages."""
         widest, longest, most = self.shape
         longer, wider = max(0, structure.width - longest), widened(pages) - widest if pages > widest else 0
         if structure.branches + 1 > most:
@@ -138,21 +153,18 @@ class DeviceState:
         for key in self._states(structure):
             if key not in self._memories:
                 self._memories[key] = self._empty(key[1], self.padding + 1, key[2])
-        self._settings.clear()  # of the row that had the place before
-        return self._free.pop()
 
     def give(self, index: int) -> None:
         """Take an index back."""
         self._free.append(index)
 
-    def open(self, index_B: Tensor, facts_BF: Tensor, pages_BP: Tensor, window_BL: Tensor, kind_BL: Tensor) -> None:
+    def open(self, index_B: Tensor, facts_BF: Tensor, window_BL: Tensor, kind_BL: Tensor) -> None:
         """Before a window's first forward: what its forwards will need, its tokens, and their kinds (decode/holes.py).
 
         Of a block that is new to the window no step is made and every rule's state is new.
         """
         stays_B1, moved_B1 = (facts_BF[:, Facts._fields.index(name), None] for name in ("stays", "moved"))
         self._facts_FS.index_copy_(1, index_B, facts_BF.t())
-        self._pages_SP[:, : pages_BP.shape[1]].index_copy_(0, index_B, pages_BP)
         self._tokens_STL[:, WINDOW].index_copy_(0, index_B, window_BL)
         self._kind_SL.index_copy_(0, index_B, kind_BL)
         kept = [(self._step_SL, torch.zeros_like(window_BL))]

@@ -49,6 +49,8 @@ class Limits:
         tokens: query tokens of a forward, drafts included, and so of the longest forward of one row; None: 8192 on a GPU, where
             a forward of many rows takes little longer than of one, and 1024 elsewhere, or the model's longest.
         share: of them for all rows of one request together, beside its first; None: a quarter.
+        refresh: of them for refreshes and prompts in one step, beside the first, which the other rows' streams wait for; None:
+            2048 on a GPU, and all elsewhere.
         prefix_cache: whether requests that begin alike share keys and values, where the model's attention is block-causal.
     """
 
@@ -56,6 +58,7 @@ class Limits:
     rows: int = 64
     tokens: int | None = None
     share: int | None = None
+    refresh: int | None = None
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class Limits:
         whole("rows", self.rows, 1, required=True)
         whole("tokens", self.tokens, 1)
         whole("share", self.share, 1)
+        whole("refresh", self.refresh, 1)
 
     @classmethod
     def fitting(
@@ -70,7 +74,8 @@ class Limits:
     ) -> Self:
         """Enough for that many of these requests at once (None: all of them), whichever they are, and no more memory.
 
-        `tokens` is the budget of a forward where every request fits into it (None: all of them in one forward).
+        `tokens` is the budget of a forward where every request fits into it (None: all of them in one forward), all of it for
+        refreshes too: nothing is streamed.
 
         Raises RequestError or ConfigError where one cannot be answered.
         """
@@ -79,11 +84,15 @@ class Limits:
         pages = sorted(pages_for(state.slots) for state in states)[-rows:]
         most = sorted((state.most_tokens for state in states), reverse=True)[:rows] or [1]
         budget = sum(most) if tokens is None else max(tokens, most[0])
-        return cls(rows=rows, memory=sum(pages) * model.page_bytes, tokens=budget)
+        return cls(rows=rows, memory=sum(pages) * model.page_bytes, tokens=budget, refresh=budget)
 
     def budget(self, model: Denoiser) -> int:
         """Query tokens of a forward of this model."""
         return self.tokens or (8192 if model.device.type == "cuda" else max(1024, model.spec.max_length))
+
+    def refreshes(self, model: Denoiser) -> int:
+        """Query tokens of refreshes in one step of this model."""
+        return self.refresh or (2048 if model.device.type == "cuda" else self.budget(model))
 
     def pages(self, model: Denoiser) -> int:
         """Pages of key/value memory for this model."""
@@ -115,7 +124,8 @@ class Engine:
         self._ahead = model.device.type != "cpu" if ahead is None else ahead
         limits = self.limits
         self.tokens = limits.budget(model)
-        self._turns = Turns(budget=self.tokens, share=limits.share or max(1, self.tokens // 4))
+        share = limits.share or max(1, self.tokens // 4)
+        self._turns = Turns(budget=self.tokens, share=share, refresh=limits.refreshes(model))
         self._runner = Runner(model, pages=limits.pages(model), rows=limits.rows, shared=limits.prefix_cache)
         self._numbers = itertools.count()
         # Both longest waiting first: for memory, or for a forward.
@@ -298,7 +308,8 @@ class Engine:
         with self._lock:
             self._join()
             line = list(self._running.values())
-            turns = self._turns.pick([Row(entry.state.request.owner, entry.state.tokens) for entry in line])
+            states = [entry.state for entry in line]
+            turns = self._turns.pick([Row(row.request.owner, row.tokens, row.recomputes) for row in states])
             picked = [line[index] for index in turns]
             for entry in picked:  # to the end of the line
                 self._running[entry.number] = self._running.pop(entry.number)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from unmask.engine.completion import complete, settled_text, told
+from unmask.engine.records import filled_in
 from unmask.engine.request import Draft, Progress, StepRecord
-from unmask.engine.runner import filled_in
 from unmask.engine.state import RequestState
 from unmask.errors import LogitsError
 

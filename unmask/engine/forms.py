@@ -1,9 +1,10 @@
-"""Which block forwards may share a graph: rows of one form, in forwards of a few sizes. No tensors are here."""
+"""Which rows' forwards may share a graph: block forwards of one form, and packed ones of one tile. No tensors are here."""
 
 import functools
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from unmask.context.buckets import TILE, WHOLE
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Structure
 
@@ -21,6 +22,29 @@ def graphable(row: RequestState) -> bool:
         return not row.refreshes
     clean, block = row.turn()
     return block is not None and block.tokens == recipe.width and (clean is None or clean.tokens == recipe.length)
+
+
+def tile_of(row: RequestState, *, together: bool) -> int | None:
+    """The tile (context/buckets.py) in which a packed forward of this row is replayed; None: in none.
+
+    Where no call takes whole sequences of any lengths `together`, those are launched kernel by kernel; and so are forwards of
+    a block-causal model that keeps nothing, whose masks depend on lengths, and those of a part of a block.
+    """
+    grid, turn, cache = row.recipe.block, row.turn(), row.recipe.cache
+    if grid is not None:
+        return None if cache == "none" or turn.tokens % grid else grid
+    if turn.block is not None and turn.block.fresh:
+        return WHOLE if together else None
+    return TILE
+
+
+def tiles_of(row: RequestState, *, together: bool) -> list[int]:
+    """All tiles in which forwards of a row of no constraint are replayed, whose block is not graphable."""
+    recipe = row.recipe
+    if recipe.block is not None:
+        return [] if recipe.cache == "none" else [recipe.block]
+    remembers = recipe.cache == "prefix" or (recipe.cache == "dual" and recipe.prompt_interval != 1)
+    return [WHOLE] * together + [TILE] * remembers
 
 
 def padded(queries: int) -> int:

@@ -93,18 +93,28 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class Replays:
-    """Such functions by their keys; the last used are kept."""
+    """Such functions by their keys; the last used are kept, as long as what they compute on stays where it is."""
 
-    def __init__(self, device: torch.device, fallbacks: Fallbacks) -> None:
+    def __init__(self, device: torch.device, fallbacks: Fallbacks, where: Callable[[], Hashable]) -> None:
+        """`where` says where that is: when it says something else all are forgotten."""
         self._device, self._fallbacks = device, fallbacks
         self._capture = capturing(device)
+        self._where, self._place = where, where()
         self._kept: OrderedDict[Hashable, Replay[Any]] = OrderedDict()  # the last used is last
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def kinds(self) -> list[Hashable]:
+        """The keys, the last used last."""
+        return list(self._kept)
+
     def get(self, key: Hashable, make: Callable[[], Made]) -> "Replay[Made]":
         """The function of this key, made where there is none. Another key's may be gone after that, but not when it runs."""
+        if (place := self._where()) != self._place:
+            self._kept.clear()
+            self._place = place
         found = self._kept.pop(key, None)
         if found is None:
             found = Replay(make(), self._capture, self._fallbacks)
@@ -112,10 +122,6 @@ class Replays:
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return found
-
-    def clear(self) -> None:
-        """Forget all of them: what they compute on has moved."""
-        self._kept.clear()
 
 
 class Replay(Generic[Made]):

@@ -9,26 +9,27 @@ in batches, the rows of equal structure, on their slice of the logits. No loop i
 
 import itertools
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from unmask.context.plan import assemble, page_table, ship
+from unmask.context.plan import ship
 from unmask.context.pool import pages_for
 from unmask.context.prefix_cache import PrefixCache
 from unmask.decode.constraint import Constraint, Held, held
 from unmask.decode.holes import FREE
 from unmask.engine.block_steps import BlockStep, BlockSteps
 from unmask.engine.completion import publishable
-from unmask.engine.decision import DecisionBatch, DecisionKey, Evidence, decide_all, reads_hidden
+from unmask.engine.decision import DecisionBatch, DecisionKey, decide_all, reads_hidden
 from unmask.engine.device_state import FACTS, DeviceState, row_facts
 from unmask.engine.fallbacks import Fallbacks
 from unmask.engine.forms import Form, forms, graphable
+from unmask.engine.packed_forwards import PackedForwards
 from unmask.engine.pending import PendingStep, Rows, idle
-from unmask.engine.request import StepOutput, StepRecord
+from unmask.engine.records import record_of
+from unmask.engine.request import StepRecord
 from unmask.engine.ring import Ring
 from unmask.engine.state import RequestState
 from unmask.kernels import choice
@@ -45,7 +46,6 @@ class _Launch(NamedTuple, Generic[Part]):
 
     opened: Part  # indices of the rows whose block begins; of each:
     facts: Part
-    pages: Part
     windows: Part  # its tokens, masks up to the longest window
     kinds: Part  # what may be written at each of them
     indices: Part  # indices of all rows, batch after batch
@@ -65,6 +65,7 @@ class Runner:
         longest = min(pages, pages_for(model.spec.max_length))
         self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, dtype=model.dtype, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
+        self._forwards = PackedForwards(model, self.pool, self._device_state, self._steps.replays)
         self._ring = Ring(model.device)
         if model.device.type == "cuda":
             # It plans each length anew, on the host, and keeps every plan: a stall with each new prompt.
@@ -80,11 +81,12 @@ class Runner:
             scope=row.request.cache_scope,
         )
 
+    @torch.inference_mode()
     def allocate(self, row: RequestState) -> None:
         """Lend a prepared request what it needs; the caller knows that there are pages and an index."""
         self.prefixes.lend(row.lease)
         row.pages, row.kept = row.lease.pages, row.lease.cached
-        row.index = self._device_state.take(row.structure, len(row.pages))
+        row.index = self._device_state.take(row.structure, row.pages)
         if self.model.replayable:
             self._steps.reserve(row.structure)
 
@@ -94,10 +96,11 @@ class Runner:
         if not self.model.replayable:
             return
         for row in rows:
-            self._device_state.give(self._device_state.take(row.structure, 0))
+            self._device_state.give(self._device_state.take(row.structure))
             self._steps.reserve(row.structure)
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            self._steps.warm_up(rows)
+            self._steps.warm_up(rows, self._forwards.states_RC)
+            self._forwards.warm_up(rows)
 
     def publish(self, row: RequestState) -> None:
         """Let other requests find what has become final of one."""
@@ -121,8 +124,10 @@ class Runner:
         replayed = [row for row, one in zip(rows, stays, strict=True) if one]
         packed = [row for row, one in zip(rows, stays, strict=True) if not one]
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            of_packed = partial(self._packed, watched={id(row) for row, seen in zip(rows, watched, strict=True) if seen})
-            halves = [(of_packed, packed)] if packed else []
+            seen = {id(row) for row, one in zip(rows, watched, strict=True) if one}
+            halves: list[tuple[_Half, list[RequestState]]] = [
+                (partial(self._packed, tile, watched=seen), some) for tile, some in self._forwards.parts(packed)
+            ]
             steps = list[BlockStep]()
             halves += [(partial(self._replayed, form, steps), some) for form, some in forms(replayed)]
             launched, taking, failed = list[tuple[list[Rows], list[Tensor]]](), set[int](), None
@@ -172,7 +177,7 @@ class Runner:
         for row in step.rows:
             if row.turn().block is None:
                 if id(row) in watched:
-                    records[id(row)] = _record(row, None, None)
+                    records[id(row)] = record_of(row, None, None)
                 row.remember(row.turn().tokens)
         begin = 0
         for key, rows in step.parts:
@@ -182,18 +187,20 @@ class Runner:
             for row, output, numbers_W in zip(rows, key.outputs(numbers_BW), numbers_BW, strict=True):
                 if step.ahead and idle(row):
                     continue
-                record = _record(row, output, key.evidence(numbers_W)) if id(row) in watched else None
+                record = record_of(row, output, key.evidence(numbers_W)) if id(row) in watched else None
                 row.remember(row.turn().tokens * row.tried(key.states))
                 row.commit(output)
                 if record is not None and not row.broken:
                     records[id(row)] = record
         return [records.get(id(row)) for row in step.rows]
 
-    def _packed(self, rows: list[RequestState], *, watched: Set[int]) -> tuple[list[Rows], list[Tensor]]:
+    def _packed(self, tile: int | None, rows: list[RequestState], *, watched: Set[int]) -> tuple[list[Rows], list[Tensor]]:
         """Forwards of any length, packed behind each other: which rows decide together, and their decisions' numbers.
 
-        `watched` are the ids of the rows whose evidence is recorded, of every position.
+        `tile` as in `PackedForwards`. `watched` are the ids of the rows whose evidence is recorded, of every position.
         """
+        if tile is not None and rows[0].constraint is None and (made := self._bucketed(tile, rows)) is not None:
+            return made
         deciding = [row for row in rows if row.turn().block is not None]
         parts = _together(deciding)
         model, state = self.model, self._device_state
@@ -221,20 +228,40 @@ class Runner:
                 strict=True,
             )
         ]
-        queries = [query for key, some in parts for row in some for query in row.queries(key.states)]
-        queries += [query for row in rows if row.turn().block is None for query in row.queries(1)]
-        tokens_N, plan = assemble(queries, device=model.device)
+        asked = _asked(rows, parts)
+        forward = self._forwards.replayed(tile, asked) or self._forwards.launched(asked)
         if not parts:
-            model.states(tokens_N, plan, self.pool)
+            forward.remember()
             return [], []
         states = [batch.states() for batch in batches]
-        for states_BKL, read_R in zip(states, torch.split(plan.read_R, [part.numel() for part in states]), strict=True):
+        reads = torch.split(forward.read_R, [part.numel() for part in states])
+        for states_BKL, read_R in zip(states, reads, strict=True):
             if states_BKL.shape[1] > 1:
-                tokens_N[read_R] = states_BKL.flatten()
-        if shown:
-            plan = plan._replace(read_R=plan.read_R[numbers.shown], before_R=plan.before_R[numbers.shown])
-        predicted = model.predict(tokens_N, plan, self.pool, hidden=reads_hidden(batches))
+                forward.tokens_N[read_R] = states_BKL.flatten()
+        predicted = forward.predict(numbers.shown if shown else None, hidden=reads_hidden(batches))
         return parts, [decide_all(batches, states, *predicted)]
+
+    def _bucketed(self, tile: int, rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]] | None:
+        """The same in a bucket, with the decisions of block steps; None: no bucket holds it."""
+        deciding = [row for row in rows if row.turn().block is not None]
+        parts = [(form, self._steps.parts(some)) for form, some in forms(deciding)]
+        everyone = [part for _, some in parts for part in some]
+        forward = self._forwards.replayed(tile, _asked(rows, everyone))
+        if forward is None:
+            return None
+        self._open_new(deciding)
+        sizes = [len(some) * key.states * key.structure.width for key, some in everyone]
+        for (key, some), read_R in zip(everyone, torch.split(forward.read_R, sizes), strict=True):
+            if key.states > 1:
+                (index_B,) = ship([[row.index for row in some]], device=self.model.device)
+                forward.tokens_N[read_R] = self._device_state.states(index_B, key.structure, key.states).flatten()
+        forward.remember()
+        numbers, begin = list[Tensor](), 0
+        for form, mine in parts:
+            made = self._steps.behind(form, mine, forward.states_RC, begin).launch()
+            numbers += [part.clone() for part in made]  # the same decisions may be launched again in this step
+            begin += sum(len(some) * key.states * form.width for key, some in mine)
+        return everyone, numbers
 
     def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:
         """Of each part's tokens to predict the places of those that decide; empty: all are predicted.
@@ -247,6 +274,14 @@ class Runner:
         sizes = [key.states * key.structure.width * key.rows for key, _ in parts]
         return shown if sum(map(len, shown)) < sum(sizes) else []
 
+    def _open_new(self, rows: Sequence[RequestState]) -> None:
+        """Put down what the device must know of those of these rows whose block begins."""
+        opening = [row for row in rows if not row.opened]
+        if opening:
+            self._open(self._shipped([], opening))
+        for row in opening:
+            row.opened = True
+
     def _open(self, numbers: _Launch[Tensor]) -> None:
         """Put down what the device must know of the rows whose block begins."""
         count, longest = len(numbers.opened), self._device_state.longest
@@ -254,7 +289,6 @@ class Runner:
             self._device_state.open(
                 numbers.opened,
                 numbers.facts.view(-1, FACTS),
-                numbers.pages.view(count, -1),
                 numbers.windows.view(count, longest),
                 numbers.kinds.view(count, longest),
             )
@@ -268,7 +302,6 @@ class Runner:
         host = _Launch(
             opened=[row.index for row in opening],
             facts=[number for row in opening for number in row_facts(row)],
-            pages=page_table([row.pages for row in opening], max((len(row.pages) for row in opening), default=0)),
             windows=[token for row in opening for token in (*row.block(), *[mask_id] * (longest - row.recipe.width))],
             kinds=[kind for row in opening for kind in (*row.kinds(), *[FREE] * (longest - row.recipe.width))],
             indices=[row.index for _, some in parts for row in some],
@@ -279,11 +312,7 @@ class Runner:
 
     def _replayed(self, form: Form, steps: list[BlockStep], rows: list[RequestState]) -> tuple[list[Rows], list[Tensor]]:
         """Block forwards over buffers that stay; likewise. The step goes to `steps`."""
-        opening = [row for row in rows if not row.opened]
-        if opening:
-            self._open(self._shipped([], opening))
-        for row in opening:
-            row.opened = True
+        self._open_new(rows)
         behind = [row for row in rows if form.grid is not None and row.turn().clean is not None]
         if behind:
             self._open_behind(behind)
@@ -303,44 +332,10 @@ class Runner:
         self._device_state.open_behind(index_B, clean.view(-1, longest))
 
 
-def _record(row: RequestState, output: StepOutput | None, evidence: Evidence | None) -> StepRecord:
-    """The record of a row that has not committed the step yet; one that decided nothing has no evidence."""
-    turn, begin = row.turn(), row.window.start
-    queries = [] if turn.clean is None else [row.canvas.tokens[place] for place in turn.clean.queried]
-    if turn.block is not None and evidence is not None:
-        for state in evidence.states[: row.tried(len(evidence.states))]:
-            tokens = [*row.canvas.tokens[:begin], *state, *row.canvas.tokens[begin + len(state) :]]
-            queries += [tokens[position] for position in turn.block.queried]
-    taken = [] if output is None else output.taken
-    new = {begin + offset: (output.block[offset], rule) for offset, rule in enumerate(taken) if rule and output}
-    new = dict(sorted((row.filled | new).items()))
-    return StepRecord(
-        forward=row.forwards,
-        rows=[0],
-        refresh=[row.refreshes],
-        query_tokens=[queries],
-        committed=[list(new)],
-        tokens=[[token for token, _ in new.values()]],
-        rule=[[row.recipe.rules[rule - 1].name for _, rule in new.values()]],
-        prompt=[row.canvas.prompt],
-        start=[begin],
-        block=[row.block()],
-        candidate=[row.block() if evidence is None else evidence.candidate],
-        confidence=[[0.0] * row.recipe.width if evidence is None else evidence.confidence],
-        refused=[[] if evidence is None else evidence.refused],
-        looks=[{rule.name: rule.look for rule in row.recipe.rules}],
-    )
-
-
-def filled_in(record: StepRecord, row: RequestState) -> StepRecord:
-    """The record of the row's last forward, with what a constraint has filled in since."""
-    new = sorted(row.filled.items())
-    return replace(
-        record,
-        committed=[record.committed[0] + [place for place, _ in new]],
-        tokens=[record.tokens[0] + [token for _, (token, _) in new]],
-        rule=[record.rule[0] + [row.recipe.rules[rule - 1].name for _, (_, rule) in new]],
-    )
+def _asked(rows: Sequence[RequestState], parts: Sequence[Rows]) -> list[tuple[RequestState, int]]:
+    """The rows of a packed forward in the order of their queries, and how many states of its block each tries."""
+    asked = [(row, key.states) for key, some in parts for row in some]
+    return asked + [(row, 1) for row in rows if row.turn().block is None]
 
 
 def _together(rows: Sequence[RequestState]) -> list[Rows]:

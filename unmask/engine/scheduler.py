@@ -15,10 +15,14 @@ from unmask.engine.request import Owner
 
 
 class Row(NamedTuple):
-    """A row that waits: whose it is, and what it asks for: pages of memory to join, query tokens to run."""
+    """A row that waits: whose it is, and what it asks for: pages of memory to join, query tokens to run.
+
+    `refresh`: to run more than a step of its block, which others' streams would wait for.
+    """
 
     owner: Owner
     cost: int
+    refresh: bool = False
 
 
 class Held:
@@ -109,9 +113,12 @@ class _Flows:
 class Turns:
     """Whose rows share the next forward."""
 
-    def __init__(self, *, budget: int, share: int) -> None:
-        """`budget` query tokens hold in a forward, and `share` of them the rows of one request; one row alone may have more."""
-        self._budget, self._share = budget, share
+    def __init__(self, *, budget: int, share: int, refresh: int | None = None) -> None:
+        """`budget` query tokens hold in a forward, and `share` of them the rows of one request; one row alone may have more.
+
+        `refresh` of them hold refreshes; None: all. The first of these may have more too.
+        """
+        self._budget, self._share, self._refresh = budget, share, budget if refresh is None else refresh
         self._keys = _Flows()
         self._requests: dict[str, _Flows] = {}
 
@@ -129,26 +136,34 @@ class Turns:
         """Indices of the rows that run, which are served with that; `line` is longest waiting first.
 
         A row that does not fit is left out and those behind it may run, so the refreshes of long prompts take turns beside
-        the block forwards of all others. Up to half a share is filled whoever is ahead, and is no one's turn: a small forward
-        takes about as long as a smaller one.
+        the block forwards of all others. Of refreshes beyond their budget none overtakes another. Up to half a share is
+        filled whoever is ahead, and is no one's turn: a small forward takes about as long as a smaller one.
 
         >>> Turns(budget=1000, share=500).pick([Row(Owner(), cost) for cost in (32, 900, 900, 32)])
         [0, 1, 3]
+        >>> turns = Turns(budget=1000, share=500, refresh=300)
+        >>> turns.pick([Row(Owner(), 200, True), Row(Owner(), 200, True), Row(Owner(), 50, True), Row(Owner(), 32)])
+        [0, 3]
         >>> many, one = Row(Owner("", "many"), 100), Row(Owner("", "one"), 100)
         >>> Turns(budget=1000, share=200).pick([many, many, many, one])
         [0, 1, 3]
         """
         quantum = self._share // 2
         ready, early = self._order(line, quantum)
-        picked, total, spent = list[int](), 0, Counter[Owner]()
+        picked, total, refreshed, spent = list[int](), 0, 0, Counter[Owner]()
+        full = False  # of refreshes
         for places, most in ((ready, self._budget), (early, min(quantum, self._budget))):
             for place in places:
-                owner, cost = line[place]
+                owner, cost, refresh = line[place]
                 share = self._share if owner.request and spent[owner] else self._budget
                 fits = total + cost <= most and spent[owner] + cost <= share
+                full = full or (refresh and refreshed > 0 and refreshed + cost > self._refresh)
+                if refresh and full:
+                    continue
                 if fits or (places is ready and not picked):  # a row wider than a narrowed budget runs alone
                     picked.append(place)
                     total += cost
+                    refreshed += cost * refresh
                     spent[owner] += cost
                     if places is ready:
                         self._keys.serve(owner.key, cost)
@@ -159,7 +174,7 @@ class Turns:
         """The places of the line in the order of their turns: those not early, and the early ones."""
         costs = [row.cost for row in line]
         rows: dict[str, dict[str, list[int]]] = {}
-        for place, (owner, _) in enumerate(line):
+        for place, (owner, *_) in enumerate(line):
             rows.setdefault(owner.key, {}).setdefault(owner.request, []).append(place)
         self._requests = {key: self._requests.get(key) or _Flows() for key in rows}
         ordered = {key: self._requests[key].order(requests, costs, quantum) for key, requests in rows.items()}

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from unmask.context.pieces import chained
 from unmask.context.plan import Query
 from unmask.context.policy import (
     ContextPolicy,
@@ -192,6 +193,14 @@ class RequestState:
         return self.block_forwards == 0
 
     @property
+    def recomputes(self) -> bool:
+        """Whether its next forward is more than a step of its block: a refresh, or of a block-causal model a prompt's part."""
+        clean = self.turn().clean
+        if self.recipe.block is None:
+            return self.refreshes
+        return clean is not None and clean.tokens > self.recipe.length
+
+    @property
     def drafts(self) -> bool:
         """Whether its next forward may try guesses: the one before has left the evidence to make them from."""
         return self.recipe.branches > 1 and not self.refreshes and not self.closing
@@ -254,7 +263,7 @@ class RequestState:
         return asked
 
     def _query(self, plan: RowPlan, *, start: int, length: int) -> Query:
-        tokens = [self.canvas.tokens[place] for place in plan.queried]
+        tokens = chained(self.canvas.tokens[span.start : span.stop] for span in plan.spans)
         return Query(plan=plan, tokens=tokens, start=start, length=length, pages=self.pages, copies=self.total)
 
     def tried(self, states: int) -> int:

@@ -114,7 +114,7 @@ class Answerer:
             add_bos=job.add_bos,
         )
         # Forwards may be long: no other client waits for them.
-        self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows, tokens=_TOKENS)))
+        self._engine = AsyncEngine(Engine(self._model, Limits(rows=rows, tokens=_TOKENS, refresh=_TOKENS)))
 
     async def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
         """The block's answers: columns `line` and `answer`, one JSON object each."""
