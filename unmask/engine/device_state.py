@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.memory import Memory, State
-from unmask.decode.numbers import MOST, bits, numbers
+from unmask.decode.numbers import MOST, bits, numbers, of_rows
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Structure
 
@@ -75,6 +75,7 @@ class Facts(NamedTuple, Generic[Number]):
 
 WINDOW, CLEAN = 0, 1  # versions of a window; drafts stand behind them
 FACTS = len(Facts._fields) + MOST  # and the rules' numbers
+BATCHES = 64  # whose settings are kept
 
 
 def row_facts(row: RequestState) -> list[int]:
@@ -107,6 +108,7 @@ class DeviceState:
         self._tokens_STL = torch.zeros((rows + 1, CLEAN + 1, 0), dtype=torch.int64, device=device)
         # By the rule's place among its method's rules, the kind of its state, and the precision of its real numbers.
         self._memories: dict[tuple[int, type[State], torch.dtype], State] = {}
+        self._settings: dict[tuple[Structure, tuple[int, ...]], Structure] = {}  # of rows that have decided together
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -136,6 +138,7 @@ class DeviceState:
         for key in self._states(structure):
             if key not in self._memories:
                 self._memories[key] = self._empty(key[1], self.padding + 1, key[2])
+        self._settings.clear()  # of the row that had the place before
         return self._free.pop()
 
     def give(self, index: int) -> None:
@@ -173,6 +176,15 @@ class DeviceState:
         """The same, and the numbers of their rules as the bits that `numbers.bits` made of them, int64 [F, B]."""
         facts_FB = self._facts_FS.index_select(1, index_B)
         return Facts(*facts_FB[:-MOST].unbind(0)), facts_FB[-MOST:]
+
+    def settings(self, structure: Structure, indices: tuple[int, ...], numbers_FB: Tensor) -> Structure:
+        """A structure with the numbers of the rows at these places, made once as long as no other row comes."""
+        key = structure, indices
+        if key not in self._settings:
+            if len(self._settings) == BATCHES:
+                self._settings.clear()
+            self._settings[key] = of_rows(structure, numbers_FB, self.precision(structure))
+        return self._settings[key]
 
     def pages(self, index_B: Tensor) -> Tensor:
         """The pages of each row, as many as the longest may have, [B, P]."""
