@@ -13,6 +13,7 @@ import unmask
 from unmask.kernels.routing import eligible
 from unmask.models.experts import Experts, MergedExperts, Router, dense, groupable, grouped
 from unmask.models.shape import MoE
+from unmask.models.share import Share
 from unmask.models.toy import CONFIGS, toy
 
 FAMILIES = ["sdar_moe", "llada2", "llada_moe"]
@@ -80,6 +81,42 @@ def test_merged_experts_are_the_same_and_their_tensors_views(width: int) -> None
         assert torch.equal(tensor, before[name])
     whole = merged.gate_up.untyped_storage().data_ptr()
     assert {experts.gate_proj.untyped_storage().data_ptr(), experts.up_proj.untyped_storage().data_ptr()} == {whole}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_what_is_beside_the_experts_of_several_processes_is_added_once(merged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, group: tensor.mul_(3))
+    experts = Experts(8, MoE(layers=(True,), experts=4, chosen=2, mlp=24), Share(rank=0, processes=3, group=None))
+    experts.requires_grad_(False)
+    for weight in experts.parameters():
+        weight.copy_(draw(*weight.shape))
+    x, index, weights, beside = draw(5, 8), draw(5, 4).topk(2).indices, draw(5, 2), draw(5, 8, seed=7)
+    *inner, down = experts.parameters()
+    expected = 3 * dense(x, inner, down, index, weights) + beside
+    form = MergedExperts(experts) if merged else experts
+    torch.testing.assert_close(form(x, index, weights, beside), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [32, 1280])
+def test_a_layer_of_experts_on_cuda(dtype: torch.dtype, tokens: int) -> None:
+    """Router, order, products and sum as a GPU runs them, against the plain forms on a CPU in fp64."""
+    moe = MoE(layers=(True,), experts=64, chosen=8, mlp=128, score="sigmoid", biased=True, groups=8, best_groups=4)
+    router, experts = Router(256, moe).requires_grad_(False), Experts(256, moe).requires_grad_(False)
+    for number, weight in enumerate((router.weight, *experts.parameters())):
+        weight.copy_(draw(*weight.shape, seed=number) / 16)
+    router.weight.data, x = router.weight.to(dtype), draw(1, tokens, 256, seed=9, dtype=dtype)
+    experts, beside = experts.to(dtype), draw(tokens, 256, seed=8, dtype=dtype)
+    index, weights = router(x)
+    inner, down = [experts.gate_proj.double(), experts.up_proj.double()], experts.down_proj.double()
+    found_index, found_weights = router.cuda()(x.cuda())
+    assert (found_index.cpu() != index).double().mean() < 1e-3  # scores that differ by what rounding turns
+    torch.testing.assert_close(found_weights.cpu(), weights, rtol=1e-4, atol=1e-4)
+    expected = dense(x[0].double(), inner, down, found_index.cpu(), found_weights.cpu().double(), beside.double())
+    found = MergedExperts(experts.cuda())(x[0].cuda(), found_index, found_weights, beside.cuda())
+    bound = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}[dtype]
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=bound, atol=bound)
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 6), st.integers(0, 50))
