@@ -128,7 +128,7 @@ def test_heads_of_real_models(device: str, heads: int, shared: int, length: int)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("seen", [[0, 5], [700, 300]])
+@pytest.mark.parametrize("seen", [[0, 5], [150, 40]])
 def test_a_long_query_is_not_cut(device: str, seen: list[int]) -> None:
     """96 tiles of one row: programs enough without parts."""
     made = call(seen, [(0, 3), (1, 5)], [0, seen[1]], length=64 * 12, heads=8, size=8, page=16)
@@ -181,16 +181,15 @@ def test_keys_and_values_are_read_from_8_bits(device: str, made: tuple[Call, int
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("groups", "shared", "length"), [(4, 1, 32), (2, 7, 33)])
-def test_many_rows_are_as_one(device: str, groups: int, shared: int, length: int) -> None:
+@pytest.mark.parametrize(("groups", "shared", "length", "rows"), [(4, 1, 32, 24), (2, 7, 33, 12)])
+def test_many_rows_are_as_one(device: str, groups: int, shared: int, length: int, rows: int) -> None:
     """Alone a row's parts are joined by a second kernel, among many by the program that made them: to the same last bit."""
-    rows = 26
-    seen = [(137 * row) % 700 for row in range(rows)]
+    seen = [300, 1, 0, 127] + [5] * (rows - 4)
     made = call(seen, [(0, 0)] * rows, [0] * rows, length=length, heads=groups, shared=shared, size=16, page=16)
     run = kernel(device, paged_attention)
     together = run(*made, page=16)
     assert_close(together, paged_attention(*made, page=16))
-    for row in (0, 3, 25):
+    for row in range(4):
         only = slice(row, row + 1)
         alone = Call(made.q_BLHD[only], *made[1:3], *(x[only] for x in made[3:]))
         assert torch.equal(run(*alone, page=16), together[only])
