@@ -135,16 +135,21 @@ class PackedForwards:
         network = self._network(bucket)
         return Replayed(self._model, network, *network.compute.take(numbers), self.states_RC)
 
-    def warm_up(self, rows: Sequence[RequestState]) -> None:
-        """Capture what forwards of rows like these will replay: the largest first, whose memory the others then share."""
+    def warm_up(self, rows: Sequence[RequestState]) -> Tensor:
+        """Capture what forwards of rows like these will replay: the largest first, whose memory the others then share.
+
+        Where they leave states [R, C]; empty: they replay nothing.
+        """
         widest = self._state.page_table.shape[1]
         widths = sorted({min(roomed(pages), widest) for pages in range(1, widest + 1)}, reverse=True)
-        for tile in dict.fromkeys(tile for row in rows for tile in tiles_of(row, together=self._together)):
+        tiles = dict.fromkeys(tile for row in rows for tile in tiles_of(row, together=self._together))
+        for tile in tiles:
             for pages in (0,) if tile == WHOLE else widths:
                 few = {bucket.tokens: bucket for bucket in reversed(list(buckets(tile, pages)))}
                 for bucket in few.values():
                     for _ in range(OFTEN):
                         self._network(bucket)()
+        return self.states_RC if tiles else self.states_RC[:0]
 
     def _network(self, bucket: Bucket) -> Replay[_Network]:
         make = functools.partial(_Network, bucket, self._model, self._pool, self._state, self.states_RC)
