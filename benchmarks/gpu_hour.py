@@ -32,7 +32,7 @@ import torch
 from unmask.bench import counting
 from unmask.bench.floors import floors, rates
 from unmask.bench.measure import machine, wait
-from unmask.bench.replays import queries, replay
+from unmask.bench.replays import aged, engine_for, queries, replay
 from unmask.bench.workload import ANSWER, shaped, workload
 from unmask.context.pool import pages_for
 from unmask.engine.aio import AsyncEngine
@@ -40,12 +40,11 @@ from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Request
 from unmask.engine.runner import Runner
 from unmask.engine.state import RequestState
-from unmask.methods.method import Method
 from unmask.models.denoiser import Denoiser
 
 HERE = Path(__file__).resolve().parents[1]
 LIMIT = 600  # seconds of a part
-METHOD = 64  # forwards of an answer of 256 tokens: what R2-dLLM takes
+METHOD = 64  # forwards of an answer of 256 tokens: what R2-dLLM takes, and a block-causal model that writes four per forward
 
 Rows = Iterator[dict[str, Any]]
 
@@ -56,7 +55,8 @@ class Size:
 
     device: torch.device
     dtype: torch.dtype
-    shapes: tuple[str, ...]
+    shapes: tuple[str, ...]  # everything is measured of these,
+    more: tuple[str, ...]  # and the steps of one row of these too
     prompt: int
     batches: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -72,6 +72,7 @@ def size(*, dry: bool) -> Size:
             device=torch.device("cpu"),
             dtype=torch.float32,
             shapes=("LLaDA-30M",),
+            more=("SDAR-30M",),
             prompt=24,
             batches=(1, 2),
             lengths=(8, 9),
@@ -83,6 +84,7 @@ def size(*, dry: bool) -> Size:
         device=torch.device("cuda", 0),
         dtype=torch.bfloat16,
         shapes=("LLaDA-8B", "Dream-7B"),
+        more=("SDAR-8B", "LLaDA2-mini"),
         prompt=1000,
         batches=(1, 2, 4, 8, 16, 32, 64),
         lengths=tuple(range(700, 1700, 50)),
@@ -99,7 +101,7 @@ def steps(size: Size) -> Rows:
     """A refresh and a block step of one row, as the engine launches them, each against the least that it must move."""
     load = workload(size.device, quick=True)
     limits = rates(list(floors(size.device, load, lambda text: None)), size.dtype)
-    for shape in size.shapes:
+    for shape in (*size.shapes, *size.more):
         model = shaped(shape, size.device, size.dtype)
         for what, times, rows in _timed(model, size, rows=1):
             asked = [query for row in rows for query in queries(row, 0 if what == "refresh" else 1)]
@@ -112,8 +114,8 @@ def capture(size: Size) -> Rows:
     """Seconds of the very first step, which compiles, of one after it, and of capturing all sizes."""
     for shape in size.shapes:
         model = shaped(shape, size.device, size.dtype)
-        engine = Engine(model, Limits(rows=max(size.batches), memory=_memory(model, size, max(size.batches))))
         request = _request(size)
+        engine = engine_for(model, [request] * max(size.batches), rows=max(size.batches))
         for what in ("first answer", "second answer"):
             yield {"what": what, "model": shape, "seconds": _seconds(partial(engine.generate, [request]), size.device)}
         yield {"what": "warm-up", "model": shape, "seconds": _seconds(partial(engine.warm_up, [request]), size.device)}
@@ -136,7 +138,7 @@ def memory(size: Size) -> Rows:
         model = shaped(shape, size.device, size.dtype)
         asked = [_request(size, temperature=0.8, top_p=0.9, top_k=50, seed=seed) for seed in range(size.sampled)]
         before = _allocated(size.device)
-        engine = Engine(model, Limits(rows=size.sampled, memory=_memory(model, size, size.sampled)))
+        engine = engine_for(model, asked, rows=size.sampled)
         held = _allocated(size.device)
         seconds = _seconds(partial(engine.generate, asked), size.device)
         peak = torch.cuda.max_memory_allocated(size.device) if size.device.type == "cuda" else 0
@@ -165,11 +167,11 @@ def clients(size: Size) -> Rows:
     """Many clients of the asyncio engine, without HTTP: answers per second, and how long the first text takes."""
     for shape in size.shapes:
         model = shaped(shape, size.device, size.dtype)
-        engine = Engine(model, Limits(rows=size.clients, memory=_memory(model, size, size.clients)))
         rng = random.Random(0)
         asked = [
             _request(size, prompt=rng.randrange(size.prompt // 2, size.prompt), seed=seed) for seed in range(2 * size.clients)
         ]
+        engine = engine_for(model, asked, rows=size.clients)
         began = time.perf_counter()
         firsts = sorted(asyncio.run(_served(engine, asked)))
         seconds = time.perf_counter() - began
@@ -201,11 +203,16 @@ async def _served(engine: Engine, asked: list[Request]) -> list[float]:
 
 
 def _timed(model: Denoiser, size: Size, *, rows: int) -> Iterator[tuple[str, list[float], list[RequestState]]]:
-    """Readings of a refresh and of a block step of so many rows, always the same ones: their tokens change, not their cost."""
-    runner, states = _prepared(model, [_request(size, seed=seed) for seed in range(rows)])
-    for what, age in (("refresh", 0), ("block step", 1)):
+    """Readings of a refresh and of a block step of so many rows, always the same ones: their tokens change, not their cost.
+
+    Of many rows the refresh is left out where one forward of the engine does not hold it.
+    """
+    runner, states = _prepared(model, [_request(size, seed=seed, model=model) for seed in range(rows)])
+    for age, what in enumerate(("refresh", "block step")):
         for row in states:
-            row.block_forwards = age
+            aged(row, age)
+        if sum(row.tokens for row in states) > Limits().budget(model):
+            continue
         step = partial(_step, runner, states)
         for _ in range(3):  # compiles, then captures
             step()
@@ -225,16 +232,10 @@ def _prepared(model: Denoiser, requests: list[Request]) -> tuple[Runner, list[Re
     return runner, rows
 
 
-def _method() -> Method:
-    return replay(METHOD, cache="dual")
-
-
-def _request(size: Size, *, prompt: int | None = None, **options: Any) -> Request:
-    return Request(prompt=(5,) * (prompt or size.prompt), method=_method(), max_new_tokens=ANSWER, **options)
-
-
-def _memory(model: Denoiser, size: Size, rows: int) -> int:
-    return rows * pages_for(size.prompt + ANSWER) * model.page_bytes
+def _request(size: Size, *, prompt: int | None = None, model: Denoiser | None = None, **options: Any) -> Request:
+    """A replayed answer; `model` where it may be a block-causal one, which has one cache."""
+    cache = {} if model is not None and model.spec.block is not None else {"cache": "dual"}
+    return Request(prompt=(5,) * (prompt or size.prompt), method=replay(METHOD, **cache), max_new_tokens=ANSWER, **options)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -296,7 +297,7 @@ def _benched(*parts: str) -> Run:
 RUN: dict[str, Run] = {
     # Memory out of bounds, races, reads of what was never written: without the caching allocator, which hides the first.
     **{tool: _checked(tool) for tool in ("memcheck", "racecheck", "initcheck")},
-    "kernels": Run(command=("python", "-m", "pytest", "-q", "tests/kernels"), modules=("pytest", "hypothesis")),
+    "kernels": Run(command=("python", "-m", "pytest", "-q", "tests/kernels", "-k", "cuda"), modules=("pytest", "hypothesis")),
     "engine": Run(command=("python", "-m", "pytest", "-q", "tests/engine", "-k", "cuda"), modules=("pytest", "hypothesis")),
     "bench floors": _benched("floors", "profile"),
     "bench shapes": _benched("floors", "shapes", "--quick"),

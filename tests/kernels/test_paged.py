@@ -129,15 +129,15 @@ def test_heads_of_real_models(device: str, heads: int, shared: int, length: int)
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seen", [[0, 5], [700, 300]])
-def test_a_long_query_is_not_split(device: str, seen: list[int]) -> None:
-    """96 tiles of one row: programs enough without partial outputs."""
+def test_a_long_query_is_not_cut(device: str, seen: list[int]) -> None:
+    """96 tiles of one row: programs enough without parts."""
     made = call(seen, [(0, 3), (1, 5)], [0, seen[1]], length=64 * 12, heads=8, size=8, page=16)
     assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_long_contexts_are_joined_a_few_splits_at_a_time(device: str) -> None:
-    """40 splits in three turns, the last not whole; of a row of 17, the second turn holds one."""
+def test_long_contexts_have_longer_parts(device: str) -> None:
+    """32 parts of several tiles of keys each, the last not whole."""
     made = call([40 * 256 - 3, 16 * 256 + 1, 0], [(0, 0)] * 3, [0] * 3, length=1, heads=1, size=8, page=16)
     assert_close(kernel(device, paged_attention)(*made, page=16), paged_attention(*made, page=16))
 
@@ -145,7 +145,7 @@ def test_long_contexts_are_joined_a_few_splits_at_a_time(device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("seen", "begin"), [(300, 250), (700, 0), (20, 13)])
 def test_states_of_a_block_share_what_they_have_in_common(device: str, seen: int, begin: int) -> None:
-    """Three states of seven tokens: the copies of the second and third lie behind one another, some in a split of their own."""
+    """Three states of seven tokens: the copies of the second and third lie behind one another, some in a part of their own."""
     length, states = 7, 3
     made = call([seen + (states - 1) * length + 9], [(0, 0)], [0], length=states * length, heads=2, shared=2, page=16)
     number = torch.tensor
@@ -167,3 +167,34 @@ def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
     run = kernel(device, paged_attention)
     alone = Call(made.q_BLHD[:1], *made[1:3], made.pages_BP[:1, :17], *(x_B[:1] for x_B in made[4:]))
     assert torch.equal(run(*alone, page=16), run(*made, page=16)[:1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("groups", "shared", "length"), [(4, 1, 32), (2, 7, 33)])
+def test_many_rows_are_as_one(device: str, groups: int, shared: int, length: int) -> None:
+    """Alone a row's parts are joined by a second kernel, among many by the program that made them: to the same last bit."""
+    rows = 26
+    seen = [(137 * row) % 700 for row in range(rows)]
+    made = call(seen, [(0, 0)] * rows, [0] * rows, length=length, heads=groups, shared=shared, size=16, page=16)
+    run = kernel(device, paged_attention)
+    together = run(*made, page=16)
+    assert_close(together, paged_attention(*made, page=16))
+    for row in (0, 3, 25):
+        only = slice(row, row + 1)
+        alone = Call(made.q_BLHD[only], *made[1:3], *(x[only] for x in made[3:]))
+        assert torch.equal(run(*alone, page=16), together[only])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_as_many_rows_as_a_prompt_has_blocks(device: str) -> None:
+    """More programs than the second dimension of a launch may have: prompts of block-causal models in one forward."""
+    rows = 2**16 // 2 + 1 if device == "cuda" else 3
+    made = call([3], [(0, 0)], [0], length=1, heads=2, size=16, page=16)
+    many = Call(
+        made.q_BLHD.expand(rows, -1, -1, -1),
+        *made[1:3],
+        made.pages_BP.expand(rows, -1),
+        *(x.expand(rows).clone() for x in made[4:]),
+    )
+    found = kernel(device, paged_attention)(*many, page=16)
+    assert_close(found[-1:], paged_attention(*made, page=16))

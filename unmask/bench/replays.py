@@ -186,13 +186,18 @@ def least(model: Denoiser, method: Replay, *, batch: int, prompt: int, answer: i
     return cost
 
 
+def aged(row: RequestState, age: int) -> RequestState:
+    """The row before its block's first forward (age 0), or a later one (1), as if the blocks before were done."""
+    row.block_forwards = age
+    if row.recipe.block is not None:
+        before = row.windows[row.block_number - 1].start if row.block_number else 0
+        row.kept = row.window.start if age else before
+    return row
+
+
 def queries(row: RequestState, age: int) -> list[Query]:
     """What a row asks of its block's first forward (age 0) or a later one (1).
 
     Of a block-causal model the block before goes along with the first, and with the very first the prompt.
     """
-    row.block_forwards = age
-    if row.recipe.block is not None:
-        before = row.windows[row.block_number - 1].start if row.block_number else 0
-        row.kept = row.window.start if age else before
-    return row.queries(1)
+    return aged(row, age).queries(1)

@@ -22,7 +22,6 @@ from unmask.context.query import Query
 
 SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)  # tokens; of longer forwards the host is done before the device
 FEW = 256  # tokens to predict, or a quarter of all of them if that is more
-ATTENDED = 2**19  # tokens times pages: what attention takes for its splits stays below some hundred MB
 TILE = 32  # tokens, where all of a row see each other: a usual block
 WHOLE = 0  # in place of a tile's tokens: every query is a sequence of its own
 
@@ -88,13 +87,11 @@ class Bucket(NamedTuple):
         tile: tokens of a tile, or WHOLE.
         tokens: N, a multiple of it.
         reads: R.
-        pages: P, that a tile sees at most; 0 of whole sequences.
     """
 
     tile: int
     tokens: int
     reads: int
-    pages: int = 0
 
     @property
     def sizes(self) -> Numbers[int]:
@@ -127,13 +124,13 @@ class Bucket(NamedTuple):
         group = Group(1, self.tokens, None)
         if self.tile != WHOLE:
             past = Past(
-                pages_BP=pages_SP[:, : self.pages].index_select(0, numbers.of),
+                pages_BP=pages_SP.index_select(0, numbers.of),
                 seen_B=numbers.seen,
                 begin_B=numbers.begin,
                 end_B=numbers.stop,
                 shift_B=numbers.shift,
                 shortest=0,
-                longest=self.pages * PAGE,
+                longest=pages_SP.shape[1] * PAGE,
                 length=self.tile,
             )
             group = Group(len(numbers.of), self.tile, past)
@@ -148,14 +145,14 @@ class Bucket(NamedTuple):
         return numbers.tokens, plan
 
 
-def buckets(tile: int, pages: int = 0) -> Iterator[Bucket]:
-    """All of a tile and that many pages, the smallest first; of each size those that predict few tokens, then all.
+def buckets(tile: int) -> Iterator[Bucket]:
+    """All of a tile, the smallest first; of each size those that predict few tokens, then all.
 
     >>> [(bucket.tokens, bucket.reads) for bucket in buckets(WHOLE)][2:6]
     [(256, 256), (512, 256), (512, 512), (768, 256)]
     """
     for size in SIZES:
         tokens = size - size % max(1, tile)
-        if tokens and tokens * pages <= ATTENDED:
+        if tokens:
             few = max(FEW, tokens // 4)
-            yield from (Bucket(tile, tokens, reads, pages) for reads in dict.fromkeys((min(few, tokens), tokens)))
+            yield from (Bucket(tile, tokens, reads) for reads in dict.fromkeys((min(few, tokens), tokens)))

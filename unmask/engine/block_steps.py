@@ -1,6 +1,6 @@
 """Steps of block forwards whose numbers all lie on the device: the host only says which rows take part, when that changes.
 
-    forward     one graph per form, number of queries and pages: whatever the rows' methods, lengths and numbers
+    forward     one graph per form and number of queries: whatever the rows' methods, lengths and numbers
     decisions   one graph per structure of a method, over all places for rows: whatever the rows' numbers, and how many rows
 
 So a few graphs serve any mix of clients. A row's block, each of its drafts and the finished block before it are queries of
@@ -13,8 +13,8 @@ Shapes: N queries, padding included, B rows of a decision, K states of a row's b
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from unmask.engine.decision import DecisionKey, Known, told
 from unmask.engine.device_state import CLEAN, WINDOW, DeviceState, Facts
 from unmask.engine.evidence import EvidenceTables
 from unmask.engine.fallbacks import Fallbacks
-from unmask.engine.forms import Form, form_of, forms, padded, roomed
+from unmask.engine.forms import Form, form_of, forms, padded
 from unmask.engine.graphs import OFTEN, Replay, Replays
 from unmask.engine.scoring import Scoring, Shared
 from unmask.engine.state import RequestState
@@ -80,13 +80,13 @@ class _Queries(NamedTuple):
 
 
 class _Forward:
-    """A block forward of any rows of one form, up to a number of queries and pages; what it says goes into the tables."""
+    """A block forward of any rows of one form, up to a number of queries; what it says goes into the tables."""
 
-    def __init__(self, scoring: Scoring, size: tuple[int, int], pool: KVPool) -> None:
-        """`size` are queries and pages."""
+    def __init__(self, scoring: Scoring, size: int, pool: KVPool) -> None:
+        """`size` is the number of queries."""
         self._scoring, self._pool, self._state = scoring, pool, scoring.shared.state
         self._form = form = scoring.form
-        (self._size, self._pages), padding = size, self._state.padding
+        self._size, padding = size, self._state.padding
         place, query = self._state.version(padding, WINDOW), form.before + form.width
         firsts = range(0, self._size * query, query)
         self._padding = [[one] * self._size for one in (place, padding, 0, 0, 0)] + [list(firsts)]
@@ -101,7 +101,7 @@ class _Forward:
         place_N, index_N, *where = self._taking.tensor.view(6, -1).unbind()
         facts, form = self._state.facts(index_N), self._form
         token_NL = self._state.versions(place_N, form.width)
-        tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N, self._pages), *where)
+        tokens_N, plan = self._plan(token_NL, facts, self._state.pages(index_N), *where)
         model, hidden = self._scoring.model, self._scoring.like.reads_hidden
         self._scoring(*model.predict(tokens_N, plan, self._pool, hidden=hidden), index_N, facts)
 
@@ -204,7 +204,8 @@ class _Decision:
         told(outcome, left_B, states_BKL, out=self.numbers_BW)
 
 
-class Behind(NamedTuple):
+@dataclass(frozen=True)
+class Behind:
     """What the graphs of windows behind packed forwards are told apart by."""
 
     form: Form
@@ -257,8 +258,7 @@ class BlockSteps:
         """A step of these rows, all of one form."""
         parts = self.parts(rows)
         queries, asked = self._queries(form, parts)
-        size = padded(len(queries.row)), min(roomed(max(len(row.pages) for row in rows)), self._shared.state.shape[0])
-        forward = self._forward(form, rows[0].structure, size)
+        forward = self._forward(form, rows[0].structure, padded(len(queries.row)))
         forward.compute.take(queries)
         return BlockStep(parts, forward, self._decisions(parts, asked))
 
@@ -281,14 +281,13 @@ class BlockSteps:
 
         `states` as in `behind`; empty: no packed forward is replayed.
         """
-        places, widest = self._shared.state.padding, self._shared.state.shape[0]
+        places = self._shared.state.padding
         most = places * max(_queries_of(row.structure) for row in rows)
         sizes = sorted({padded(queries) for queries in range(1, most + 1)}, reverse=True)
-        pages = sorted({min(roomed(pages), widest) for pages in range(1, widest + 1)}, reverse=True)
         warm: list[Callable[[], object]] = []
         for form, some in forms(rows):
             asked = [form._replace(sampled=sampled) for sampled in {False, form.sampled}]
-            warm += [self._forward(one, some[0].structure, size) for one in asked for size in itertools.product(sizes, pages)]
+            warm += [self._forward(one, some[0].structure, size) for one in asked for size in sizes]
             windows = sorted({padded(count) for count in range(1, min(places, len(states_RC) // form.width) + 1)}, reverse=True)
             warm += [self._behind(one, some[0].structure, size, states_RC) for one in asked for size in windows]
             # The first forward of a window drafts nothing yet.
@@ -298,7 +297,7 @@ class BlockSteps:
             for _ in range(OFTEN):
                 step()
 
-    def _forward(self, form: Form, like: Structure, size: tuple[int, int]) -> Replay[_Forward]:
+    def _forward(self, form: Form, like: Structure, size: int) -> Replay[_Forward]:
         scoring = self._scoring(form, like)
         return self.replays.get((form, scoring.scores, size), functools.partial(_Forward, scoring, size, self._pool))
 

@@ -90,14 +90,25 @@ class Known(NamedTuple):
     memories: tuple[Memory, ...]
 
     @classmethod
-    def of(cls, structure: Structure, index_B: Tensor, device_state: DeviceState, *, drawn: bool = True) -> "Known":
-        """Of rows at these places; `drawn`: tokens are still to be drawn, where they are."""
-        precision = device_state.precision(structure)
+    def of(
+        cls,
+        structure: Structure,
+        index_B: Tensor,
+        device_state: DeviceState,
+        *,
+        indices: tuple[int, ...] | None = None,
+        drawn: bool = True,
+    ) -> "Known":
+        """Of rows at these places, `indices` where the host knows them; `drawn`: tokens are still to be drawn, if they are."""
         facts, numbers_FB = device_state.known(index_B)
+        if indices is None:
+            settings = of_rows(structure, numbers_FB, device_state.precision(structure))
+        else:
+            settings = device_state.settings(structure, indices, numbers_FB)
         kind_BL = device_state.kind(index_B, structure.width)
         sampled = structure.sampled if drawn else None
         return cls(
-            of_rows(structure, numbers_FB, precision),
+            settings,
             BlockFacts(
                 fixed_BL=kind_BL == GIVEN,
                 step_B=device_state.step(index_B, structure),
@@ -134,12 +145,13 @@ def drawing(facts: Facts[Tensor], width: int, sampled: Sampled) -> Sampling:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionBatch:
-    """A key's rows on the device: `index_B` are their places in the device state, `eos_E` what ends an answer.
+    """A key's rows: `indices` and `index_B` are their places in the device state, `eos_E` what ends an answer.
 
     `constraint` is what its rows are held to. `shown_S` are those of its R tokens that are predicted; None: all.
     """
 
     key: DecisionKey
+    indices: tuple[int, ...]
     index_B: Tensor
     eos_E: Tensor
     device_state: DeviceState
@@ -156,7 +168,7 @@ class DecisionBatch:
 
     def decide(self, states_BKL: Tensor, logits_RV: Tensor, hidden_RC: Tensor | None) -> Decided:
         """What the evidence leads to. Nothing is committed yet."""
-        known = Known.of(self.key.structure, self.index_B, self.device_state)
+        known = Known.of(self.key.structure, self.index_B, self.device_state, indices=self.indices)
         outcome, left_B = decide(
             known.settings,
             logits_RV,

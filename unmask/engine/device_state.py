@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from unmask.context.plan import ship
 from unmask.decode.advance import Outcome, drafts
 from unmask.decode.memory import Memory, State
-from unmask.decode.numbers import MOST, bits, numbers
+from unmask.decode.numbers import MOST, bits, numbers, of_rows
 from unmask.engine.state import RequestState
 from unmask.methods.recipe import Structure
 
@@ -76,6 +76,7 @@ class Facts(NamedTuple, Generic[Number]):
 
 WINDOW, CLEAN = 0, 1  # versions of a window; drafts stand behind them
 FACTS = len(Facts._fields) + MOST  # and the rules' numbers
+BATCHES = 64  # whose settings are kept
 
 
 def row_facts(row: RequestState) -> list[int]:
@@ -108,6 +109,7 @@ class DeviceState:
         self._tokens_STL = torch.zeros((rows + 1, CLEAN + 1, 0), dtype=torch.int64, device=device)
         # By the rule's place among its method's rules, the kind of its state, and the precision of its real numbers.
         self._memories: dict[tuple[int, type[State], torch.dtype], State] = {}
+        self._settings: dict[tuple[Structure, tuple[int, ...]], Structure] = {}  # of rows that have decided together
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,6 +129,7 @@ class DeviceState:
     def take(self, structure: Structure, pages: Sequence[int] = ()) -> int:
         """An index for a request of this structure that is lent these pages; the caller knows that there is one."""
         self._make_room(structure, len(pages))
+        self._settings.clear()  # of the row that had the place before
         index = self._free.pop()
         if pages:
             (self._pages_SP[index, : len(pages)],) = ship([pages], device=self._pages_SP.device)
@@ -186,9 +189,18 @@ class DeviceState:
         facts_FB = self._facts_FS.index_select(1, index_B)
         return Facts(*facts_FB[:-MOST].unbind(0)), facts_FB[-MOST:]
 
-    def pages(self, index_B: Tensor, widest: int) -> Tensor:
-        """The first pages of each row, [B, widest]."""
-        return _rows(self._pages_SP, index_B, widest)
+    def settings(self, structure: Structure, indices: tuple[int, ...], numbers_FB: Tensor) -> Structure:
+        """A structure with the numbers of the rows at these places, made once as long as no other row comes."""
+        key = structure, indices
+        if key not in self._settings:
+            if len(self._settings) == BATCHES:
+                self._settings.clear()
+            self._settings[key] = of_rows(structure, numbers_FB, self.precision(structure))
+        return self._settings[key]
+
+    def pages(self, index_B: Tensor) -> Tensor:
+        """The pages of each row, as many as the longest may have, [B, P]."""
+        return self._pages_SP.index_select(0, index_B)
 
     def step(self, index_B: Tensor, structure: Structure) -> Tensor:
         """Commit steps made in the block, [B], or in each of N, [B, N]."""

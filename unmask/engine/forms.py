@@ -60,16 +60,6 @@ def padded(queries: int) -> int:
     return between if power > 8 and queries <= between else power
 
 
-def roomed(pages: int) -> int:
-    """Pages of the smallest forward that holds rows of this many: 64, or a power of four times that.
-
-    >>> [roomed(pages) for pages in (0, 3, 65, 257)]
-    [64, 64, 256, 1024]
-    """
-    times = max(1, -(-pages // 64))
-    return 64 << 2 * (((times - 1).bit_length() + 1) // 2)
-
-
 class Form(NamedTuple):
     """What the queries of one forward have in common: their shape, and what is made of their logits.
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.context.buckets import SIZES, WHOLE, Bucket, Numbers, buckets
+from unmask.context.buckets import SIZES, Bucket, Numbers, buckets
 from unmask.context.plan import ForwardPlan, assemble, ship, stage
 from unmask.context.pool import KVPool
 from unmask.engine.device_state import DeviceState
-from unmask.engine.forms import roomed, tile_of, tiles_of
+from unmask.engine.forms import tile_of, tiles_of
 from unmask.engine.graphs import OFTEN, Replay, Replays
 from unmask.engine.state import RequestState
 from unmask.kernels import varlen
@@ -124,12 +124,11 @@ class PackedForwards:
         """The same in the smallest bucket of this tile that holds it; None: none does, or there is no tile."""
         if tile is None:
             return None
-        padding, widest = self._state.padding, self._state.page_table.shape[1]
+        padding = self._state.padding
         queries = [(query, row) for row, states in asked for query in row.queries(states)]
         rows = [row.index if query.pages else padding for query, row in queries]
         numbers = Numbers.asked([query for query, _ in queries], rows, tile, padding)
-        pages = 0 if tile == WHOLE else min(roomed(max(len(row.pages) for row, _ in asked)), widest)
-        bucket = next((bucket for bucket in buckets(tile, pages) if bucket.holds(numbers)), None)
+        bucket = next((bucket for bucket in buckets(tile) if bucket.holds(numbers)), None)
         if bucket is None:
             return None
         network = self._network(bucket)
@@ -140,15 +139,12 @@ class PackedForwards:
 
         Where they leave states [R, C]; empty: they replay nothing.
         """
-        widest = self._state.page_table.shape[1]
-        widths = sorted({min(roomed(pages), widest) for pages in range(1, widest + 1)}, reverse=True)
         tiles = dict.fromkeys(tile for row in rows for tile in tiles_of(row, together=self._together))
         for tile in tiles:
-            for pages in (0,) if tile == WHOLE else widths:
-                few = {bucket.tokens: bucket for bucket in reversed(list(buckets(tile, pages)))}
-                for bucket in few.values():
-                    for _ in range(OFTEN):
-                        self._network(bucket)()
+            few = {bucket.tokens: bucket for bucket in reversed(list(buckets(tile)))}
+            for bucket in few.values():
+                for _ in range(OFTEN):
+                    self._network(bucket)()
         return self.states_RC if tiles else self.states_RC[:0]
 
     def _network(self, bucket: Bucket) -> Replay[_Network]:

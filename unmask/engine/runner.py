@@ -211,6 +211,7 @@ class Runner:
         batches = [
             DecisionBatch(
                 key=key,
+                indices=tuple(row.index for row in some),
                 index_B=index_B,
                 eos_E=eos_E,
                 device_state=state,

@@ -13,7 +13,7 @@ import torch
 OLDEST = (7, 5)  # what Triton compiles for
 # Bytes of shared memory that the largest tile of a kernel takes, heads of up to 128 channels, by bytes of a number: what the
 # compiler says for cards before sm_90, which have less of it.
-SHARED = {2: 98_304, 4: 164_352}
+SHARED = {2: 86_016, 4: 73_728}
 
 
 class Card(NamedTuple):
@@ -42,8 +42,8 @@ def unfit(card: Card, dtype: torch.dtype, *, triton: bool = True) -> str | None:
 
     >>> unfit(Card((9, 0), 232_448), torch.bfloat16), unfit(Card((8, 6), 101_376), torch.bfloat16)
     (None, None)
-    >>> unfit(Card((8, 6), 101_376), torch.float32)
-    'float32 needs 164352 bytes of shared memory per program, and the card has 101376'
+    >>> unfit(Card((7, 5), 65_536), torch.float32)
+    'float32 needs 73728 bytes of shared memory per program, and the card has 65536'
     """
     if card.hip:
         return "they are written for NVIDIA's cards"

@@ -128,13 +128,14 @@ def attention(
     groups: int,
     size: int,
     slots: int = 1024,
+    rows: int = 1,
     states: int = 1,
     kept: torch.dtype | None = None,
 ) -> Run:
-    """A block's queries, in several states of it, over the slots of one row, which are kept in another type or the same."""
-    pages, number = _whole(1, slots // 16), _whole(1)
-    keys = _empty(slots, groups, size, dtype=kept or dtype)
-    q = _empty(1, states * length, heads, size, dtype=dtype)
+    """A block's queries, in several states of it, over the slots of its row, which are kept in another type or the same."""
+    pages, number = _whole(rows, slots // 16), _whole(rows)
+    keys = _empty(rows * slots, groups, size, dtype=kept or dtype)
+    q = _empty(rows, states * length, heads, size, dtype=dtype)
     return lambda: paged.paged_attention(q, keys, keys, pages, number, number, number, number, page=16, states=states)
 
 
@@ -170,7 +171,10 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
     return {
         "LLaDA": attention(dtype, length=32, heads=32, groups=32, size=128),
         "LLaDA, a query of 256": attention(dtype, length=256, heads=32, groups=32, size=128),
+        "LLaDA, 64 rows": attention(dtype, length=32, heads=32, groups=32, size=128, rows=64),
         "Dream": attention(dtype, length=33, heads=28, groups=4, size=128),
+        "Dream, 64 rows": attention(dtype, length=33, heads=28, groups=4, size=128, rows=64),
+        "SDAR, 64 rows": attention(dtype, length=4, heads=32, groups=8, size=128, rows=64),
         "Dream, 128k slots": attention(dtype, length=33, heads=28, groups=4, size=128, slots=2**17),
         "Dream, three states": attention(dtype, length=33, heads=28, groups=4, size=128, states=3),
         "LLaDA's heads": heads(dtype, heads=32, groups=32, size=128),
