@@ -2,7 +2,8 @@
 
 Launching costs the host as long as the kernels of a few hundred tokens take, or longer. In a bucket the shapes do not depend
 on the rows (context/buckets.py), so one graph holds the network of any of them: from tokens and plan, which lie in a buffer
-that stays and travel in one copy, to the states of the tokens that are read. What is made of those is launched behind it.
+that stays and travel in one copy, to the states of the tokens that are read. What is made of those stands behind it
+(block_steps.py), or with constraints is launched kernel by kernel.
 
 Shapes: N query tokens, R tokens to predict, V vocabulary, C model width.
 """
