@@ -18,6 +18,7 @@ from unmask.context.plan import Query, entire
 from unmask.context.policy import clean
 from unmask.engine import graphs
 from unmask.engine.engine import Engine, Limits
+from unmask.engine.generate import answer
 from unmask.engine.packed_forwards import PackedForwards
 from unmask.engine.request import Completion, Request
 from unmask.grammar.regex import whole
@@ -109,6 +110,43 @@ def test_answers_are_those_of_the_reference(family: str, made: Counter[int | Non
     as_alone(Engine(model(family), Limits(rows=6, tokens=700)), requests(2 * len(METHODS), METHODS), monkeypatch)
     assert min(made[WHOLE], made[TILE]) > 20
     assert made[None] == 0
+
+
+@pytest.mark.parametrize(("family", "methods"), [("dream", METHODS), ("sdar", GRID)])
+def test_every_record_is_that_of_a_forward_launched_kernel_by_kernel(
+    family: str, methods: list[tuple[str, dict[str, Any]]], made: Counter[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But the last digits of a confidence; all rows in one batch."""
+    denoiser, asked = model(family), requests(len(methods), methods)
+    replayed: list[unmask.StepRecord] = []
+    launched: list[unmask.StepRecord] = []
+    answers = answer(denoiser, asked, replayed.append)
+    assert made[None] == 0
+    monkeypatch.setattr(Denoiser, "replayable", False)
+    assert [timeless(row) for row in answers] == [timeless(row) for row in answer(denoiser, asked, launched.append)]
+    for one, other in zip(replayed, launched, strict=True):
+        assert dataclasses.replace(one, confidence=[]) == dataclasses.replace(other, confidence=[])
+        for mine, theirs in zip(one.confidence, other.confidence, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-9)
+
+
+def test_nothing_is_committed_before_all_is_said(made: Counter[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory fails where the windows of a second form are scored: both are tried again, and all answers are right."""
+    methods = [("fast-dllm", {"block_length": length, "cache": "none"}) for length in (4, 8)]  # the last one comes first
+    project, failed = Denoiser.project, [0]
+
+    def failing(self: Denoiser, hidden_RC: torch.Tensor) -> torch.Tensor:
+        failed[0] += len(hidden_RC) % 8 == 4
+        if failed[0] == 1 and len(hidden_RC) % 8 == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return project(self, hidden_RC)
+
+    asked = requests(2, methods)
+    engine = Engine(model("llada"), Limits(rows=2))
+    monkeypatch.setattr(Denoiser, "project", failing)
+    with pytest.warns(UserWarning, match="did not fit into the device's memory"):
+        as_alone(engine, asked, monkeypatch)
+    assert made[WHOLE] > 2
 
 
 @pytest.mark.parametrize("family", ["sdar", "sdar_moe", "llada2", "llada2_2", "fast_dllm_v2"])
@@ -220,8 +258,7 @@ def test_the_smallest_bucket_that_holds_a_forward(queries: Callable[[], list[Que
     assert next(bucket.tokens for bucket in buckets(tile) if bucket.holds(numbers)) == size
 
 
-def test_what_a_bucket_may_attend_to_is_bounded() -> None:
-    """Long contexts in small forwards alone, because attention to each split of them takes memory."""
-    assert max(bucket.tokens for bucket in buckets(TILE)) == SIZES[-1]
+def test_buckets_are_whole_tiles() -> None:
     assert {bucket.tokens % 24 for bucket in buckets(24)} == {0}
+    assert [bucket.tokens for bucket in buckets(96)][:2] == [96, 192]
     assert Bucket(WHOLE, 64, 64) in set(buckets(WHOLE))

@@ -123,8 +123,8 @@ def audit(case: Case, *, refresh: bool = False) -> Audit:
 def by_the_host(case: Case) -> Audit:
     """What the host launches of a refresh, where what can be replayed is: each replay is one launch.
 
-    >>> [op.name for op in by_the_host(Case(shape="LLaDA-30M")).ops].count("graph")
-    1
+    >>> [op.name for op in by_the_host(Case(shape="LLaDA-30M")).ops].count("graph")  # network, windows, decision
+    3
     """
     with _replayed() as replays:
         runner, rows = _begun(case)

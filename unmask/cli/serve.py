@@ -89,7 +89,7 @@ def command(
     adapter: Adapter = None,
     kv_dtype: KvDtype = None,
     tensor_parallel: TensorParallel = False,
-    graphs: Annotated[bool, typer.Option(help="On CUDA, replay block forwards as CUDA graphs.")] = True,
+    graphs: Annotated[bool, typer.Option(help="On CUDA, replay forwards as CUDA graphs.")] = True,
 ) -> None:
     """Serve a model: OpenAI's API under /v1, a page that shows decodes at /, /health and /metrics."""
     from unmask.engine.engine import Engine, Limits

@@ -4,8 +4,10 @@
     decisions   one graph per structure of a method, over all places for rows: whatever the rows' numbers, and how many rows
 
 So a few graphs serve any mix of clients. A row's block, each of its drafts and the finished block before it are queries of
-their own. Every other forward (refreshes, forwards that query a suffix too, prompts) is long and seldom twice of one shape:
-that is launched kernel by kernel.
+their own. Every other forward (refreshes, forwards that query a suffix too, prompts) is packed (packed_forwards.py); where that
+was replayed the same decisions stand behind it:
+
+    windows     one graph per form and number of windows: from the states that the forward has left to the tables
 
 Shapes: N queries, padding included, B rows of a decision, K states of a row's block, Q tokens of a query, L of them predicted.
 """
@@ -143,20 +145,21 @@ class _Behind:
     def __init__(self, scoring: Scoring, size: int, states_RC: Tensor) -> None:
         """`states` is where forwards leave the states of what they read."""
         self._scoring, self._size, self._states_RC = scoring, size, states_RC
-        self._padding = scoring.shared.state.padding
-        self._taking = _Taking([0] * size + [self._padding] * size, scoring.model.device)
+        self._padding = 0, scoring.shared.state.padding, scoring.shared.tables.padding
+        self._taking = _Taking([one for one in self._padding for _ in range(size)], scoring.model.device)
 
-    def take(self, places: Sequence[int], indices: Sequence[int]) -> None:
-        """The windows whose states begin at these places, of these rows."""
+    def take(self, places: Sequence[int], indices: Sequence[int], queries: Sequence[int]) -> None:
+        """The windows whose states begin at these places, of these rows, and their numbers among the step's queries."""
         rest = self._size - len(places)
-        self._taking.set([*places, *[0] * rest, *indices, *[self._padding] * rest])
+        lists = zip((places, indices, queries), self._padding, strict=True)
+        self._taking.set([number for some, one in lists for number in (*some, *[one] * rest)])
 
     def __call__(self) -> None:
-        place_N, index_N = self._taking.tensor.view(2, -1).unbind()
+        place_N, index_N, query_N = self._taking.tensor.view(3, -1).unbind()
         state_NL = place_N[:, None] + torch.arange(self._scoring.form.width, device=place_N.device)
         states_RC = self._states_RC.index_select(0, state_NL.flatten())
-        hidden_RC = states_RC if self._scoring.like.reads_hidden else None
-        self._scoring(self._scoring.model.project(states_RC), hidden_RC, index_N, self._scoring.shared.state.facts(index_N))
+        hidden_RC, facts = states_RC if self._scoring.like.reads_hidden else None, self._scoring.shared.state.facts(index_N)
+        self._scoring(self._scoring.model.project(states_RC), hidden_RC, index_N, facts, query_N)
 
 
 class _Decision:
@@ -203,7 +206,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class Behind:
-    """What the graphs of windows behind packed forwards are told apart by; no other graph's key equals one."""
+    """What the graphs of windows behind packed forwards are told apart by."""
 
     form: Form
     scores: tuple[Score, ...]
@@ -223,6 +226,10 @@ class BlockStep(NamedTuple):
     def launch(self) -> list[Tensor]:
         """The numbers of its decisions, flat, one behind the other."""
         self.forward()
+        return self.decide()
+
+    def decide(self) -> list[Tensor]:
+        """The same where the forward is launched."""
         for decision in self.decisions:
             decision()
         return [decision.compute.numbers_BW.flatten() for decision in self.decisions]
@@ -255,21 +262,24 @@ class BlockSteps:
         forward.compute.take(queries)
         return BlockStep(parts, forward, self._decisions(parts, asked))
 
-    def behind(self, form: Form, parts: list[Part], states_RC: Tensor, begin: int) -> BlockStep:
-        """The decisions of rows of one form behind a packed forward, the states of whose windows begin at that place."""
-        indices, asked = list[int](), list[list[int]]()
-        for key, some in parts:
-            asked.append(list(range(len(indices), len(indices) + len(some) * key.states)))
-            indices += [row.index for row in some for _ in range(key.states)]
-        places = range(begin, begin + len(indices) * form.width, form.width)
-        forward = self._behind(form, parts[0][0].structure, padded(len(indices)), states_RC)
-        forward.compute.take(places, indices)
-        return BlockStep(parts, forward, self._decisions(parts, asked))
+    def behind(self, parts: Sequence[tuple[Form, list[Part]]], states_RC: Tensor) -> list[BlockStep]:
+        """The decisions of rows behind a packed forward, by the states of their windows one behind the other."""
+        steps, place, number = [], 0, 0
+        for form, mine in parts:
+            indices, asked = list[int](), list[list[int]]()
+            for key, some in mine:
+                indices += [row.index for row in some for _ in range(key.states)]
+                asked.append(list(range(number, number := number + len(some) * key.states)))
+            places = range(place, place := place + len(indices) * form.width, form.width)
+            forward = self._behind(form, mine[0][0].structure, padded(len(indices)), states_RC)
+            forward.compute.take(places, indices, range(number - len(indices), number))
+            steps.append(BlockStep(mine, forward, self._decisions(mine, asked)))
+        return steps
 
     def warm_up(self, rows: Sequence[RequestState], states_RC: Tensor) -> None:
         """Capture what steps of rows like these will replay: the largest first, whose memory the others then share.
 
-        `states` as in `behind`.
+        `states` as in `behind`; empty: no packed forward is replayed.
         """
         places = self._shared.state.padding
         most = places * max(_queries_of(row.structure) for row in rows)
@@ -278,11 +288,10 @@ class BlockSteps:
         for form, some in forms(rows):
             asked = [form._replace(sampled=sampled) for sampled in {False, form.sampled}]
             warm += [self._forward(one, some[0].structure, size) for one in asked for size in sizes]
-            windows = sorted({padded(queries) for queries in range(1, places + 1)}, reverse=True)
-            like = some[0].structure
-            warm += [self._behind(one, like, size, states_RC) for one in asked for size in windows]
-            # On a grid the first block forward of a window drafts nothing yet.
-            for drafts in (True, False) if form.grid is not None else (True,):
+            windows = sorted({padded(count) for count in range(1, min(places, len(states_RC) // form.width) + 1)}, reverse=True)
+            warm += [self._behind(one, some[0].structure, size, states_RC) for one in asked for size in windows]
+            # The first forward of a window drafts nothing yet.
+            for drafts in (True, False) if form.grid is not None or windows else (True,):
                 warm += [self._decision(key) for key, _ in self.parts(some, drafts)]
         for step in warm:
             for _ in range(OFTEN):

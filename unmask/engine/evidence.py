@@ -3,7 +3,7 @@
 A forward and the decisions behind it are graphs of their own, so that neither depends on which other takes part. Graphs share
 memory for what they compute on, and so hand nothing to each other but by these tables.
 
-Shapes: N queries, and one more that no forward fills; L the longest window, V vocabulary, C model width, A alternatives.
+Shapes: N queries, and one more that no row reads; L the longest window, V vocabulary, C model width, A alternatives.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class EvidenceTables:
 
     @property
     def padding(self) -> int:
-        """A query that no forward fills."""
+        """A query that no row reads."""
         return self.shape[0]
 
     def reserve(self, queries: int, structure: Structure) -> None:
@@ -77,8 +77,8 @@ class EvidenceTables:
             needed |= {f"top_id {tail[0]}": (tail, torch.int64), f"top {tail[0]}": (tail, torch.float64)}
         return needed
 
-    def put(self, said: Said) -> None:
-        """What a forward says of its queries, the first ones of the table."""
+    def put(self, said: Said, query_N: Tensor | None = None) -> None:
+        """What a forward says of queries of these numbers; None: of the first ones of the table."""
         queries, length = said.candidate.shape
         real = said.confidence.dtype
         parts: dict[str, Tensor | None] = {"hidden": said.hidden, "logits": said.logits}
@@ -88,8 +88,12 @@ class EvidenceTables:
             most = said.top_id.shape[-1]
             parts |= {f"top_id {most}": said.top_id, f"top {most}": said.top}
         for name, part in parts.items():
-            if part is not None:
+            if part is None:
+                continue
+            if query_N is None:
                 self._tables[name][:queries, :length].copy_(part)
+            else:
+                self._tables[name][:, :length].index_copy_(0, query_N, part)
 
     def seen(self, structure: Structure, query_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidate, confidence and score of the positions of these queries, [N, L]."""

@@ -2,7 +2,8 @@
 
 Launching costs the host as long as the kernels of a few hundred tokens take, or longer. In a bucket the shapes do not depend
 on the rows (context/buckets.py), so one graph holds the network of any of them: from tokens and plan, which lie in a buffer
-that stays and travel in one copy, to the states of the tokens that are read. What is made of those is launched behind it.
+that stays and travel in one copy, to the states of the tokens that are read. What is made of those stands behind it
+(block_steps.py), or with constraints is launched kernel by kernel.
 
 Shapes: N query tokens, R tokens to predict, V vocabulary, C model width.
 """
@@ -134,13 +135,18 @@ class PackedForwards:
         network = self._network(bucket)
         return Replayed(self._model, network, *network.compute.take(numbers), self.states_RC)
 
-    def warm_up(self, rows: Sequence[RequestState]) -> None:
-        """Capture what forwards of rows like these will replay: the largest first, whose memory the others then share."""
-        for tile in dict.fromkeys(tile for row in rows for tile in tiles_of(row, together=self._together)):
+    def warm_up(self, rows: Sequence[RequestState]) -> Tensor:
+        """Capture what forwards of rows like these will replay: the largest first, whose memory the others then share.
+
+        Where they leave states [R, C]; empty: they replay nothing.
+        """
+        tiles = dict.fromkeys(tile for row in rows for tile in tiles_of(row, together=self._together))
+        for tile in tiles:
             few = {bucket.tokens: bucket for bucket in reversed(list(buckets(tile)))}
             for bucket in few.values():
                 for _ in range(OFTEN):
                     self._network(bucket)()
+        return self.states_RC if tiles else self.states_RC[:0]
 
     def _network(self, bucket: Bucket) -> Replay[_Network]:
         make = functools.partial(_Network, bucket, self._model, self._pool, self._state, self.states_RC)

@@ -99,8 +99,7 @@ class Runner:
             self._device_state.give(self._device_state.take(row.structure))
             self._steps.reserve(row.structure)
         with torch.cuda.device_of(self.pool.keys[0]):  # type: ignore[no-untyped-call]
-            self._steps.warm_up(rows, self._forwards.states_RC)
-            self._forwards.warm_up(rows)
+            self._steps.warm_up(rows, self._forwards.warm_up(rows))
 
     def publish(self, row: RequestState) -> None:
         """Let other requests find what has become final of one."""
@@ -256,11 +255,10 @@ class Runner:
                 (index_B,) = ship([[row.index for row in some]], device=self.model.device)
                 forward.tokens_N[read_R] = self._device_state.states(index_B, key.structure, key.states).flatten()
         forward.remember()
-        numbers, begin = list[Tensor](), 0
-        for form, mine in parts:
-            made = self._steps.behind(form, mine, forward.states_RC, begin).launch()
-            numbers += [part.clone() for part in made]  # the same decisions may be launched again in this step
-            begin += sum(len(some) * key.states * form.width for key, some in mine)
+        steps = self._steps.behind(parts, forward.states_RC)
+        for step in steps:
+            step.forward()  # nothing is committed before all of these are done
+        numbers = [part.clone() for step in steps for part in step.decide()]  # another half may make the same decisions
         return everyone, numbers
 
     def _shown(self, parts: Sequence[Rows], watched: Set[int]) -> list[list[int]]:

@@ -45,8 +45,15 @@ class Scoring(NamedTuple):
     model: Denoiser
     shared: Shared
 
-    def __call__(self, logits_RV: Tensor, hidden_RC: Tensor | None, index_N: Tensor, facts: Facts[Tensor]) -> None:
-        """Put down what is said of queries, the first ones of the tables, whose rows are at these places."""
+    def __call__(
+        self,
+        logits_RV: Tensor,
+        hidden_RC: Tensor | None,
+        index_N: Tensor,
+        facts: Facts[Tensor],
+        query_N: Tensor | None = None,
+    ) -> None:
+        """Put down what is said of queries of rows at these places; `query` as in `EvidenceTables.put`."""
         queries, width, like = len(index_N), self.form.width, self.like
         logits_NLV = logits_RV.view(queries, width, -1)
         if like.hole_ends:
@@ -62,7 +69,8 @@ class Scoring(NamedTuple):
                 logits=beside.get("logits_BLV"),
                 top_id=beside.get("top_id_BLA"),
                 top=beside.get("top_BLA"),
-            )
+            ),
+            query_N,
         )
 
     def _candidates(self, logits_NLV: Tensor, facts: Facts[Tensor]) -> tuple[Tensor, Tensor, dict[Score, Tensor]]:

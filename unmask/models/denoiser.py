@@ -27,7 +27,7 @@ class Denoiser:
 
     Attributes:
         network: the checkpoint form, for training and for whatever reads or writes weights.
-        graphs: whether block forwards may be replayed as CUDA graphs.
+        graphs: whether forwards may be replayed as CUDA graphs.
         steps: how the form that decodes is made from it (models/running.py).
         own: what its checkpoint says about decoding it (models/own.py).
         kv: the type in which keys and values are kept, where it is not that of the weights.

@@ -65,7 +65,7 @@ def load(
         adapter: a folder of LoRA in peft's files, merged into the checkpoint's tensors while they are read (models/lora.py).
         tensor_parallel: True shares the model between all processes of torch.distributed, a group between its own: each
             reads and holds its slices (models/parallel.py). All of them must then make the same calls.
-        graphs: on CUDA, replay block forwards as graphs; False launches their kernels one by one, to find a fault.
+        graphs: on CUDA, replay forwards as graphs; False launches their kernels one by one, to find a fault.
         kv_dtype: "fp8" keeps keys and values in 8 bits (e4m3), which halves their memory of 16 bits; None: in `dtype`.
         chat_template: a string becomes the user's turn of a chat where the tokenizer has a template. False, for a base model:
             it is continued as it is.

@@ -46,7 +46,7 @@ class Plan:
         model: an embedded model, a checkpoint folder that all machines have, or a Hugging Face id.
         dtype: of its weights.
         weights, adapter: as for `unmask.load`; all machines have the adapter's folder.
-        graphs: whether block forwards are replayed as CUDA graphs.
+        graphs: whether forwards are replayed as CUDA graphs.
         kv_dtype: of keys and values, as for `unmask.load`.
         chat_template, add_bos: how texts become prompts, as for `unmask.load`.
         replicas: models that answer in parallel; with `max_replicas` the fewest of them.
