@@ -7,7 +7,7 @@ operator that is not a view is a launch, and so is every launch of our kernels, 
 top-k is several kernels, so that the counts are lower bounds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -107,7 +107,8 @@ def audit(case: Case, *, refresh: bool = False) -> Audit:
     """
     runner, rows = _begun(case)
     watched = [False] * len(rows)
-    with counted() as first:
+    slots = max(row.slots for row in rows)
+    with counted(slots) as first:
         runner.launch(rows, watched)
     if refresh:
         return first
@@ -115,7 +116,7 @@ def audit(case: Case, *, refresh: bool = False) -> Audit:
         row.block_forwards, row.kept = 1, row.window.start
     with counted():
         runner.launch(rows, watched)  # makes the buffers that stay
-    with counted() as second:
+    with counted(slots) as second:
         runner.launch(rows, watched)
     return second
 
@@ -189,10 +190,10 @@ def _model(name: str) -> Denoiser:
 
 
 @contextmanager
-def counted() -> Iterator[Audit]:
-    """Count what is launched within."""
+def counted(slots: int | None = None) -> Iterator[Audit]:
+    """Count what is launched within; `slots` are those that a row has at most, where tables of pages are longer."""
     found = Audit()
-    with _Counting(found), noted(lambda launch: found.ops.append(_of_kernel(launch))):
+    with _Counting(found), noted(lambda launch: found.ops.append(_of_kernel(launch, slots))):
         yield found
 
 
@@ -244,9 +245,10 @@ def _of_aten(name: str, func: Any, read: list[Tensor], written: list[Tensor]) ->
     return Op(name, moved, largest)
 
 
-def _of_kernel(launch: Launch) -> Op:
-    special = _SEEN.get(launch.name)
-    return Op(launch.name, sum(map(size, launch.tensors.values())) if special is None else special(launch.given))
+def _of_kernel(launch: Launch, slots: int | None) -> Op:
+    if launch.name == "paged.attend":
+        return Op(launch.name, _attended(launch.given, slots))
+    return Op(launch.name, _turned(launch.given) if launch.name == "rotary.turn" else sum(map(size, launch.tensors.values())))
 
 
 def size(tensor: Tensor) -> int:
@@ -254,10 +256,11 @@ def size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _attended(given: dict[str, Any]) -> int:
-    """Attention reads what its rows see, of which only the pages are known here, and writes its partial outputs."""
-    slots = given["pages_BP"].numel() * given["PAGE"]
-    moved: int = 2 * slots * size(given["keys_SGD"][0]) + size(given["q_BLHD"]) + size(given["partial_BLHCD"])
+def _attended(given: dict[str, Any], slots: int | None) -> int:
+    """Attention reads what its rows see, of which only the most is known here, and writes its partial outputs."""
+    rows, pages = given["pages_BP"].shape
+    seen = pages * given["PAGE"] if slots is None else min(slots, pages * given["PAGE"])
+    moved: int = 2 * rows * seen * size(given["keys_SGD"][0]) + size(given["q_BLHD"]) + size(given["partial_BLHCD"])
     return moved
 
 
@@ -266,10 +269,6 @@ def _turned(given: dict[str, Any]) -> int:
     kept = given["remembered"] * (size(given["keys_SGD"][0]) + size(given["values_SGD"][0]) + size(given["v_NGD"][0]))
     moved: int = 2 * (size(given["q_NHD"]) + size(given["k_NGD"])) + kept + size(given["cos_NR"]) + size(given["sin_NR"])
     return moved
-
-
-# Kernels that do not move each of their tensors once.
-_SEEN: Mapping[str, Callable[[dict[str, Any]], int]] = {"paged.attend": _attended, "rotary.turn": _turned}
 
 
 def show(cases: Sequence[Case]) -> None:
