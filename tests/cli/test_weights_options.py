@@ -65,3 +65,16 @@ def test_answers_of_two_kinds_are_never_mixed(
     plain, smaller = document(capsys, *asked), document(capsys, *asked, "--weights", "int8")
     assert (plain["weights"], smaller["weights"]) == (None, "int8")
     assert len(list((tmp_path / "runs").rglob("fast-dllm.jsonl"))) == 2
+
+
+def test_eval_keeps_keys_and_values_in_eight_bits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of its own; one folder never has answers of both."""
+    monkeypatch.chdir(tmp_path)
+    asked = ("eval", "arithmetic", "--limit", "2", "--methods", "fast-dllm", "--model", "unmask-tiny")
+    code, _, err = run(capsys, *asked, "--kv-dtype", "fp8", "--output", "eight")
+    assert code == 0, err
+    assert '"kv_dtype": "float8_e4m3fn"' in (tmp_path / "eight" / "fast-dllm.jsonl").read_text()
+    code, _, err = run(capsys, *asked, "--output", "eight")
+    assert (code, "with other settings" in err) == (2, True)

@@ -170,6 +170,17 @@ def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=10)
+@given(calls(longest=300), st.booleans())
+def test_keys_and_values_are_read_from_8_bits(device: str, made: tuple[Call, int], halved: bool) -> None:
+    given, page = made[0].to(HALF[device] if halved else torch.float32), made[1]
+    given = given._replace(keys_SGD=given.keys_SGD.to(torch.float8_e4m3fn), values_SGD=given.values_SGD.to(torch.float8_e4m3fn))
+    found = kernel(device, paged_attention)(*given, page=page)
+    assert found.dtype == given.q_BLHD.dtype
+    assert_close(found, paged_attention(*given, page=page))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("groups", "shared", "length"), [(4, 1, 32), (2, 7, 33)])
 def test_many_rows_are_as_one(device: str, groups: int, shared: int, length: int) -> None:
     """Alone a row's parts are joined by a second kernel, among many by the program that made them: to the same last bit."""

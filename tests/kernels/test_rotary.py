@@ -85,3 +85,34 @@ def test_the_kernel_is_the_definition(device: str, made: tuple[Call, HeadNorms |
     call, norms = made
     found, given = overwriting(device, rotate_and_write)(*call, norms=norms)
     check(found, (given[5], given[6]), call, norms)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_keys_and_values_are_kept_in_8_bits(device: str, dtype: torch.dtype) -> None:
+    """Every number that there is in 8 bits, and those beyond; keys after a quarter turn.
+
+    Triton's interpreter rounds numbers in between otherwise than cards do.
+    """
+    codes = torch.arange(256).to(torch.uint8)
+    x = codes.view(torch.float8_e4m3fn).to(dtype)
+    x[127], x[255] = 1000.0, -1000.0  # in the place of NaN
+    k = x.view(8, 4, 8)
+    cos, sin = torch.zeros(8, 8), torch.ones(8, 8)
+    memory = torch.zeros(2, 9, 4, 8, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    call = Call(k.clone(), k.clone(), k.flip(0).clone(), cos, sin, memory[0], memory[1], torch.randperm(9)[:8])
+    expected = [part.clone() for part in call]
+    rotate_and_write(*expected)
+    _, given = overwriting(device, rotate_and_write)(*call)
+    for place in (5, 6):
+        assert torch.equal(given[place].float(), expected[place].float())
+    assert expected[6].float().abs().max() == 448
+
+
+@pytest.mark.parametrize("device", [device for device in DEVICES if device != "interpreter"])
+def test_numbers_are_rounded_to_8_bits(device: str) -> None:
+    v = torch.randn(8, 4, 32, generator=torch.Generator().manual_seed(0)) * 10
+    memory = torch.zeros(2, 8, 4, 32).to(torch.float8_e4m3fn)
+    call = Call(v.clone(), v.clone(), v, torch.ones(8, 32), torch.zeros(8, 32), memory[0], memory[1], torch.arange(8))
+    _, given = overwriting(device, rotate_and_write)(*call)
+    assert torch.equal(given[6].view(torch.uint8), v.to(torch.float8_e4m3fn).view(torch.uint8))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import unmask
-from unmask.models.experts import Experts, Router, dense, eligible, groupable, grouped
+from unmask.kernels.routing import eligible
+from unmask.models.experts import Experts, MergedExperts, Router, dense, groupable, grouped
 from unmask.models.shape import MoE
 from unmask.models.toy import CONFIGS, toy
 
@@ -31,7 +32,7 @@ def test_the_grouped_product_is_the_plain_one(tokens: int, experts: int, seed: i
     ranks = draw(tokens, experts, seed=seed + 2) + 9.0 * (seed % 2) * torch.arange(experts)
     index, weights = ranks.topk(chosen).indices, draw(tokens, chosen, seed=seed + 3)
     assert groupable(x, gate)
-    one, other = (form(x, gate, up, down, index, weights) for form in (grouped, dense))
+    one, other = (form(x, (gate, up), down, index, weights) for form in (grouped, dense))
     assert one.dtype == other.dtype == dtype
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.1, "atol": 1.0}
     torch.testing.assert_close(one, other, **tolerance)
@@ -43,7 +44,8 @@ def test_gradients_of_both_forms_are_equal() -> None:
         inputs = [draw(*sizes).requires_grad_() for sizes in ((12, 16), (4, 8, 16), (4, 8, 16), (4, 16, 8))]
         weights = draw(12, 2).requires_grad_()
         index = draw(12, 4, seed=1).topk(2).indices
-        (form(*inputs, index, weights) * draw(12, 16, seed=2)).sum().backward()
+        x, *inner, down = inputs
+        (form(x, inner, down, index, weights) * draw(12, 16, seed=2)).sum().backward()
         found.append([tensor.grad for tensor in (*inputs, weights)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -57,7 +59,27 @@ def test_what_the_grouped_product_does_not_take_goes_the_plain_way(dtype: torch.
         weight.copy_(draw(*weight.shape))
     x, index, weights = draw(5, width, dtype=dtype), draw(5, 4).topk(2).indices, draw(5, 2, dtype=dtype)
     assert not groupable(x, experts.gate_proj)
-    assert torch.equal(experts(x, index, weights), dense(x, *experts.parameters(), index, weights))
+    *inner, down = experts.parameters()
+    assert torch.equal(experts(x, index, weights), dense(x, inner, down, index, weights))
+
+
+@pytest.mark.parametrize("width", [8, 6])
+def test_merged_experts_are_the_same_and_their_tensors_views(width: int) -> None:
+    """Of the grouped product and of the plain one, with something beside them."""
+    experts = Experts(width, MoE(layers=(True,), experts=4, chosen=2, mlp=12)).requires_grad_(False)
+    for number, weight in enumerate(experts.parameters()):
+        weight.copy_(draw(*weight.shape, seed=number))
+    x, index, weights, beside = draw(5, width), draw(5, 4).topk(2).indices, draw(5, 2), draw(5, width, seed=7)
+    before = {name: tensor.clone() for name, tensor in experts.named_parameters()}
+    expected = experts(x, index, weights) + beside
+    merged = MergedExperts(experts)
+    assert groupable(x, merged.gate_up) == (width == 8)
+    torch.testing.assert_close(merged(x, index, weights, beside), expected)
+    torch.testing.assert_close(experts(x, index, weights, beside), expected)
+    for name, tensor in experts.named_parameters():
+        assert torch.equal(tensor, before[name])
+    whole = merged.gate_up.untyped_storage().data_ptr()
+    assert {experts.gate_proj.untyped_storage().data_ptr(), experts.up_proj.untyped_storage().data_ptr()} == {whole}
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 6), st.integers(0, 50))

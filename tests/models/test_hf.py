@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,25 @@ def test_raw_logits_and_a_round_trip(name: str, auto: str, tmp_path: Path) -> No
     assert again.spec == unmask.load(GOLDEN / "models" / name).spec
     with torch.inference_mode():
         torch.testing.assert_close(again.network(known["tokens"]), known["logits_full"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["sdar", "llada2"])
+def test_a_network_that_decodes_merged_is_saved_all_the_same(family: str, tmp_path: Path) -> None:
+    """Its tensors are views, of joined experts strided ones."""
+    import unmask
+    from unmask.models.hf import wrap
+    from unmask.models.merged import Merge
+    from unmask.models.toy import toy
+
+    model = replace(toy(family), steps=(Merge(),))
+    expected = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    made = [unmask.generate(model, [[1, 2, 3]], method=unmask.method("fast-dllm"), max_new_tokens=8)[0].token_ids]
+    wrap(model.network, model.network.config).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
+    made += [unmask.generate(model, [[1, 2, 3]], method=unmask.method("fast-dllm"), max_new_tokens=8)[0].token_ids]
+    assert made[0] == made[1]
 
 
 def test_padding_is_refused() -> None:

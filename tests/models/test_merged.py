@@ -8,7 +8,8 @@ from torch import nn
 
 import unmask
 from unmask.models.denoiser import Denoiser
-from unmask.models.layers import Fused, MergedSwiGLU
+from unmask.models.experts import MergedExperts
+from unmask.models.layers import Fused, MergedSwiGLU, Mixture
 from unmask.models.merged import Merge, Merged
 from unmask.models.running import Running
 from unmask.models.toy import toy
@@ -21,7 +22,7 @@ def answers(model: Denoiser) -> list[tuple[list[int], int]]:
     return [(one.token_ids, one.forwards) for one in made]
 
 
-@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "llada2"])
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "llada2", "llada2_2", "llada_moe"])
 def test_a_merged_network_decodes_the_same_and_keeps_its_tensors(family: str) -> None:
     """Biases (Dream), norms of heads (SDAR), a matrix that is fused already and a shared expert (LLaDA2)."""
     plain, merged = toy(family, sharpness=3), replace(toy(family, sharpness=3), steps=(Merge(),))
@@ -30,6 +31,8 @@ def test_a_merged_network_decodes_the_same_and_keeps_its_tensors(family: str) ->
     assert isinstance(running, Running)
     assert isinstance(running.layers[0].qkv, Fused)
     assert isinstance(running.layers[0].feed_forward, MergedSwiGLU)
+    if isinstance(mixture := running.layers[1].feed_forward, Mixture):
+        assert isinstance(mixture.experts, MergedExperts)
     for name, tensor in plain.network.state_dict().items():
         assert torch.equal(merged.network.state_dict()[name], tensor)
 

@@ -30,7 +30,7 @@ from unmask.models.denoiser import Denoiser
 from unmask.models.steps import steps
 
 BANDWIDTH = 3.35e12  # bytes per second of an H100's memory (SXM)
-PRODUCTS = ("linear", "mm", "addmm", "bmm", "_grouped_mm", "matmul")
+PRODUCTS = ("linear", "mm", "addmm", "bmm", "_grouped_mm", "grouping.product", "matmul")
 ATTENTION = ("scaled_dot_product", "_varlen_attn", "_flash_attention", "paged.")
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "_unique2")
 

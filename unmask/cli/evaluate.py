@@ -16,6 +16,7 @@ from unmask.cli.choose import (
     Device,
     Dtype,
     Json,
+    KvDtype,
     Model,
     Template,
     Weights,
@@ -92,6 +93,7 @@ def command(
     dtype: Dtype = "auto",
     weights: Weights = None,
     adapter: Adapter = None,
+    kv_dtype: KvDtype = None,
 ) -> None:
     """Measure accuracy, forwards and speed of several methods on the same items of TASK.
 
@@ -115,7 +117,14 @@ def command(
 
     problems = load(task, Source(data=data, limit=limit, seed=seed, shots=shots))
     denoiser = unmask.load(
-        model, device=device, dtype=dtype, weights=weights, adapter=adapter, chat_template=chat_template, add_bos=add_bos
+        model,
+        device=device,
+        dtype=dtype,
+        weights=weights,
+        adapter=adapter,
+        kv_dtype=kv_dtype,
+        chat_template=chat_template,
+        add_bos=add_bos,
     )
     numbers = identity(model, adapter, denoiser.weights)
     folder = output or _folder(denoiser, problems, chosen, numbers, batch, max_new_tokens)
@@ -145,11 +154,12 @@ def _folder(
 ) -> Path:
     """A folder that depends on the command and the model alone, so that a repeated command finds its earlier answers."""
     from unmask.engine.own import completed
+    from unmask.evals.run import kept
     from unmask.files import digest
 
     settings = [completed(model, method).to_dict() for method in methods.values()]
     items = [[item.id, item.prompt] for item in task.items]
-    asked = [model.prompting.to_dict()] if model.prompting.to_dict() else []
+    asked = [told for told in (model.prompting.to_dict(), kept(model)) if told]
     key = digest([weights, model.device.type, str(model.dtype), list(methods), settings, items, batch, max_new_tokens, *asked])
     return Path("runs") / "eval" / f"{task.name}-{key[:8]}"
 

@@ -179,8 +179,14 @@ def provenance(model: Denoiser, task: Task, method: Method, weights: str, batch:
         "batch": batch,
         "method": method.to_dict(),
         **model.prompting.to_dict(),
+        **kept(model),
         **({"head": model.head.digest} if model.head is not None and method.commit.reads_hidden else {}),
     }
+
+
+def kept(model: Denoiser) -> dict[str, str]:
+    """The type in which keys and values are kept, where it is not that of the weights."""
+    return {} if model.kv is None else {"kv_dtype": str(model.kv).removeprefix("torch.")}
 
 
 def file_name(method: str) -> str:

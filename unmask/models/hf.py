@@ -234,6 +234,7 @@ def wrap(network: Network, settings: Mapping[str, Any]) -> _Wrapped:
     Raises ModelError for a network that belongs to none of the architectures, or whose plain weights are not here.
     """
     network.require_whole()
+    network.require_contiguous()
     wrappers = [wrapper for wrapper in WRAPPERS.values() if wrapper.kind is type(network)]
     if not wrappers:
         raise ModelError(f"{type(network).__name__} is no network of ours that transformers knows: {', '.join(WRAPPERS)}")

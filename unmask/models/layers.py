@@ -118,9 +118,12 @@ class MergedSwiGLU(NamedTuple):
 
 
 class Mixed(Protocol):
-    """Tokens [N, C], the experts [N, K] that each has chosen and their weights [N, K], to the weighted sum [N, C]."""
+    """Tokens [N, C], the experts [N, K] that each has chosen and their weights [N, K], to the weighted sum [N, C].
 
-    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, /) -> Tensor: ...
+    What comes of a part beside the experts, `beside_NC`, is added to it.
+    """
+
+    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, beside_NC: Tensor | None, /) -> Tensor: ...
 
 
 class Mixture(NamedTuple):
@@ -131,8 +134,12 @@ class Mixture(NamedTuple):
     shared: Part | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.experts(x.flatten(0, -2), *self.router(x)).view_as(x)
-        return mixed if self.shared is None else added(mixed, self.shared, x)
+        tokens_NC = x.flatten(0, -2)
+        experts_NK, weights_NK = self.router(x)
+        if isinstance(self.shared, Adds):
+            return self.shared.onto(self.experts(tokens_NC, experts_NK, weights_NK, None).view_as(x), x)
+        beside_NC = None if self.shared is None else self.shared(x).flatten(0, -2)
+        return self.experts(tokens_NC, experts_NK, weights_NK, beside_NC).view_as(x)
 
 
 class AttentionInputs(NamedTuple):

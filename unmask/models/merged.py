@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unmask.models.experts import Experts, MergedExperts
 from unmask.models.layers import Fused, MergedSwiGLU, Mixture, Part, Parts, Projections, Separate, SwiGLU
 from unmask.models.packed import PLAIN
 
@@ -65,8 +66,10 @@ def _qkv(qkv: Projections) -> Projections:
 def _feed_forward(part: Part) -> Part:
     if isinstance(part, SwiGLU) and (matrices := _matrices((part.gate, part.up))) is not None:
         return MergedSwiGLU(Merged(matrices), part.down)
-    if isinstance(part, Mixture) and part.shared is not None:
-        return part._replace(shared=_feed_forward(part.shared))
+    if isinstance(part, Mixture):
+        shared = None if part.shared is None else _feed_forward(part.shared)
+        experts = MergedExperts(part.experts) if isinstance(part.experts, Experts) else part.experts
+        return Mixture(part.router, experts, shared)
     return part
 
 

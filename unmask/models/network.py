@@ -158,6 +158,14 @@ class Network(nn.Module):
             )
         self.running = None
 
+    def require_contiguous(self) -> None:
+        """Tensors that lie strided in merged ones get memory of their own; transformers saves no others."""
+        strided = [parameter for parameter in self.parameters() if not parameter.is_contiguous()]
+        for parameter in strided:
+            parameter.data = parameter.contiguous()
+        if strided:
+            self.running = None
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Called by `to`, `double` and their like: the running form must be made from the new tensors.
         self.require_plain()

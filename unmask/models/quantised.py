@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from unmask.errors import ModelError
-from unmask.models.experts import Experts, dense, groupable, grouped
+from unmask.models.experts import Experts, mixed
 from unmask.models.layers import Fused, MergedSwiGLU, Mixture, Part, Parts, Projections, Separate, SwiGLU
 from unmask.models.packed import Packed, few, on_x86, packable
 from unmask.models.quantise import GROUP, dequantise, joined, kind, parts_of, rows_of, unstacked
@@ -129,26 +129,26 @@ class ExpertByExpert:
         ]
         release(experts)
 
-    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
+    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, beside_NC: Tensor | None = None) -> Tensor:
         mixed_NC = torch.zeros_like(x_NC, dtype=torch.promote_types(x_NC.dtype, torch.float32))
         for number in torch.unique(experts_NK).tolist():
             tokens_M, place_M = (experts_NK == number).nonzero(as_tuple=True)
             made_MC = self.experts[number](x_NC[tokens_M]) * weights_NK[tokens_M, place_M, None]
             mixed_NC.index_add_(0, tokens_M, made_MC.to(mixed_NC.dtype))
-        return mixed_NC.to(x_NC.dtype)
+        mixed_NC = mixed_NC.to(x_NC.dtype)
+        return mixed_NC if beside_NC is None else mixed_NC + beside_NC
 
 
 class DequantisedExperts:
     """Quantised experts anywhere else: all of a layer are made plain for a forward."""
 
     def __init__(self, experts: Experts) -> None:
-        self.stacks = (experts.gate_proj, experts.up_proj, experts.down_proj)
+        self.gate_up, self.down = joined((experts.gate_proj, experts.up_proj)), experts.down_proj
         release(experts)
 
-    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor) -> Tensor:
-        gate, up, down = (dequantise(stack, x_NC.dtype) for stack in self.stacks)
-        form = grouped if groupable(x_NC, gate) else dense
-        return form(x_NC, gate, up, down, experts_NK, weights_NK)
+    def __call__(self, x_NC: Tensor, experts_NK: Tensor, weights_NK: Tensor, beside_NC: Tensor | None = None) -> Tensor:
+        gate_up, down = dequantise(self.gate_up, x_NC.dtype), dequantise(self.down, x_NC.dtype)
+        return mixed(x_NC, (gate_up,), down, experts_NK, weights_NK, beside_NC)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from unmask.kernels.gpu import gated, norm, paged, rotary, sampling, slots, vocabulary
+from unmask.kernels.gpu import gated, grouping, norm, paged, rotary, routing, sampling, slots, vocabulary
 
 # Bytes of shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical specifications).
 CARDS = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
@@ -158,6 +159,23 @@ def small(dtype: torch.dtype, *, width: int, hidden: int) -> dict[str, Run]:
     }
 
 
+def experts(dtype: torch.dtype, *, tokens: int, experts: int, chosen: int, width: int, **rules: Any) -> dict[str, Run]:
+    """A block's or a refresh's way through a mixture of experts of 512 hidden channels."""
+    said = {"score": "softmax", "weigh_biased": False, "normalise": True, "scale": 1.0, "groups": 1, "best_groups": 1}
+    ways = SimpleNamespace(**(said | {"chosen": chosen, "capacity": None, "block": None} | rules))
+    logits, bias = _empty(1, tokens, experts, dtype=torch.float32), _empty(experts, dtype=torch.float32)
+    made, states = _empty(tokens * chosen, width, dtype=dtype), _empty(tokens, width, dtype=dtype)
+    matrices, ends = _empty(experts, width, 512, dtype=dtype), _empty(experts, dtype=torch.int32)
+    pairs, weights = _whole(tokens, chosen), _empty(tokens, chosen, dtype=torch.float32)
+    what = f"{chosen} of {experts} experts for {tokens} tokens"
+    return {
+        f"choice of {what}": lambda: routing.choose(logits, bias, ways),
+        f"order of {what}": lambda: grouping.by_expert(pairs, experts),
+        f"products of {what}": lambda: grouping.grouped_product(made[:, :512], matrices, ends),
+        f"sum of {what}": lambda: grouping.weighted_sum(made, pairs, weights, states),
+    }
+
+
 def drawing(logits: torch.Tensor) -> Run:
     """One row's tokens, sampled with both filters."""
     real, whole = _empty(1, 1, dtype=torch.float32), _whole(1, 1)
@@ -166,8 +184,9 @@ def drawing(logits: torch.Tensor) -> Run:
 
 
 def usual(dtype: torch.dtype) -> dict[str, Run]:
-    """The launches of LLaDA-8B and Dream-7B."""
+    """The launches of LLaDA-8B and Dream-7B, and of the experts of LLaDA2-mini (2.0, 2.2) and SDAR-30B."""
     logits = _empty(32, 126464, dtype=dtype)
+    mini: dict[str, Any] = {"experts": 256, "chosen": 8, "width": 2048, "score": "sigmoid", "scale": 2.5}
     return {
         "LLaDA": attention(dtype, length=32, heads=32, groups=32, size=128),
         "LLaDA, a query of 256": attention(dtype, length=256, heads=32, groups=32, size=128),
@@ -183,6 +202,9 @@ def usual(dtype: torch.dtype) -> dict[str, Run]:
         **small(dtype, width=4096, hidden=12288),
         "vocabulary of 126464": lambda: vocabulary.evidence(logits, 126336),
         "drawing from 126464": drawing(logits),
+        **experts(dtype, tokens=32, **mini, groups=8, best_groups=4),
+        **experts(dtype, tokens=1280, **mini, capacity=48, block=32),
+        **experts(dtype, tokens=4, experts=128, chosen=8, width=2048),
     }
 
 
