@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unmask.bench import audit as auditing
-from unmask.bench.audit import Audit, Case, audit, counted
+from unmask.bench.audit import Audit, Case, audit, by_the_host, counted
 from unmask.kernels.gated import silu_times
 from unmask.kernels.norm import add_rms_norm
 from unmask.models import layers
@@ -51,6 +51,17 @@ def test_the_small_kernels_of_a_refresh_move_a_fraction_of_what_they_did(case: C
     found = audit(case, refresh=True)
     assert not found.waits
     assert found.small_bytes < most
+
+
+@pytest.mark.parametrize(("shape", "method", "most"), [("LLaDA-30M", "r2-dllm", 40), ("SDAR-30M", "fast-dllm", 20)])
+def test_a_refresh_is_a_handful_of_launches_of_the_host(shape: str, method: str, most: int) -> None:
+    """Its network, what it says of the window and its decision are a graph each; the rest puts down what is new of the row."""
+    case = Case(shape=shape, method=method)
+    found = by_the_host(case)
+    assert not found.waits
+    assert found.told == 1
+    assert [op.name for op in found.ops].count("graph") == 3
+    assert found.launches <= most < audit(case, refresh=True).launches
 
 
 def test_one_op_more_in_a_layer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

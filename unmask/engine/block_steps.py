@@ -206,7 +206,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class Behind:
-    """What the graphs of windows behind packed forwards are told apart by."""
+    """What the graphs of windows behind packed forwards are told apart by; no other graph's key equals one."""
 
     form: Form
     scores: tuple[Score, ...]

@@ -99,7 +99,7 @@ class Known(NamedTuple):
         indices: tuple[int, ...] | None = None,
         drawn: bool = True,
     ) -> "Known":
-        """Of rows at these places, `indices` where the host knows them; `drawn`: tokens are still to be drawn, if they are."""
+        """Of rows at these places, which the host knows as `indices`; `drawn`: tokens are still to be drawn, where they are."""
         facts, numbers_FB = device_state.known(index_B)
         if indices is None:
             settings = of_rows(structure, numbers_FB, device_state.precision(structure))
