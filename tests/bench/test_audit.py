@@ -17,7 +17,7 @@ def quiet(found: Audit) -> bool:
     return not found.waits and found.shipped == 0 and found.told == 1
 
 
-@pytest.mark.parametrize(("shape", "most"), [("LLaDA-8B", 480), ("Dream-7B", 430)])
+@pytest.mark.parametrize(("shape", "most"), [("LLaDA-8B", 450), ("Dream-7B", 412)])
 def test_a_block_step_is_few_launches(shape: str, most: int) -> None:
     found = audit(Case(shape=shape))
     assert quiet(found)

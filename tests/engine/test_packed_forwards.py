@@ -246,7 +246,7 @@ def test_a_row_gets_the_same_bits_alone_and_among_others(monkeypatch: pytest.Mon
     [
         (lambda: asked_of([60]), WHOLE, 64),
         (lambda: asked_of([64]), WHOLE, 64),
-        (lambda: asked_of([64, 65]), WHOLE, 256),
+        (lambda: asked_of([64, 65]), WHOLE, 192),
         (lambda: asked_of([4] * 5), WHOLE, 128),  # more sequences than there are starts
         (lambda: [Query(clean(8, 40, 8), [1] * 32, 8, 0, pages=(0, 1, 2))] * 2, 8, 64),
         (lambda: [Query(clean(8, 40, 8), [1] * 32, 8, 0, pages=(0, 1, 2))] * 3, 8, 128),

@@ -20,7 +20,7 @@ from unmask.context.plan import ForwardPlan, Group
 from unmask.context.pool import PAGE
 from unmask.context.query import Query
 
-SIZES = (64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048)  # tokens; of longer forwards the host is done before the device
+SIZES = (*range(64, 512, 64), *range(512, 2049, 128))  # tokens; of longer forwards the host is done before the device
 FEW = 256  # tokens to predict, or a quarter of all of them if that is more
 TILE = 32  # tokens, where all of a row see each other: a usual block
 WHOLE = 0  # in place of a tile's tokens: every query is a sequence of its own
@@ -149,7 +149,7 @@ def buckets(tile: int) -> Iterator[Bucket]:
     """All of a tile, the smallest first; of each size those that predict few tokens, then all.
 
     >>> [(bucket.tokens, bucket.reads) for bucket in buckets(WHOLE)][2:6]
-    [(256, 256), (512, 256), (512, 512), (768, 256)]
+    [(192, 192), (256, 256), (320, 256), (320, 320)]
     """
     for size in SIZES:
         tokens = size - size % max(1, tile)
