@@ -65,10 +65,10 @@ gpu-hour:
 # Its parts: everything that `unmask bench` measures; and our kernels under NVIDIA's checkers: memory out of bounds, races, and
 # reads of uninitialised memory.
 bench-gpu:
-	$(PYTHON) -m benchmarks.gpu_hour bench -o benchmarks/results/$$(date +%F)-bench-gpu.json
+	$(PYTHON) -m benchmarks.gpu_hour bench -o benchmarks/results/$$(date +%F)-gpu-bench.json
 
 sanitize-gpu:
-	$(PYTHON) -m benchmarks.gpu_hour sanitize -o benchmarks/results/$$(date +%F)-sanitize-gpu.json
+	$(PYTHON) -m benchmarks.gpu_hour sanitize -o benchmarks/results/$$(date +%F)-gpu-sanitize.json
 
 # docs/speed.md and its picture, from the dated documents.
 speed: .venv/installed

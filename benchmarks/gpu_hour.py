@@ -362,7 +362,8 @@ def main() -> None:
     if not given.dry and not torch.cuda.is_available():
         parser.error("there is no GPU here: --dry runs the parts that need none")
     output = given.output or (None if given.dry else HERE / f"benchmarks/results/{date.today()}-gpu-hour.json")
-    document: dict[str, Any] = {"machine": machine(size(dry=given.dry).device), "parts": []}
+    document: dict[str, Any] = {"benchmark": "gpu_hour", "date": str(date.today()), "note": "", "parts": []}
+    document["machine"] = machine(size(dry=given.dry).device)
     for name in names or (*MEASURED, *RUN):
         made = part(name, dry=given.dry)
         document["parts"].append(made)

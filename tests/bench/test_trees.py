@@ -52,7 +52,13 @@ def test_the_page_shows_each_part_of_its_newest_document() -> None:
     about = {"note": "", "model": "m", "machine": DOCUMENT["machine"]}
     old = {"date": "2026-01-01", "parts": {"floors": [copy], "growth": [grown]}, **about}
     new = {"date": "2026-01-02", "parts": {"floors": [copy]}, **about}
-    text = page([old, new], "speed.png", [DOCUMENT])
+    step = {"model": "LLaDA-8B", "what": "block step", "seconds": 0.007, "floor": 0.005, "ratio": 1.4}
+    parts = [{"part": "steps", "rows": [step]}, {"part": "kernels", "skipped": "not installed: triton"}]
+    card = {"date": "2026-01-04", "note": "", "machine": DOCUMENT["machine"] | {"name": "a card"}, "parts": parts}
+    text = page([old, new], "speed.png", [DOCUMENT], [card])
+    assert "| LLaDA-8B | block step |  |  | 7.0 ms | 5.0 ms | 1.40 |" in text
+    assert text.count("on a card") == 1
+    assert text.index("## 2026-01-04, a card") < text.index("## 2026-01-03")
     assert (
         text.index("## 2026-01-03") < text.index("**Side by side**") < text.index("## 2026-01-02") < text.index("## 2026-01-01")
     )

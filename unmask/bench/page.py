@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 
-from unmask.bench import trees
+from unmask.bench import card, trees
 from unmask.bench.report import Document, Table, found, rate, seconds, tables
 
 ABOUT = (
     "Made by `unmask bench --compare benchmarks/results -o docs/speed.md` from the dated documents in that folder. A time is "
     "a median; its floor is the least time in which the counted bytes can be moved or the counted operations computed, at the "
     "rates measured in the same run; its ratio is the time divided by the floor. Two trees in turns are measured by "
-    "`benchmarks/before_after.py`, peers by `unmask bench peers`."
+    "`benchmarks/before_after.py`, peers by `unmask bench peers`, a GPU by `make gpu-hour` (docs/gpu.md)."
 )
 
 
-def page(documents: Sequence[Document], picture: str, compared: Sequence[Document] = ()) -> str:
+def page(documents: Sequence[Document], picture: str, compared: Sequence[Document] = (), cards: Sequence[Document] = ()) -> str:
     """A Markdown page: key figures of all documents side by side, oldest first, then the newest of each part and device.
 
-    `compared` are documents of benchmarks/before_after.py, which come first.
+    `cards` are documents of benchmarks/gpu_hour.py and `compared` of benchmarks/before_after.py, which come first.
     """
     ordered = sorted(documents, key=lambda document: document["date"])
     whole = [document for document in ordered if {"floors", "shapes", "decode"} & document["parts"].keys()]
@@ -25,6 +25,8 @@ def page(documents: Sequence[Document], picture: str, compared: Sequence[Documen
     columns = tuple(f"{document['date']} {document['machine']['device']}" for document in whole)
     rows = [(name, *(key.get(name, "") for key in keys)) for name in names]
     parts = ["# Speed", ABOUT]
+    for document in sorted(cards, key=lambda document: document["date"], reverse=True):
+        parts += _section(document, card.tables(document))
     for document in sorted(compared, key=lambda document: document["date"], reverse=True):
         parts += _section(document, trees.tables(document))
     parts += [_markdown(Table("Side by side", ("", *columns), rows)), f"![The newest run]({picture})"]

@@ -114,7 +114,11 @@ def _measure(
             yield from peers(load_model(), load, report, asked)
 
 
-MADE = {"unmask": ("parts", "`unmask bench -o`"), "before_after": ("rows", "benchmarks/before_after.py")}
+MADE = {
+    "unmask": ("parts", "`unmask bench -o`"),
+    "before_after": ("rows", "benchmarks/before_after.py"),
+    "gpu_hour": ("parts", "`make gpu-hour`"),
+}
 
 
 def read(text: str, where: str, benchmark: str = "unmask") -> Document:
