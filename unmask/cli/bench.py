@@ -174,7 +174,7 @@ def _compare(folder: Path, output: Path | None) -> None:
     drawn = [document for document in documents if {"shapes", "decode", "growth"} & document["parts"].keys()]
     draw(max(drawn or documents, key=lambda document: str(document["date"])), image)
     compared = [read(_text(file), str(file), "before_after") for file in sorted(folder.glob("*-before-after-*.json"))]
-    cards = [read(_text(file), str(file), "gpu_hour") for file in sorted(folder.glob("*-gpu-*.json"))]
+    cards = [read(_text(file), str(file), "gpu_hour") for file in sorted(folder.glob("????-??-??-gpu-*.json"))]
     _keep(output, page(documents, image.name, compared, cards))
 
 
