@@ -16,7 +16,7 @@ import torch
 from unmask.engine.fallbacks import Fallbacks
 
 OFTEN = 2  # calls of a step, of which the last is captured: the one before has compiled and allocated what it needs
-KEPT = 128  # graphs; rows whose methods are built like no others' make many, few of which come again
+KEPT = 256  # graphs; rows whose methods are built like no others' make many, few of which come again
 
 Compute = Callable[[], Any]
 Made = TypeVar("Made", bound=Compute)
