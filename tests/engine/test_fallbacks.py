@@ -223,3 +223,12 @@ def test_what_fails_beside_a_forward_that_went_well_is_raised_alone(monkeypatch:
     assert 0 < len(done) < len(asked)
     monkeypatch.setattr(Denoiser, "replayable", False)
     assert all(timeless(made) == alone(engine.model, numbers[number]) for number, made in done.items())
+
+
+def test_nothing_is_replayed_where_kernels_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain form copies what a row may see at most, and a graph's row may see the longest."""
+    model = toy("llada")
+    monkeypatch.setattr(Denoiser, "device", property(lambda self: torch.device("cuda", 0)))
+    for runs in (True, False):
+        monkeypatch.setattr(Denoiser, "accelerated", property(lambda self, runs=runs: runs))
+        assert model.replayable is runs

@@ -262,3 +262,12 @@ def test_buckets_are_whole_tiles() -> None:
     assert {bucket.tokens % 24 for bucket in buckets(24)} == {0}
     assert [bucket.tokens for bucket in buckets(96)][:2] == [96, 192]
     assert Bucket(WHOLE, 64, 64) in set(buckets(WHOLE))
+
+
+def test_requests_that_remember_nothing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine that `generate` makes for them has no page of memory."""
+    attend_together(monkeypatch)
+    asked = [Request(prompt=(1, 2, 3), method=unmask.method("vanilla", block_length=8, cache="none"), max_new_tokens=16)] * 2
+    expected = answer(toy("llada"), asked)
+    monkeypatch.setattr(Denoiser, "replayable", True)
+    assert [row.token_ids for row in answer(toy("llada"), asked)] == [row.token_ids for row in expected]

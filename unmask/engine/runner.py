@@ -62,7 +62,7 @@ class Runner:
         self.pool = model.pool(pages)
         self.prefixes = PrefixCache(self.pool, shared=shared)
         self.fallbacks = Fallbacks()
-        longest = min(pages, pages_for(model.spec.max_length))
+        longest = max(1, min(pages, pages_for(model.spec.max_length)))  # rows that remember nothing look there all the same
         self._device_state = DeviceState(rows, pages=longest, scratch=self.pool.scratch, dtype=model.dtype, device=model.device)
         self._steps = BlockSteps(model, self.pool, self._device_state, self.fallbacks)
         self._forwards = PackedForwards(model, self.pool, self._device_state, self._steps.replays)

@@ -118,7 +118,8 @@ class Turns:
 
         `refresh` of them hold refreshes; None: all. The first of these may have more too.
         """
-        self._budget, self._share, self._refresh = budget, share, budget if refresh is None else refresh
+        self._budget, self._share = budget, share
+        self._refresh = math.inf if refresh is None or refresh >= budget else refresh
         self._keys = _Flows()
         self._requests: dict[str, _Flows] = {}
 
@@ -141,6 +142,8 @@ class Turns:
 
         >>> Turns(budget=1000, share=500).pick([Row(Owner(), cost) for cost in (32, 900, 900, 32)])
         [0, 1, 3]
+        >>> Turns(budget=1000, share=500).pick([Row(Owner(), cost, True) for cost in (900, 900, 50)])
+        [0, 2]
         >>> turns = Turns(budget=1000, share=500, refresh=300)
         >>> turns.pick([Row(Owner(), 200, True), Row(Owner(), 200, True), Row(Owner(), 50, True), Row(Owner(), 32)])
         [0, 3]

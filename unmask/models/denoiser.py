@@ -115,8 +115,11 @@ class Denoiser:
 
     @property
     def replayable(self) -> bool:
-        """Whether a forward is work of the device alone, which a CUDA graph can hold."""
-        return self.graphs and self.device.type == "cuda"
+        """Whether a forward is work of the device alone, which a CUDA graph can hold.
+
+        Only where kernels run: the plain form copies what a row may see at most, and a graph's row may see the longest.
+        """
+        return self.graphs and self.device.type == "cuda" and self.accelerated
 
     @property
     def accelerated(self) -> bool:
