@@ -1,10 +1,15 @@
 """What the engine must make of a request: the reference loop's answer, and of its forwards those before a stop or a limit."""
 
+import dataclasses
 from collections import Counter
+from collections.abc import Sequence
+
+import pytest
 
 import unmask
 from unmask.context.policy import windows
 from unmask.engine import simple
+from unmask.engine.engine import Engine
 from unmask.engine.request import Completion, Request
 from unmask.engine.text import read
 from unmask.methods.recipe import Recipe, recipe
@@ -116,3 +121,17 @@ def same_forward(record: unmask.StepRecord, forward: simple.Forward) -> bool:
     (refresh,), (query_tokens,), (committed,) = record.refresh, record.query_tokens, record.committed
     (tokens,), (rule,) = record.tokens, record.rule
     return simple.Forward(refresh, query_tokens, committed, tokens, rule) == forward
+
+
+def timeless(completion: Completion) -> Completion:
+    """Without its time, which no two decodes have in common."""
+    return dataclasses.replace(completion, seconds=0.0)
+
+
+def as_alone(engine: Engine, asked: Sequence[Request], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All answers are those of the reference loop, which replays nothing and has nothing of what the engine has."""
+    answers = engine.generate(asked)
+    with monkeypatch.context() as plain:
+        plain.setattr(Denoiser, "replayable", False)
+        for request, done in zip(asked, answers, strict=True):
+            assert timeless(done) == alone(engine.model, request)

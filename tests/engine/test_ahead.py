@@ -1,23 +1,18 @@
 """A step is launched before the one before it is read, or at least before it is committed; answers stay the reference's."""
 
-import dataclasses
 import random
 from typing import Any
 
 import pytest
 
 import unmask
-from tests.reference import alone
+from tests.reference import alone, timeless
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.pending import PendingStep
 from unmask.engine.request import Completion, Request
 from unmask.engine.runner import Runner
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, toy
-
-
-def timeless(completion: Completion) -> Completion:
-    return dataclasses.replace(completion, seconds=0.0)
 
 
 def requests(count: int, **options: Any) -> list[Request]:

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import unmask
-from tests.reference import alone
+from tests.reference import alone, timeless
 from unmask.engine import block_steps, graphs
 from unmask.engine.block_steps import BlockSteps
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.forms import Form, graphable, padded
 from unmask.engine.generate import answer
-from unmask.engine.request import Completion, Request
+from unmask.engine.request import Request
 from unmask.engine.state import RequestState
 from unmask.methods import TABLE
 from unmask.models.denoiser import Denoiser
@@ -51,10 +51,6 @@ def requests(count: int, seed: int = 0, **options: object) -> list[Request]:
             )
         )
     return asked
-
-
-def timeless(completion: Completion) -> Completion:
-    return dataclasses.replace(completion, seconds=0.0)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 import unmask
 from tests.bytewise import Bytes
-from tests.reference import alone, same_forward
+from tests.reference import alone, same_forward, timeless
 from unmask.engine import simple
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Progress, Request
@@ -50,10 +50,6 @@ def drawn(rng: random.Random, count: int) -> list[Request]:
         )
         for _ in range(count)
     ]
-
-
-def timeless(completion: Completion) -> Completion:
-    return dataclasses.replace(completion, seconds=0.0)
 
 
 def run(engine: Engine, requests: list[Request], rng: random.Random, *, watch: bool = False) -> list[list[Progress]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import unmask
-from tests.reference import alone
+from tests.reference import alone, as_alone, timeless
 from unmask.engine import graphs
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.request import Completion, Request
@@ -47,19 +47,6 @@ def requests(count: int, *, seed: int = 0, lengths: tuple[int, ...] = (1, 9, 30)
     ]
 
 
-def timeless(completion: Completion) -> Completion:
-    return dataclasses.replace(completion, seconds=0.0)
-
-
-def answered(engine: Engine, asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them as they are alone, without any of what the engine has."""
-    made = engine.generate(asked)
-    with monkeypatch.context() as plain:
-        plain.setattr(Denoiser, "replayable", False)
-        for request, done in zip(asked, made, strict=True):
-            assert timeless(done) == alone(engine.model, request)
-
-
 @pytest.fixture
 def _replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Block forwards stay whatever the device."""
@@ -85,7 +72,7 @@ def test_a_failed_capture_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     capturing_with(monkeypatch, capture)
     engine = Engine(model(), Limits(rows=6))
     with pytest.warns(UserWarning, match="could not be captured.*no room for a graph") as said:
-        answered(engine, requests(24), monkeypatch)
+        as_alone(engine, requests(24), monkeypatch)
     assert len(said) == 1
     assert engine.load.fallbacks["graph"] == tried[1] > 0
 
@@ -111,8 +98,8 @@ def test_evictions_and_growing_prompts_lose_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(graphs, "KEPT", 2)
     engine = Engine(model(), Limits(rows=5))
     shape = engine._runner._device_state.shape
-    answered(engine, requests(16, lengths=(1, 2)), monkeypatch)
-    answered(engine, requests(16, seed=1, lengths=(30, 60)), monkeypatch)
+    as_alone(engine, requests(16, lengths=(1, 2)), monkeypatch)
+    as_alone(engine, requests(16, seed=1, lengths=(30, 60)), monkeypatch)
     assert engine._runner._device_state.shape[0] == shape[0]
     assert engine.load.fallbacks["graph"] == 0
 
@@ -189,7 +176,7 @@ def test_a_kernel_that_fails_is_replaced_and_the_step_made_again(
     monkeypatch.setattr(Denoiser, "replayable", stays)
     engine = Engine(model(), Limits(rows=8))
     with pytest.warns(UserWarning, match="a kernel failed"):
-        answered(engine, requests(12), monkeypatch)
+        as_alone(engine, requests(12), monkeypatch)
     assert kernels == ["RuntimeError: device kernel image is invalid"]
     assert engine.load.fallbacks["kernels"] == 1
 

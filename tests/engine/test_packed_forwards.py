@@ -11,7 +11,7 @@ import torch
 
 import unmask
 from tests.grammar.toys import held
-from tests.reference import alone
+from tests.reference import alone, as_alone, timeless
 from tests.together import attend_together
 from unmask.context.buckets import SIZES, TILE, WHOLE, Bucket, Numbers, buckets
 from unmask.context.plan import Query, entire
@@ -20,7 +20,7 @@ from unmask.engine import graphs
 from unmask.engine.engine import Engine, Limits
 from unmask.engine.generate import answer
 from unmask.engine.packed_forwards import PackedForwards
-from unmask.engine.request import Completion, Request
+from unmask.engine.request import Request
 from unmask.grammar.regex import whole
 from unmask.models.denoiser import Denoiser
 from unmask.models.toy import EOS, toy
@@ -69,10 +69,6 @@ def requests(count: int, methods: Sequence[tuple[str, dict[str, Any]]]) -> list[
     ]
 
 
-def timeless(completion: Completion) -> Completion:
-    return dataclasses.replace(completion, seconds=0.0)
-
-
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Counter[int | None]:
     """Forwards by tile; None: launched kernel by kernel."""
@@ -93,15 +89,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[int | None]:
     monkeypatch.setattr(PackedForwards, "replayed", in_bucket)
     monkeypatch.setattr(PackedForwards, "launched", alone)
     return found
-
-
-def as_alone(engine: Engine, asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All answers are those of the reference loop, which knows no buckets."""
-    answers = engine.generate(asked)
-    with monkeypatch.context() as plain:
-        plain.setattr(Denoiser, "replayable", False)
-        for request, done in zip(asked, answers, strict=True):
-            assert timeless(done) == alone(engine.model, request)
 
 
 @pytest.mark.parametrize("family", ["llada", "dream"])

@@ -1,12 +1,11 @@
 """Packed attention: one call for all lengths or one per length, with a loop in place of torch's kernel."""
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
 
 import unmask
+from tests.together import attend_together
 from unmask.context.plan import assemble, entire
 from unmask.kernels import varlen
 from unmask.kernels.varlen import packed_attention
@@ -18,35 +17,7 @@ Given = tuple[Tensor, Tensor, Tensor]
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The starts of each call."""
-    seen: list[list[int]] = []
-
-    def looped(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        starts: Tensor,
-        same: Tensor,
-        most: int,
-        longest: int,
-        *,
-        enable_gqa: bool,
-        num_splits: int,
-    ) -> Tensor:
-        bounds = starts.tolist()
-        assert starts.dtype == torch.int32
-        assert starts is same
-        assert num_splits == 1
-        assert most == longest == max(end - begin for begin, end in itertools.pairwise(bounds))
-        assert bounds[-1] == len(q)
-        seen.append(bounds)
-        parts = [slice(*bound) for bound in itertools.pairwise(bounds)]
-        each = [[x[part].transpose(0, 1) for x in (q, k, v)] for part in parts]
-        attended = [torch.nn.functional.scaled_dot_product_attention(*one, enable_gqa=enable_gqa) for one in each]
-        return torch.cat([one.transpose(0, 1) for one in attended])
-
-    monkeypatch.setattr(varlen, "together", lambda x: True)
-    monkeypatch.setattr(varlen, "_varlen", lambda: looped)
-    return seen
+    return attend_together(monkeypatch, padded=False)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
